@@ -1,0 +1,1 @@
+//! YCSB driver, micro-benchmarks, side-by-side runs.

@@ -1,0 +1,1 @@
+//! The commands: RawKV over raftstore snapshots and proposals.

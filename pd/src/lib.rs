@@ -1,0 +1,1 @@
+//! The placement driver: cluster metadata, timestamps, routes, keyspaces.

@@ -1,0 +1,1 @@
+//! The consensus core of one raft group: pure.

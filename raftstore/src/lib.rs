@@ -1,0 +1,1 @@
+//! Peers and the store as pure machines.

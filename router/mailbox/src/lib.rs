@@ -1,0 +1,1 @@
+//! A bounded mailbox with an owner state, model-checked.

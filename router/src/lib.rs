@@ -1,0 +1,1 @@
+//! Mailboxes, batch pollers, the log writer, outgoing queues: turns effects into IO.

@@ -1,0 +1,1 @@
+//! The flotilla node as a library.

@@ -1,0 +1,1 @@
+//! The deterministic simulator, checkers, crash tests on real processes.
