@@ -1,1 +1,15 @@
-//! Storage: the shared raft log, the key-value state, and their in-memory twin.
+//! Storage of one store: the raft log that all its regions share, and the key-value state.
+//!
+//! Both are small traits with two implementations: RocksDB (feature `rocks`) and a deterministic
+//! in-memory twin that can crash, tear, fail and fill up. One test-suite runs on both.
+
+mod error;
+mod log;
+mod state;
+
+pub use error::{EngineError, Result};
+pub use log::{LogBatch, LogSpan, RaftLog, RegionLog, RegionWrite};
+pub use state::{
+    Cf, DATA_CFS, FlushReason, KeyRange, Pressure, StateBatch, StateOp, StateReader, StateStore,
+    StoredRegion,
+};

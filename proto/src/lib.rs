@@ -6,6 +6,8 @@
 #![expect(missing_docs, reason = "generated; the .proto files carry the comments")]
 #![allow(clippy::all, unreachable_pub, rustdoc::all)]
 
+pub mod clock;
+
 include!(concat!(env!("OUT_DIR"), "/all.rs"));
 
 pub use flotilla::{raft::v1 as raft, store::v1 as store};

@@ -1,0 +1,144 @@
+//! The key-value state of a store: what the raft log has been applied to.
+//!
+//! Written with the write-ahead log off: after a crash it is some earlier prefix of what was
+//! applied, a consistent cut over all regions (design, rule 3). [`StateStore::durable_applied`]
+//! tells how far a region would survive a crash now.
+
+use bytes::Bytes;
+use flotilla_proto::store::{ApplyRecord, ColumnFamily, RegionRecord};
+
+use crate::Result;
+
+/// A column family of the state database.
+pub type Cf = ColumnFamily;
+
+/// The column families that hold user data; `meta` is the store's own and PD's.
+pub const DATA_CFS: [Cf; 3] = [Cf::CfDefault, Cf::CfLock, Cf::CfWrite];
+
+/// One change. Keys are physical keys; the store keeps data and its own records apart.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StateOp {
+    /// Sets `key`.
+    Put { cf: Cf, key: Bytes, value: Bytes },
+    /// Removes `key`, present or not.
+    Delete { cf: Cf, key: Bytes },
+    /// Removes [start, end); an empty end is unbounded.
+    DeleteRange { cf: Cf, start: Bytes, end: Bytes },
+    /// Sets a region's record.
+    PutRegion { record: RegionRecord },
+    /// Removes a region's record and its apply record (the tombstone stays unless asked for).
+    PutApplied { region: u64, record: ApplyRecord },
+    /// Removes a region's apply record.
+    DeleteApplied { region: u64 },
+}
+
+/// Changes of many regions that become visible together, and durable together or not at all.
+#[derive(Debug, Default)]
+pub struct StateBatch {
+    /// In the order they take effect.
+    pub ops: Vec<StateOp>,
+    /// It holds an admin change (split, membership, destroy): flushed within 30 s (contracts: C2).
+    pub admin: bool,
+}
+
+impl StateBatch {
+    /// Nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.ops.is_empty()
+    }
+}
+
+/// A bound of a scan over physical keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyRange<'a> {
+    /// Inclusive; empty is unbounded.
+    pub start: &'a [u8],
+    /// Exclusive; empty is unbounded.
+    pub end: &'a [u8],
+}
+
+/// Reads of the state, all at one moment or (for [`StateStore`] itself) each at the newest.
+pub trait StateReader {
+    /// The value of `key`. `meta` is read by [`StateReader::get_meta`].
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>>;
+
+    /// Calls `row` with the rows of `range`, ascending or (`reverse`) descending, until it answers
+    /// `false`. Empty keys are legal.
+    fn scan(
+        &self,
+        cf: Cf,
+        range: KeyRange<'_>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()>;
+
+    /// A record of PD, by its key inside the meta region (contracts: C30).
+    fn get_meta(&self, key: &[u8]) -> Result<Option<Bytes>> {
+        self.get(Cf::CfMeta, key)
+    }
+}
+
+/// How close the store is to refusing writes (contracts: C25).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Bytes in memtables, flushing ones included.
+    pub memtable_bytes: u64,
+    /// Most level-0 files over the column families.
+    pub level0_files: u64,
+    /// The next write would block.
+    pub stopped: bool,
+}
+
+/// Why a flush was asked for; counted by reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FlushReason {
+    /// The log kept for replay reached its bound.
+    ReplayBound,
+    /// An admin change has been undurable for 30 s.
+    Admin,
+    /// A graceful stop.
+    Shutdown,
+    /// A test or tool asked.
+    Manual,
+}
+
+/// A region as the state database holds it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredRegion {
+    /// Descriptor and peer state.
+    pub record: RegionRecord,
+    /// `None`: nothing applied since its birth.
+    pub applied: Option<ApplyRecord>,
+}
+
+/// The state of one store.
+pub trait StateStore: StateReader + Send + Sync + 'static {
+    /// A frozen view.
+    type Snapshot: StateReader + Send + 'static;
+
+    /// Writes a batch, with its store-wide batch number, without a write-ahead log. May block when
+    /// the store is under pressure; look at [`StateStore::pressure`] before.
+    fn write(&self, batch: &StateBatch) -> Result<u64>;
+
+    /// The state as it is now.
+    fn snapshot(&self) -> Self::Snapshot;
+
+    /// All regions, tombstones included, ascending by id.
+    fn regions(&self) -> Result<Vec<StoredRegion>>;
+
+    /// The applied index of `region` that survives a crash now; 0 if none does.
+    fn durable_applied(&self, region: u64) -> u64;
+
+    /// Looks up the durable cut again (contracts: C2; every 100 ms and after flushes) and returns
+    /// the regions whose durable applied index rose, with the new one.
+    fn refresh_durable(&self) -> Result<Vec<(u64, u64)>>;
+
+    /// Writes all memtables of all column families at one cut (contracts: C1).
+    fn flush_all(&self, reason: FlushReason) -> Result<()>;
+
+    /// See [`Pressure`].
+    fn pressure(&self) -> Pressure;
+
+    /// Roughly how many bytes of data a range holds, all data column families together.
+    fn approximate_bytes(&self, range: KeyRange<'_>) -> Result<u64>;
+}
