@@ -5,6 +5,7 @@
 
 mod error;
 mod log;
+pub mod row;
 mod state;
 
 pub use error::{EngineError, Result};
