@@ -16,7 +16,9 @@ pub enum EngineError {
         detail: String,
     },
     /// The disk is full.
-    #[error("no space left on the device that holds {path}: {operation} failed; free space and restart")]
+    #[error(
+        "no space left on the device that holds {path}: {operation} failed; free space and restart"
+    )]
     NoSpace {
         /// The database folder.
         path: PathBuf,
@@ -24,7 +26,9 @@ pub enum EngineError {
         operation: &'static str,
     },
     /// A read, write or sync failed.
-    #[error("{operation} failed on {path}: {detail}; the store stops and will replay its log at the next start")]
+    #[error(
+        "{operation} failed on {path}: {detail}; the store stops and will replay its log at the next start"
+    )]
     Disk {
         /// The database folder.
         path: PathBuf,
@@ -34,7 +38,9 @@ pub enum EngineError {
         detail: String,
     },
     /// A format this build does not know.
-    #[error("{path} was written by a newer version (format {found}, this build knows up to {known})")]
+    #[error(
+        "{path} was written by a newer version (format {found}, this build knows up to {known})"
+    )]
     Newer {
         /// The database folder.
         path: PathBuf,
@@ -54,16 +60,24 @@ pub enum EngineError {
 impl EngineError {
     /// A corruption at `place`.
     pub fn corrupt(place: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self::Corrupt { place: place.into(), detail: detail.into() }
+        Self::Corrupt {
+            place: place.into(),
+            detail: detail.into(),
+        }
     }
 
     /// An operating-system error, a full disk told apart by its kind.
     pub fn disk(path: impl Into<PathBuf>, operation: &'static str, error: &io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                Self::NoSpace { path: path.into(), operation }
-            }
-            _ => Self::Disk { path: path.into(), operation, detail: error.to_string() },
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
+                path: path.into(),
+                operation,
+            },
+            _ => Self::Disk {
+                path: path.into(),
+                operation,
+                detail: error.to_string(),
+            },
         }
     }
 }

@@ -3,13 +3,17 @@
 //! Both are small traits with two implementations: RocksDB (feature `rocks`) and a deterministic
 //! in-memory twin that can crash, tear, fail and fill up. One test-suite runs on both.
 
+mod durable;
 mod error;
 mod log;
+pub mod memory;
+mod region_log;
 pub mod row;
 mod state;
 
 pub use error::{EngineError, Result};
-pub use log::{LogBatch, LogSpan, RaftLog, RegionLog, RegionWrite};
+pub use log::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, LogSpan, RaftLog, RegionLog, RegionWrite};
+pub use region_log::RecordMatch;
 pub use state::{
     Cf, DATA_CFS, FlushReason, KeyRange, Pressure, StateBatch, StateOp, StateReader, StateStore,
     StoredRegion,

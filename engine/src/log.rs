@@ -7,6 +7,13 @@ use flotilla_proto::store::{RaftRecord, TruncationRecord};
 
 use crate::Result;
 
+/// Where the log of a bootstrapped or split region starts: index and term of the entry before its
+/// first. A constant, not a record (contracts: C33).
+pub const BIRTH: TruncationRecord = TruncationRecord { index: 5, term: 5 };
+
+/// Bytes that an entry takes in the log beside its payload: key, term and kind.
+pub const ENTRY_OVERHEAD_BYTES: u64 = 26;
+
 /// The changes of many regions to the shared log, in the order they were made per region.
 ///
 /// Batches of one round, and of several pollers, merge into one (design section 3, step 4).
@@ -22,7 +29,8 @@ pub struct LogBatch {
 /// Applied in this order: `clear`, `entries` (after cutting the tail), `record`, `truncation`.
 #[derive(Clone, Debug, Default)]
 pub struct RegionWrite {
-    /// Deletes all that the log holds of the region first: entries, record, truncation point.
+    /// Deletes all that the log holds of the region first: entries, record, truncation point. The
+    /// span tells what the caller knows of; nothing is left outside of it either.
     pub clear: Option<LogSpan>,
     /// Contiguous indexes, ascending.
     pub entries: Vec<Entry>,
@@ -46,6 +54,16 @@ pub struct LogSpan {
     pub last: u64,
 }
 
+impl RegionWrite {
+    /// The indexes (first, last), both inclusive, that an append cuts off behind its new last
+    /// entry (contracts: C9).
+    pub fn cut(&self) -> Option<(u64, u64)> {
+        let entry = self.entries.last().map(|entry| entry.index);
+        let last = entry.or(self.truncation.map(|truncation| truncation.index))?;
+        (last < self.cut_to).then_some((last + 1, self.cut_to))
+    }
+}
+
 impl LogBatch {
     /// Appends `entries`, replacing what stands at their indexes and everything after them up to
     /// `last_before`, the last index the log held so far.
@@ -53,9 +71,15 @@ impl LogBatch {
     /// # Panics
     /// If the indexes are not contiguous, or leave a gap behind the entries of this batch.
     pub fn append(&mut self, region: u64, entries: Vec<Entry>, last_before: u64) {
-        let Some(first) = entries.first().map(|entry| entry.index) else { return };
+        let Some(first) = entries.first().map(|entry| entry.index) else {
+            return;
+        };
         for (offset, entry) in (0u64..).zip(&entries) {
-            assert_eq!(entry.index, first + offset, "region {region}: a gap inside an append");
+            assert_eq!(
+                entry.index,
+                first + offset,
+                "region {region}: a gap inside an append"
+            );
             self.bytes += entry.data.len() as u64;
         }
         self.entries += entries.len() as u64;
@@ -63,7 +87,10 @@ impl LogBatch {
         write.cut_to = write.cut_to.max(last_before);
         if let Some(held) = write.entries.first().map(|entry| entry.index) {
             let last = held + write.entries.len() as u64 - 1;
-            assert!(first <= last + 1, "region {region}: a gap between appends of one batch");
+            assert!(
+                first <= last + 1,
+                "region {region}: a gap between appends of one batch"
+            );
             write.cut_to = write.cut_to.max(last);
             if first <= held {
                 write.entries.clear();
@@ -82,16 +109,24 @@ impl LogBatch {
     /// Moves the truncation point; entries from `first_before` up to it go.
     pub fn truncate(&mut self, region: u64, to: TruncationRecord, first_before: u64) {
         let write = self.regions.entry(region).or_default();
-        let first = if write.truncation.is_some() { write.truncated_from } else { first_before };
+        let first = if write.truncation.is_some() {
+            write.truncated_from
+        } else {
+            first_before
+        };
         write.truncated_from = first.min(first_before);
         write.entries.retain(|entry| entry.index > to.index);
         write.truncation = Some(to);
     }
 
-    /// Deletes everything the log holds of `region`. What is added to the batch later stays.
+    /// Deletes everything the log holds of `region`, also what lies outside of `held`. What is
+    /// added to the batch later stays.
     pub fn clear(&mut self, region: u64, held: LogSpan) {
         let write = self.regions.entry(region).or_default();
-        *write = RegionWrite { clear: Some(held), ..RegionWrite::default() };
+        *write = RegionWrite {
+            clear: Some(held),
+            ..RegionWrite::default()
+        };
     }
 
     /// Adds a batch that was made after this one.
@@ -103,10 +138,22 @@ impl LogBatch {
         for (region, write) in later.regions {
             if write.clear.is_some() {
                 self.entries += write.entries.len() as u64;
+                self.bytes += write
+                    .entries
+                    .iter()
+                    .map(|entry| entry.data.len() as u64)
+                    .sum::<u64>();
                 self.regions.insert(region, write);
                 continue;
             }
-            let RegionWrite { clear: _, entries, cut_to, record, truncation, truncated_from } = write;
+            let RegionWrite {
+                clear: _,
+                entries,
+                cut_to,
+                record,
+                truncation,
+                truncated_from,
+            } = write;
             if !entries.is_empty() {
                 self.append(region, entries, cut_to);
             }
@@ -134,6 +181,11 @@ impl LogBatch {
         self.bytes
     }
 
+    /// Payload, key and header bytes of the entries added, replaced ones included.
+    pub fn stored_bytes(&self) -> u64 {
+        self.bytes + self.entries * ENTRY_OVERHEAD_BYTES
+    }
+
     /// The changes by region, ascending.
     pub fn regions(&self) -> impl ExactSizeIterator<Item = (u64, &RegionWrite)> {
         self.regions.iter().map(|(region, write)| (*region, write))
@@ -141,7 +193,7 @@ impl LogBatch {
 }
 
 /// What the log holds of one region, as read when the store is opened.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct RegionLog {
     /// The hard state. `None` for a region that never wrote one.
     pub record: Option<RaftRecord>,

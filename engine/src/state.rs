@@ -18,18 +18,50 @@ pub const DATA_CFS: [Cf; 3] = [Cf::CfDefault, Cf::CfLock, Cf::CfWrite];
 /// One change. Keys are physical keys; the store keeps data and its own records apart.
 #[derive(Clone, Debug, PartialEq)]
 pub enum StateOp {
-    /// Sets `key`.
-    Put { cf: Cf, key: Bytes, value: Bytes },
+    /// Sets `key`. In `meta` the key is one of PD's (contracts: C30); the store's own records
+    /// there have changes of their own below.
+    Put {
+        /// Where.
+        cf: Cf,
+        /// May be empty.
+        key: Bytes,
+        /// The new value.
+        value: Bytes,
+    },
     /// Removes `key`, present or not.
-    Delete { cf: Cf, key: Bytes },
-    /// Removes [start, end); an empty end is unbounded.
-    DeleteRange { cf: Cf, start: Bytes, end: Bytes },
+    Delete {
+        /// Where.
+        cf: Cf,
+        /// May be empty.
+        key: Bytes,
+    },
+    /// Removes the keys in [start, end); nothing if the range is empty or reversed.
+    DeleteRange {
+        /// Where.
+        cf: Cf,
+        /// Inclusive; empty is unbounded.
+        start: Bytes,
+        /// Exclusive; empty is unbounded.
+        end: Bytes,
+    },
     /// Sets a region's record.
-    PutRegion { record: RegionRecord },
-    /// Removes a region's record and its apply record (the tombstone stays unless asked for).
-    PutApplied { region: u64, record: ApplyRecord },
-    /// Removes a region's apply record.
-    DeleteApplied { region: u64 },
+    PutRegion {
+        /// The record; it names its region.
+        record: RegionRecord,
+    },
+    /// Sets a region's apply record, in the batch with the data it speaks of.
+    PutApplied {
+        /// Region id.
+        region: u64,
+        /// The last entry that was applied.
+        record: ApplyRecord,
+    },
+    /// Removes a region's apply record, when its peer is destroyed; the region's record stays as
+    /// the tombstone.
+    DeleteApplied {
+        /// Region id.
+        region: u64,
+    },
 }
 
 /// Changes of many regions that become visible together, and durable together or not at all.
@@ -55,6 +87,18 @@ pub struct KeyRange<'a> {
     pub start: &'a [u8],
     /// Exclusive; empty is unbounded.
     pub end: &'a [u8],
+}
+
+impl KeyRange<'_> {
+    /// No key can lie in it.
+    pub fn is_empty(&self) -> bool {
+        !self.end.is_empty() && self.start >= self.end
+    }
+
+    /// `key` lies in it.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.start <= key && (self.end.is_empty() || key < self.end)
+    }
 }
 
 /// Reads of the state, all at one moment or (for [`StateStore`] itself) each at the newest.

@@ -1,0 +1,139 @@
+//! Faults that a test or simulator plans for the twin.
+
+use std::path::PathBuf;
+
+use crate::{EngineError, Result};
+
+/// The call that a fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultPoint {
+    /// `RaftLog::append`: the batch may or may not be found after a crash.
+    Append,
+    /// `RaftLog::sync`: nothing more becomes durable.
+    Sync,
+    /// `RaftLog::entries` and the state's reads.
+    Read,
+    /// `StateStore::write`.
+    Write,
+    /// `StateStore::flush_all` and automatic flushes.
+    Flush,
+}
+
+/// What the disk answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultKind {
+    /// An input/output error.
+    Io,
+    /// No space left.
+    NoSpace,
+}
+
+/// One fault, planned ahead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which call fails.
+    pub point: FaultPoint,
+    /// Calls of that kind that still succeed before.
+    pub after: u64,
+    /// How it fails.
+    pub kind: FaultKind,
+}
+
+/// The faults still to come, and the first failure once there was one.
+#[derive(Debug, Default)]
+pub(super) struct Faults {
+    planned: Vec<Fault>,
+    /// Set by the first failure and never cleared (design, rule 8).
+    poisoned: Option<String>,
+}
+
+impl Faults {
+    pub(super) fn plan(&mut self, fault: Fault) {
+        self.planned.push(fault);
+    }
+
+    /// Fails if an earlier call failed. A planned fault whose turn it is strikes now; all but
+    /// read faults poison.
+    pub(super) fn pass(&mut self, point: FaultPoint, operation: &'static str) -> Result<()> {
+        if let Some(cause) = &self.poisoned {
+            return Err(EngineError::Poisoned {
+                cause: cause.clone(),
+            });
+        }
+        let Some(kind) = self.strike(point) else {
+            return Ok(());
+        };
+        let path = PathBuf::from("memory");
+        let error = match kind {
+            FaultKind::NoSpace => EngineError::NoSpace { path, operation },
+            FaultKind::Io => EngineError::Disk {
+                path,
+                operation,
+                detail: "planned fault".into(),
+            },
+        };
+        if point != FaultPoint::Read {
+            self.poisoned = Some(error.to_string());
+        }
+        Err(error)
+    }
+
+    fn strike(&mut self, point: FaultPoint) -> Option<FaultKind> {
+        let mut struck = None;
+        self.planned.retain_mut(|fault| {
+            if fault.point != point {
+                return true;
+            }
+            if fault.after == 0 {
+                struck = struck.or(Some(fault.kind));
+                return false;
+            }
+            fault.after -= 1;
+            true
+        });
+        struck
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_strikes_once_at_its_turn_and_poisons() {
+        let mut faults = Faults::default();
+        faults.plan(Fault {
+            point: FaultPoint::Sync,
+            after: 1,
+            kind: FaultKind::NoSpace,
+        });
+        assert!(faults.pass(FaultPoint::Sync, "sync").is_ok());
+        assert!(
+            faults.pass(FaultPoint::Append, "append").is_ok(),
+            "another call does not count"
+        );
+        assert!(matches!(
+            faults.pass(FaultPoint::Sync, "sync"),
+            Err(EngineError::NoSpace { .. })
+        ));
+        assert!(matches!(
+            faults.pass(FaultPoint::Append, "append"),
+            Err(EngineError::Poisoned { .. })
+        ));
+    }
+
+    #[test]
+    fn a_failed_read_does_not_poison() {
+        let mut faults = Faults::default();
+        faults.plan(Fault {
+            point: FaultPoint::Read,
+            after: 0,
+            kind: FaultKind::Io,
+        });
+        assert!(matches!(
+            faults.pass(FaultPoint::Read, "read"),
+            Err(EngineError::Disk { .. })
+        ));
+        assert!(faults.pass(FaultPoint::Read, "read").is_ok());
+    }
+}

@@ -1,0 +1,13 @@
+//! The deterministic twin of the RocksDB half: the same traits in memory, with crashes and faults.
+//!
+//! It keeps through a crash what RocksDB keeps (contracts: C32): of the log everything synced and
+//! any prefix of the rest, a torn last batch being cut off; of the state the last flushed cut.
+//! It draws nothing itself: whoever crashes it decides how much survives.
+
+mod fault;
+mod log;
+mod state;
+
+pub use fault::{Fault, FaultKind, FaultPoint};
+pub use log::MemoryLog;
+pub use state::{MemorySnapshot, MemoryState};

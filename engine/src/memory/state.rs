@@ -1,0 +1,358 @@
+//! The state database in memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_proto::store::{ApplyRecord, RegionRecord};
+use parking_lot::Mutex;
+
+use super::fault::{Fault, FaultPoint, Faults};
+use crate::durable::DurableCuts;
+use crate::row::{self, Expiry};
+use crate::{
+    Cf, DATA_CFS, FlushReason, KeyRange, Pressure, Result, StateBatch, StateOp, StateReader,
+    StateStore, StoredRegion,
+};
+
+type Rows = BTreeMap<Bytes, Bytes>;
+
+/// [`StateStore`] in memory. Memtables fill until somebody flushes: [`StateStore::flush_all`], a
+/// limit set by [`MemoryState::flush_every`], or [`MemoryState::auto_flush`] at a moment that a
+/// simulator chooses. A crash falls back to the last flushed cut.
+#[derive(Debug, Default)]
+pub struct MemoryState {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    now: Image,
+    flushed: Image,
+    /// Cuts of flushes under way, oldest first.
+    flushing: VecDeque<Image>,
+    cuts: DurableCuts,
+    /// Bytes written since the cut of the last flush that was begun.
+    memtable_bytes: u64,
+    flush_every: Option<u64>,
+    pressure: Option<Pressure>,
+    flushes: BTreeMap<FlushReason, u64>,
+    faults: Faults,
+}
+
+/// The whole state at one moment; a clone shares everything until one of the two is written.
+#[derive(Clone, Debug, Default)]
+struct Image {
+    /// By column family, in the order of its numbers; `meta` holds PD's records.
+    rows: [Arc<Rows>; 4],
+    regions: Arc<BTreeMap<u64, RegionRecord>>,
+    applied: Arc<BTreeMap<u64, ApplyRecord>>,
+    /// Number of the last batch. Written with every batch, durable with it.
+    cut: u64,
+}
+
+/// A frozen view of a [`MemoryState`].
+#[derive(Clone, Debug)]
+pub struct MemorySnapshot {
+    image: Image,
+}
+
+impl MemoryState {
+    /// An empty state.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state as it is found after a crash: what the last finished flush cut off.
+    pub fn crash(&self) -> Self {
+        let inner = self.inner.lock();
+        let image = inner.flushed.clone();
+        let durable = image
+            .applied
+            .iter()
+            .map(|(region, record)| (*region, record.index))
+            .collect();
+        let found = Inner {
+            cuts: DurableCuts::opened(image.cut, durable),
+            now: image.clone(),
+            flushed: image,
+            flush_every: inner.flush_every,
+            ..Inner::default()
+        };
+        Self {
+            inner: Mutex::new(found),
+        }
+    }
+
+    /// Plans a fault.
+    pub fn inject(&self, fault: Fault) {
+        self.inner.lock().faults.plan(fault);
+    }
+
+    /// From now on a flush runs by itself whenever `bytes` have been written since the last.
+    pub fn flush_every(&self, bytes: Option<u64>) {
+        self.inner.lock().flush_every = bytes;
+    }
+
+    /// An automatic flush: everything written before becomes durable at one cut.
+    pub fn auto_flush(&self) -> Result<()> {
+        self.inner.lock().flush()
+    }
+
+    /// Begins a flush: its cut is now, but nothing is durable before [`MemoryState::finish_flush`].
+    pub fn begin_flush(&self) {
+        self.inner.lock().begin_flush();
+    }
+
+    /// Finishes the oldest flush under way; `false` if there is none.
+    pub fn finish_flush(&self) -> Result<bool> {
+        self.inner.lock().finish_flush()
+    }
+
+    /// Overrides what [`StateStore::pressure`] answers; `None` goes back to the truth.
+    pub fn force_pressure(&self, pressure: Option<Pressure>) {
+        self.inner.lock().pressure = pressure;
+    }
+
+    /// Flushes that [`StateStore::flush_all`] was asked for, by reason.
+    pub fn flushes(&self) -> BTreeMap<FlushReason, u64> {
+        self.inner.lock().flushes.clone()
+    }
+
+    /// Number of the first batch with an admin change that a crash would lose (contracts: C2).
+    pub fn first_undurable_admin(&self) -> Option<u64> {
+        self.inner.lock().cuts.first_undurable_admin()
+    }
+
+    /// Drops the rows that a compaction may drop at this time (contracts: C19), everywhere.
+    pub fn compact(&self, expiry: &Expiry) {
+        let mut inner = self.inner.lock();
+        let Inner {
+            now,
+            flushed,
+            flushing,
+            ..
+        } = &mut *inner;
+        for image in [now, flushed].into_iter().chain(flushing) {
+            for cf in DATA_CFS {
+                let rows = Arc::make_mut(image.rows_mut(cf));
+                rows.retain(|key, value| !row::droppable(expiry, cf, key, value));
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn begin_flush(&mut self) {
+        self.flushing.push_back(self.now.clone());
+        self.memtable_bytes = 0;
+    }
+
+    fn finish_flush(&mut self) -> Result<bool> {
+        self.faults.pass(FaultPoint::Flush, "flushing the state")?;
+        let Some(image) = self.flushing.pop_front() else {
+            return Ok(false);
+        };
+        assert!(image.cut >= self.flushed.cut, "flushes finish in order");
+        self.flushed = image;
+        Ok(true)
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.begin_flush();
+        while self.finish_flush()? {}
+        Ok(())
+    }
+}
+
+impl Image {
+    fn rows(&self, cf: Cf) -> &Rows {
+        &self.rows[cf as usize]
+    }
+
+    fn rows_mut(&mut self, cf: Cf) -> &mut Arc<Rows> {
+        &mut self.rows[cf as usize]
+    }
+
+    /// Applies one change and returns about how many bytes it takes in a memtable.
+    fn apply(&mut self, op: &StateOp) -> u64 {
+        match op {
+            StateOp::Put { cf, key, value } => {
+                Arc::make_mut(self.rows_mut(*cf)).insert(key.clone(), value.clone());
+                (key.len() + value.len()) as u64
+            }
+            StateOp::Delete { cf, key } => {
+                Arc::make_mut(self.rows_mut(*cf)).remove(key);
+                key.len() as u64
+            }
+            StateOp::DeleteRange { cf, start, end } => {
+                let range = KeyRange { start, end };
+                Arc::make_mut(self.rows_mut(*cf)).retain(|key, _| !range.contains(key));
+                (start.len() + end.len()) as u64
+            }
+            StateOp::PutRegion { record } => {
+                let region = record
+                    .region
+                    .as_ref()
+                    .expect("a region record names its region");
+                Arc::make_mut(&mut self.regions).insert(region.id, record.clone());
+                size_of::<RegionRecord>() as u64
+            }
+            StateOp::PutApplied { region, record } => {
+                Arc::make_mut(&mut self.applied).insert(*region, *record);
+                size_of::<ApplyRecord>() as u64
+            }
+            StateOp::DeleteApplied { region } => {
+                Arc::make_mut(&mut self.applied).remove(region);
+                size_of::<u64>() as u64
+            }
+        }
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        range: KeyRange<'_>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) {
+        if range.is_empty() {
+            return;
+        }
+        let end = if range.end.is_empty() {
+            Bound::Unbounded
+        } else {
+            Bound::Excluded(range.end)
+        };
+        let mut rows = self
+            .rows(cf)
+            .range::<[u8], _>((Bound::Included(range.start), end));
+        let mut next = || {
+            if reverse {
+                rows.next_back()
+            } else {
+                rows.next()
+            }
+        };
+        while let Some((key, value)) = next() {
+            if !row(key, value) {
+                break;
+            }
+        }
+    }
+}
+
+impl StateReader for MemorySnapshot {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        Ok(self.image.rows(cf).get(key).cloned())
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        range: KeyRange<'_>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        self.image.scan(cf, range, reverse, row);
+        Ok(())
+    }
+}
+
+impl StateReader for MemoryState {
+    fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        let mut inner = self.inner.lock();
+        inner.faults.pass(FaultPoint::Read, "reading the state")?;
+        Ok(inner.now.rows(cf).get(key).cloned())
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        range: KeyRange<'_>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        self.inner
+            .lock()
+            .faults
+            .pass(FaultPoint::Read, "reading the state")?;
+        self.snapshot().scan(cf, range, reverse, row)
+    }
+}
+
+impl StateStore for MemoryState {
+    type Snapshot = MemorySnapshot;
+
+    fn write(&self, batch: &StateBatch) -> Result<u64> {
+        let mut inner = self.inner.lock();
+        inner.faults.pass(FaultPoint::Write, "writing the state")?;
+        for op in &batch.ops {
+            inner.memtable_bytes += inner.now.apply(op);
+        }
+        inner.now.cut += 1;
+        let number = inner.now.cut;
+        inner.cuts.wrote(number, batch);
+        if inner
+            .flush_every
+            .is_some_and(|bytes| inner.memtable_bytes >= bytes)
+        {
+            inner.flush()?;
+        }
+        Ok(number)
+    }
+
+    fn snapshot(&self) -> MemorySnapshot {
+        MemorySnapshot {
+            image: self.inner.lock().now.clone(),
+        }
+    }
+
+    fn regions(&self) -> Result<Vec<StoredRegion>> {
+        let mut inner = self.inner.lock();
+        inner.faults.pass(FaultPoint::Read, "reading the state")?;
+        let image = &inner.now;
+        let stored = image.regions.iter().map(|(region, record)| StoredRegion {
+            record: record.clone(),
+            applied: image.applied.get(region).copied(),
+        });
+        Ok(stored.collect())
+    }
+
+    fn durable_applied(&self, region: u64) -> u64 {
+        self.inner.lock().cuts.applied(region)
+    }
+
+    fn refresh_durable(&self) -> Result<Vec<(u64, u64)>> {
+        let mut inner = self.inner.lock();
+        let cut = inner.flushed.cut;
+        Ok(inner.cuts.advance(cut))
+    }
+
+    fn flush_all(&self, reason: FlushReason) -> Result<()> {
+        let mut inner = self.inner.lock();
+        *inner.flushes.entry(reason).or_default() += 1;
+        inner.flush()
+    }
+
+    fn pressure(&self) -> Pressure {
+        let inner = self.inner.lock();
+        let truth = Pressure {
+            memtable_bytes: inner.memtable_bytes,
+            ..Pressure::default()
+        };
+        inner.pressure.unwrap_or(truth)
+    }
+
+    fn approximate_bytes(&self, range: KeyRange<'_>) -> Result<u64> {
+        let mut bytes = 0;
+        for cf in DATA_CFS {
+            self.scan(cf, range, false, &mut |key, value| {
+                bytes += (key.len() + value.len()) as u64;
+                true
+            })?;
+        }
+        Ok(bytes)
+    }
+}
