@@ -15,16 +15,31 @@ pub trait Machine: Send + 'static {
     /// Takes one input.
     fn handle(&mut self, now: Self::Now, input: Self::Input, effects: &mut Self::Effects);
 
+    /// Time has passed; after the inputs of the round. Ticks that came since the last one count once,
+    /// so nothing may be derived from how many there were (contracts: C15).
+    fn tick(&mut self, now: Self::Now, effects: &mut Self::Effects) {
+        let _ = (now, effects);
+    }
+
     /// Its inputs of this round are through: hands over what came together (a raft Ready, merged
-    /// proposals). Called once per round in which it had input.
+    /// proposals). Called once per round in which it had input or a tick.
     fn end_round(&mut self, now: Self::Now, effects: &mut Self::Effects);
 
     /// It will never be called again: its mailbox was closed. Whatever it still owes is owed now.
     fn retire(&mut self, now: Self::Now, effects: &mut Self::Effects);
 
     /// Heavy work goes to the low-priority lane, so that it cannot starve its neighbours.
+    ///
+    /// Asked at the end of each round; the answer counts for the next one.
     fn is_heavy(&self) -> bool {
         false
+    }
+
+    /// The memory an input holds while it waits, in bytes; the same answer each time it is asked. The
+    /// router bounds the sum over all mailboxes, beside the count in each.
+    fn input_bytes(input: &Self::Input) -> u64 {
+        let _ = input;
+        0
     }
 }
 
@@ -89,4 +104,9 @@ pub enum Lane {
     Append,
     /// Snapshot chunks.
     Snapshot,
+}
+
+impl Lane {
+    /// All lanes, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Control, Self::Append, Self::Snapshot];
 }
