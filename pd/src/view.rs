@@ -1,0 +1,282 @@
+//! The bodies of PD's JSON API: plain data, named and shaped as PD's tools expect them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// One page.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum View {
+    /// See [`crate::ViewKind::Regions`].
+    Regions(RegionsView),
+    /// See [`crate::ViewKind::Stores`].
+    Stores(StoresView),
+    /// See [`crate::ViewKind::Members`].
+    Members(MembersView),
+    /// See [`crate::ViewKind::Cluster`].
+    Cluster(ClusterView),
+    /// See [`crate::ViewKind::Version`].
+    Version(VersionView),
+    /// See [`crate::ViewKind::Keyspaces`].
+    Keyspaces(KeyspacesView),
+    /// See [`crate::ViewKind::Keyspace`].
+    Keyspace(KeyspaceView),
+    /// Nothing has that name; HTTP 404.
+    NotFound(NotFoundView),
+}
+
+/// Regions in key order.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RegionsView {
+    /// How many.
+    pub count: usize,
+    /// In key order.
+    pub regions: Vec<RegionView>,
+}
+
+/// A region.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RegionView {
+    /// Its id.
+    pub id: u64,
+    /// Upper-case hexadecimal.
+    pub start_key: String,
+    /// Upper-case hexadecimal.
+    pub end_key: String,
+    /// Its epoch.
+    pub epoch: EpochView,
+    /// Its peers.
+    pub peers: Vec<PeerView>,
+    /// Absent while no leader reported it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader: Option<PeerView>,
+    /// Peers the leader hears nothing of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub down_peers: Vec<DownPeerView>,
+    /// Peers that lag too far behind to serve.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pending_peers: Vec<PeerView>,
+    /// Bytes written since the report before the last.
+    pub written_bytes: u64,
+    /// Bytes read likewise.
+    pub read_bytes: u64,
+    /// Keys written likewise.
+    pub written_keys: u64,
+    /// Keys read likewise.
+    pub read_keys: u64,
+    /// MiB.
+    pub approximate_size: u64,
+    /// Keys.
+    pub approximate_keys: u64,
+}
+
+/// A region's epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct EpochView {
+    /// Member changes.
+    pub conf_ver: u64,
+    /// Range changes.
+    pub version: u64,
+}
+
+/// A peer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PeerView {
+    /// `Voter`, `Learner`, `IncomingVoter` or `DemotingVoter`.
+    pub role_name: &'static str,
+    /// The role's number.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub role: i32,
+    /// Its id.
+    pub id: u64,
+    /// Where it lives.
+    pub store_id: u64,
+    /// Takes no part in elections.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_learner: bool,
+}
+
+/// A peer that is down.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DownPeerView {
+    /// Which.
+    pub peer: PeerView,
+    /// For how long.
+    pub down_seconds: u64,
+}
+
+/// Stores by id.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoresView {
+    /// How many.
+    pub count: usize,
+    /// By id, without tombstones.
+    pub stores: Vec<StoreInfoView>,
+}
+
+/// A store and how it does.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoreInfoView {
+    /// What is registered.
+    pub store: StoreView,
+    /// What it reported.
+    pub status: StoreStatusView,
+}
+
+/// What is registered of a store.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoreView {
+    /// Its id.
+    pub id: u64,
+    /// What clients dial.
+    pub address: String,
+    /// Labels.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub labels: Vec<LabelView>,
+    /// Semver text.
+    pub version: String,
+    /// Where its HTTP pages are.
+    pub status_address: String,
+    /// The commit it was built from.
+    pub git_hash: String,
+    /// Unix seconds.
+    pub start_timestamp: i64,
+    /// Its folder.
+    pub deploy_path: String,
+    /// Unix nanoseconds; 0: none since this leader serves.
+    pub last_heartbeat: i64,
+    /// `Up`, `Disconnected`, `Down`, `Offline` or `Tombstone`.
+    pub state_name: &'static str,
+}
+
+/// A label.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LabelView {
+    /// Its name.
+    pub key: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// How a store does. Sizes are texts such as `1.5GiB`, as PD prints them.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct StoreStatusView {
+    /// Disk size.
+    pub capacity: String,
+    /// Free space.
+    pub available: String,
+    /// Bytes used by the store.
+    pub used_size: String,
+    /// Regions it leads.
+    pub leader_count: u64,
+    /// Scheduling weight.
+    pub leader_weight: f64,
+    /// Sum of sizes of regions it leads, MiB.
+    pub leader_size: u64,
+    /// Regions it has a peer of.
+    pub region_count: u64,
+    /// Scheduling weight.
+    pub region_weight: f64,
+    /// Sum of sizes of its regions, MiB.
+    pub region_size: u64,
+    /// When it started, RFC 3339; absent before its first report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub start_ts: Option<String>,
+    /// Its last report, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_heartbeat_ts: Option<String>,
+    /// From its start to its last report, such as `1h2m3s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uptime: Option<String>,
+}
+
+/// Who serves PD.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct MembersView {
+    /// The cluster.
+    pub header: HeaderView,
+    /// All members.
+    pub members: Vec<MemberView>,
+    /// The one that leads; absent if none is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leader: Option<MemberView>,
+    /// The same one: there is no etcd inside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etcd_leader: Option<MemberView>,
+}
+
+/// Whose answer it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct HeaderView {
+    /// The cluster.
+    pub cluster_id: u64,
+}
+
+/// A member of PD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemberView {
+    /// Its name.
+    pub name: String,
+    /// Its id: that of its store.
+    pub member_id: u64,
+    /// Where other members reach it.
+    pub peer_urls: Vec<String>,
+    /// Where clients reach it.
+    pub client_urls: Vec<String>,
+    /// Its version.
+    pub binary_version: String,
+}
+
+/// The cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterView {
+    /// Its id.
+    pub id: u64,
+    /// Replicas of a data region.
+    pub max_peer_count: u32,
+}
+
+/// The version of PD.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VersionView {
+    /// With a leading `v`.
+    pub version: String,
+}
+
+/// All keyspaces.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct KeyspacesView {
+    /// By id.
+    pub keyspaces: Vec<KeyspaceView>,
+    /// Always empty: one page holds them all.
+    pub next_page_token: String,
+}
+
+/// A keyspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct KeyspaceView {
+    /// Its id.
+    pub id: u32,
+    /// Its name.
+    pub name: String,
+    /// `ENABLED`, `DISABLED`, `ARCHIVED` or `TOMBSTONE`.
+    pub state: String,
+    /// Unix seconds.
+    pub created_at: i64,
+    /// Unix seconds.
+    pub state_changed_at: i64,
+    /// Settings.
+    pub config: BTreeMap<String, String>,
+}
+
+/// What was not found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NotFoundView {
+    /// For the reader.
+    pub error: String,
+}
+
+fn is_zero(number: &i32) -> bool {
+    *number == 0
+}
