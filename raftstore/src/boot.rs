@@ -1,0 +1,265 @@
+//! Opening a store: its first regions, and the replay of all of them (contracts: C5).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use flotilla_engine::{RaftLog, RegionLog, StateBatch, StateOp, StateStore, StoredRegion};
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::Region;
+use flotilla_proto::raft::HardState;
+use flotilla_proto::store::{ApplyRecord, PeerState};
+use flotilla_router::Machine;
+
+use crate::apply::Apply;
+use crate::delegate::Delegates;
+use crate::effects::{ApplyEffects, ApplyInput, Committed, RegionChange, Spawn};
+use crate::log_view::PeerLog;
+use crate::peer::{Peer, PeerParts};
+use crate::region::{INITIAL_INDEX, INITIAL_TERM};
+use crate::store::{Store, born};
+use crate::{Config, StartError};
+
+/// Entries are replayed in pages of this many payload bytes.
+const REPLAY_PAGE_BYTES: u64 = 4 << 20;
+
+/// A store that is ready to run.
+#[derive(Debug)]
+pub struct Boot {
+    /// The machine for [`crate::STORE_ADDRESS`].
+    pub store: Box<Store>,
+    /// The regions' machines, ascending by region.
+    pub regions: Vec<Spawn>,
+    /// The doors for local reads.
+    pub delegates: Arc<Delegates>,
+    /// What the replay did.
+    pub replayed: Replayed,
+}
+
+/// What a replay did, for the log and the metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// Entries applied again.
+    pub entries: u64,
+    /// Their payload bytes.
+    pub bytes: u64,
+}
+
+/// The state of a store that has just been created: `regions` with their peers on `store`, and the
+/// first keys of the meta region. Written as one batch.
+pub fn first_state(
+    store: u64,
+    regions: Vec<Region>,
+    meta: Vec<(bytes::Bytes, bytes::Bytes)>,
+) -> StateBatch {
+    let regions = regions.into_iter().map(|region| StateOp::PutRegion {
+        record: born(region, store),
+    });
+    let cf = flotilla_engine::Cf::CfMeta;
+    let meta = meta
+        .into_iter()
+        .map(|(key, value)| StateOp::Put { cf, key, value });
+    StateBatch {
+        ops: regions.chain(meta).collect(),
+        admin: true,
+    }
+}
+
+/// Opens the store: every region applies up to its durable commit, cascading into children, before
+/// anything is served, voted for or reported.
+///
+/// # Errors
+/// Log and state do not belong together, or hold what this build cannot apply.
+pub fn open(
+    config: Config,
+    store: u64,
+    log: &impl RaftLog,
+    state: &impl StateStore,
+    now: Mono,
+) -> Result<Boot, StartError> {
+    config.validate()?;
+    let config = Arc::new(config);
+    let mut logs = log.load()?;
+    let mut replay = Replay {
+        store,
+        log,
+        state,
+        replayed: Replayed::default(),
+        done: BTreeMap::new(),
+    };
+    let mut queue: VecDeque<StoredRegion> = state.regions()?.into();
+    while let Some(stored) = queue.pop_front() {
+        if stored.record.state() != PeerState::Tombstone {
+            queue.extend(replay.region(&stored, &logs)?);
+        }
+    }
+    let Replay { replayed, done, .. } = replay;
+    let delegates = Arc::new(Delegates::default());
+    let machine = Store::new(
+        Arc::clone(&config),
+        store,
+        Arc::clone(&delegates),
+        done.values().map(|apply| apply.region().clone()),
+    )?;
+    let mut regions = Vec::with_capacity(done.len());
+    for (region, apply) in done {
+        let found = logs.remove(&region);
+        let (log, hard_state) = raft_state(&apply, found.as_ref(), store)?;
+        let parts = PeerParts {
+            config: Arc::clone(&config),
+            store,
+            region: apply.region().clone(),
+            log,
+            hard_state,
+            applied: apply.applied(),
+            campaign: false,
+        };
+        let peer = Box::new(Peer::new(parts, &delegates, now)?);
+        regions.push(Spawn {
+            region,
+            peer,
+            apply: Box::new(apply),
+        });
+    }
+    Ok(Boot {
+        store: Box::new(machine),
+        regions,
+        delegates,
+        replayed,
+    })
+}
+
+struct Replay<'a, L, S> {
+    store: u64,
+    log: &'a L,
+    state: &'a S,
+    replayed: Replayed,
+    /// Regions that are through, by id. A region is replayed once.
+    done: BTreeMap<u64, Apply>,
+}
+
+impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
+    /// Brings one region up to its durable commit; returns the children it made.
+    fn region(
+        &mut self,
+        stored: &StoredRegion,
+        logs: &BTreeMap<u64, RegionLog>,
+    ) -> Result<Vec<StoredRegion>, StartError> {
+        let applied = stored.applied.unwrap_or(ApplyRecord {
+            index: INITIAL_INDEX,
+            term: INITIAL_TERM,
+        });
+        let mut apply = Apply::new(self.store, &stored.record, applied);
+        let region = apply.region().id;
+        let found = logs.get(&region);
+        let commit = found
+            .and_then(|log| log.record)
+            .and_then(|r| r.hard_state)
+            .map_or(0, |h| h.commit);
+        let last = found
+            .and_then(|log| log.span)
+            .map_or(INITIAL_INDEX, |span| span.last);
+        if applied.index > last.max(truncated(found)) {
+            let detail = format!(
+                "applied index {} is beyond the log's last index {last}",
+                applied.index
+            );
+            return Err(StartError::Inconsistent { region, detail });
+        }
+        let mut children = Vec::new();
+        while apply.applied() < commit {
+            let low = apply.applied() + 1;
+            let entries = self
+                .log
+                .entries(region, low, commit + 1, REPLAY_PAGE_BYTES)?;
+            self.replayed.entries += entries.len() as u64;
+            self.replayed.bytes += entries
+                .iter()
+                .map(|entry| entry.data.len() as u64)
+                .sum::<u64>();
+            children.extend(self.apply(&mut apply, entries)?);
+        }
+        let twice = self.done.insert(region, apply);
+        assert!(twice.is_none(), "region {region} was replayed twice");
+        Ok(children
+            .into_iter()
+            .map(|child| self.child(child))
+            .collect())
+    }
+
+    fn apply(
+        &self,
+        apply: &mut Apply,
+        entries: Vec<flotilla_proto::raft::Entry>,
+    ) -> Result<Vec<Region>, StartError> {
+        let mut effects = ApplyEffects::default();
+        let nobody = |entry| Committed {
+            entry,
+            answers: Vec::new(),
+        };
+        let input = ApplyInput::Committed(entries.into_iter().map(nobody).collect());
+        apply.handle(Mono::default(), input, &mut effects);
+        apply.end_round(Mono::default(), &mut effects);
+        if let Some(error) = effects.fatal {
+            return Err(error);
+        }
+        self.state.write(&effects.batch)?;
+        let changes = effects
+            .reports
+            .into_iter()
+            .flat_map(|(_, report)| report.changes);
+        let made = changes.filter_map(|change| match change {
+            RegionChange::Split { children, .. } => Some(children),
+            RegionChange::SplitRefused { .. } | RegionChange::Members { .. } => None,
+        });
+        Ok(made.flatten().collect())
+    }
+
+    fn child(&self, region: Region) -> StoredRegion {
+        StoredRegion {
+            record: born(region, self.store),
+            applied: None,
+        }
+    }
+}
+
+fn truncated(found: Option<&RegionLog>) -> u64 {
+    found
+        .and_then(|log| log.truncation)
+        .map_or(INITIAL_INDEX, |truncation| truncation.index)
+}
+
+/// The log and hard state of a region that has been replayed.
+fn raft_state(
+    apply: &Apply,
+    found: Option<&RegionLog>,
+    store: u64,
+) -> Result<(PeerLog, HardState), StartError> {
+    let region = apply.region().id;
+    let Some(found) = found else {
+        let birth = HardState {
+            term: INITIAL_TERM,
+            vote: 0,
+            commit: INITIAL_INDEX,
+        };
+        return Ok((PeerLog::fresh(region), birth));
+    };
+    let log = PeerLog::open(region, found)?;
+    let own = crate::region::peer_on(apply.region(), store).map_or(0, |peer| peer.id);
+    if let Some(record) = found.record
+        && record.peer_id != own
+    {
+        let detail = format!(
+            "its hard state is of peer {}, its region has peer {own}",
+            record.peer_id
+        );
+        return Err(StartError::Inconsistent { region, detail });
+    }
+    let mut hard_state = found
+        .record
+        .and_then(|record| record.hard_state)
+        .unwrap_or_default();
+    // What was applied was committed, also when the commit index of that time is not on disk.
+    hard_state.commit = hard_state.commit.max(apply.applied());
+    hard_state.term = hard_state.term.max(INITIAL_TERM);
+    Ok((log, hard_state))
+}

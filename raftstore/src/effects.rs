@@ -1,0 +1,423 @@
+//! What the machines are sent, and what they ask to be done.
+
+use bytes::Bytes;
+use flotilla_engine::{LogBatch, StateBatch};
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
+use flotilla_proto::raft::{Entry, MessageKind};
+use flotilla_proto::store::{Mod, PeerMessage};
+use flotilla_router::{Lane, Merge, Routed};
+
+use crate::apply::Apply;
+use crate::peer::Peer as PeerMachine;
+use crate::{ReadContext, RequestError};
+
+/// Where the answer to a request goes. It is given exactly once: an answer that is dropped gives
+/// itself (design, rule 5).
+pub struct Answer<T>(
+    Option<Box<dyn FnOnce(Result<T, RequestError>) + Send>>,
+    Fate,
+);
+
+/// What is true of a request whose answer is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    NotApplied,
+    Unknown,
+}
+
+impl<T> Answer<T> {
+    /// An answer that calls `give`.
+    pub fn new(give: impl FnOnce(Result<T, RequestError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(give)), Fate::NotApplied)
+    }
+
+    /// Gives the answer.
+    pub fn give(mut self, result: Result<T, RequestError>) {
+        if let Some(give) = self.0.take() {
+            give(result);
+        }
+    }
+
+    /// From here on the request may have happened even if nobody says so (it is in the log).
+    pub(crate) fn appended(&mut self) {
+        self.1 = Fate::Unknown;
+    }
+}
+
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        if let Some(give) = self.0.take() {
+            give(Err(match self.1 {
+                Fate::NotApplied => RequestError::StaleCommand,
+                Fate::Unknown => RequestError::Undetermined {
+                    reason: "the peer stopped before the outcome was known",
+                },
+            }));
+        }
+    }
+}
+
+impl<T> std::fmt::Debug for Answer<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Answer({:?})", self.1)
+    }
+}
+
+/// A write to propose. All its keys lie in one region.
+#[derive(Debug)]
+pub struct WriteProposal {
+    /// For whom it was made.
+    pub context: ReadContext,
+    /// Set when it was computed from a read: refused if the peer's term is another by then
+    /// (design, rule 4).
+    pub read_term: Option<u64>,
+    /// What to change; all of it or nothing.
+    pub mods: Vec<Mod>,
+    /// Told once it is applied, or refused.
+    pub answer: Answer<()>,
+}
+
+impl WriteProposal {
+    /// Payload bytes, for limits.
+    pub fn bytes(&self) -> u64 {
+        self.mods
+            .iter()
+            .map(|change| (change.key.len() + change.value.len() + 16) as u64)
+            .sum()
+    }
+}
+
+/// A read may be served from the state as it is now, if the region's version is still this one
+/// after the state was looked at.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReadPermit {
+    /// The region as of the permit.
+    pub region: Region,
+    /// The leader's term.
+    pub term: u64,
+}
+
+/// What a peer is sent.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum PeerInput {
+    /// A raft message.
+    Message(Box<PeerMessage>),
+    /// A client's write.
+    Write(WriteProposal),
+    /// A read without a lease.
+    Read {
+        context: ReadContext,
+        answer: Answer<ReadPermit>,
+    },
+    /// Split at these keys, sorted and distinct; others than those inside the region are ignored.
+    /// `context` is absent when the store itself asks.
+    Split {
+        context: Option<ReadContext>,
+        keys: Vec<Bytes>,
+        answer: Answer<Vec<Region>>,
+    },
+    /// PD gave ids for a split: per new region its id and its peers' ids.
+    SplitIds {
+        epoch: RegionEpoch,
+        keys: Vec<Bytes>,
+        ids: Result<Vec<NewIds>, String>,
+        answer: Answer<Vec<Region>>,
+    },
+    /// A size check came back: where to split, what the region holds.
+    SizeChecked {
+        epoch: RegionEpoch,
+        keys: Vec<Bytes>,
+        size: RegionSize,
+    },
+    /// Every log batch of this peer up to this Ready is durable.
+    Persisted { number: u64 },
+    /// Entries were applied and their state written.
+    Applied(ApplyReport),
+    /// Entries that were not in the cache.
+    Fetched {
+        ticket: u64,
+        low: u64,
+        entries: Vec<Entry>,
+    },
+    /// The applied index that survives a crash rose.
+    Durable { index: u64 },
+    /// Campaign now: the parent's leader was on this store.
+    Campaign,
+    /// Hand leadership to this peer.
+    Transfer { to: u64 },
+    /// Messages to this peer do not get through.
+    Unreachable { peer: u64 },
+}
+
+/// Ids for one new region.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewIds {
+    /// The region's.
+    pub region: u64,
+    /// Its peers', in the order of the parent's peers.
+    pub peers: Vec<u64>,
+}
+
+/// How much a region holds, roughly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RegionSize {
+    /// Keys and values, bytes.
+    pub bytes: u64,
+    /// Rows.
+    pub keys: u64,
+}
+
+/// What the store machine is sent.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum StoreInput {
+    /// A raft message for a region that has no peer here.
+    Message(Box<PeerMessage>),
+    /// A split was applied: the children need peers. The parent led its group: they campaign.
+    Split {
+        children: Vec<Region>,
+        parent: Region,
+        leading: bool,
+    },
+    /// Applied indexes that survive a crash rose.
+    Durable(Vec<(u64, u64)>),
+}
+
+/// What a raft machine is sent.
+#[derive(Debug)]
+pub enum RaftInput {
+    /// For a peer.
+    Peer(PeerInput),
+    /// For the store machine, at [`crate::STORE_ADDRESS`].
+    Store(StoreInput),
+}
+
+/// A committed entry and whoever waits for it: the answers of its parts, in order.
+#[derive(Debug)]
+pub struct Committed {
+    /// The entry.
+    pub entry: Entry,
+    /// Empty when this store did not propose it.
+    pub answers: Vec<Answer<()>>,
+}
+
+/// What an apply machine is sent.
+#[derive(Debug)]
+pub enum ApplyInput {
+    /// Entries, in order, without a gap.
+    Committed(Vec<Committed>),
+}
+
+/// What applying did, told to the peer once the state is written.
+#[derive(Debug, Default)]
+pub struct ApplyReport {
+    /// Applied up to here.
+    pub index: u64,
+    /// The term of `index`.
+    pub term: u64,
+    /// Payload bytes of the entries.
+    pub bytes: u64,
+    /// Keys and values written, bytes.
+    pub written_bytes: u64,
+    /// Rows written.
+    pub written_keys: u64,
+    /// What became of the region, in log order.
+    pub changes: Vec<RegionChange>,
+}
+
+/// A change of the region itself.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum RegionChange {
+    /// It gave ranges away.
+    Split {
+        index: u64,
+        parent: Region,
+        children: Vec<Region>,
+    },
+    /// A split was refused at apply: the epoch had moved.
+    SplitRefused { index: u64 },
+    /// Its members changed.
+    Members { index: u64, region: Region },
+}
+
+/// After the log batch is durable.
+#[derive(Debug)]
+pub struct Release {
+    /// Whose Ready it was.
+    pub region: u64,
+    /// Which one.
+    pub number: u64,
+    /// Messages that had to wait for it.
+    pub messages: Vec<Outbound>,
+}
+
+/// A message on its way to another store.
+#[derive(Debug)]
+pub struct Outbound {
+    /// The store it goes to.
+    pub store: u64,
+    /// What it says.
+    pub message: PeerMessage,
+}
+
+impl Routed for Outbound {
+    fn store(&self) -> u64 {
+        self.store
+    }
+    fn lane(&self) -> Lane {
+        match self.message.message.as_ref().map(|message| message.kind()) {
+            Some(MessageKind::Append) => Lane::Append,
+            Some(MessageKind::Snapshot) => Lane::Snapshot,
+            _ => Lane::Control,
+        }
+    }
+    fn bytes(&self) -> u64 {
+        let entries = self
+            .message
+            .message
+            .iter()
+            .flat_map(|message| &message.entries);
+        64 + entries
+            .map(|entry| entry.data.len() as u64 + 16)
+            .sum::<u64>()
+    }
+    fn coalesce_key(&self) -> Option<u64> {
+        let kind = self.message.message.as_ref()?.kind();
+        (kind == MessageKind::Heartbeat).then_some(self.message.region_id)
+    }
+}
+
+/// What one round writes to the log.
+#[derive(Debug, Default)]
+pub struct LogWrite(pub LogBatch);
+
+impl Merge for LogWrite {
+    fn merge(&mut self, later: Self) {
+        self.0.merge(later.0);
+    }
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+    fn bytes(&self) -> u64 {
+        self.0.payload_bytes()
+    }
+    fn entries(&self) -> u64 {
+        self.0.entry_count()
+    }
+}
+
+/// Entries to read from the log, off the pollers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Whose.
+    pub region: u64,
+    /// Comes back with them.
+    pub ticket: u64,
+    /// First index.
+    pub low: u64,
+    /// End, exclusive.
+    pub high: u64,
+    /// Stop after so many payload bytes.
+    pub bytes_max: u64,
+}
+
+/// What the store wants of PD.
+#[derive(Debug)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum PdTask {
+    /// A leader shows its region.
+    RegionHeartbeat {
+        region: Region,
+        leader: Peer,
+        term: u64,
+        size: RegionSize,
+        written: RegionSize,
+    },
+    /// Ids for a split; comes back as [`PeerInput::SplitIds`].
+    AskSplit {
+        region: Region,
+        epoch: RegionEpoch,
+        keys: Vec<Bytes>,
+        answer: Answer<Vec<Region>>,
+    },
+    /// A split was applied; all the regions it made.
+    ReportSplit { regions: Vec<Region> },
+    /// The store shows itself.
+    StoreHeartbeat { regions: u64, leaders: u64 },
+}
+
+/// A size check to run off the pollers; comes back as [`PeerInput::SizeChecked`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct SizeCheck {
+    /// The region as it is.
+    pub region: Region,
+}
+
+/// A peer and its apply machine, to be run from now on.
+#[derive(Debug)]
+pub struct Spawn {
+    /// The region.
+    pub region: u64,
+    /// The raft half.
+    pub peer: Box<PeerMachine>,
+    /// The apply half.
+    pub apply: Box<Apply>,
+}
+
+/// What a round of raft machines asks for. Carried out in the order of the fields.
+#[derive(Debug, Default)]
+pub struct RaftEffects {
+    /// Machines to start, before anything is sent to them.
+    pub spawn: Vec<Spawn>,
+    /// Machines to stop: their regions are gone from this store.
+    pub stop: Vec<u64>,
+    /// Messages that claim nothing that is not durable (contracts: C3).
+    pub send_now: Vec<Outbound>,
+    /// To write and sync.
+    pub log: LogWrite,
+    /// To carry out when `log` is durable.
+    pub releases: Vec<Release>,
+    /// To apply machines.
+    pub to_apply: Vec<(u64, ApplyInput)>,
+    /// To raft machines.
+    pub to_raft: Vec<(u64, RaftInput)>,
+    /// To read.
+    pub fetches: Vec<Fetch>,
+    /// To measure.
+    pub size_checks: Vec<SizeCheck>,
+    /// To ask PD.
+    pub pd: Vec<PdTask>,
+    /// The store must stop; nothing of the round is carried out.
+    pub fatal: Option<crate::runtime::StoreFatal>,
+    /// This store gained or lost the leadership of the meta region: it is PD, or not any more.
+    pub meta_role: Vec<MetaRole>,
+}
+
+/// Who serves PD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum MetaRole {
+    /// This store, in this term; all earlier writes of the meta region are applied.
+    Leads { term: u64 },
+    /// Not this store.
+    Follows,
+}
+
+/// What a round of apply machines asks for.
+#[derive(Debug, Default)]
+pub struct ApplyEffects {
+    /// To write first.
+    pub batch: StateBatch,
+    /// Then answer.
+    pub answers: Vec<(Answer<()>, Result<(), RequestError>)>,
+    /// Then tell the peers.
+    pub reports: Vec<(u64, ApplyReport)>,
+    /// An entry that this build cannot apply: nothing of the round is written, the store stops.
+    pub fatal: Option<crate::StartError>,
+}
+
+/// The time of a round.
+pub(crate) type Now = Mono;

@@ -1,0 +1,327 @@
+//! What a raft group sees of its log: recent entries in memory, older ones fetched off the pollers.
+//!
+//! Terms of all indexes are known without IO: they are kept by run. Invariants: the runs cover
+//! [first, last] without a gap; the cached entries are a suffix of the log, or none.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+
+use flotilla_engine::RegionLog;
+use flotilla_proto::metapb::Peer;
+use flotilla_proto::raft::{Entry, Snapshot};
+use flotilla_raft::{FetchFor, LogView, Lookup, Ticket};
+
+use crate::StartError;
+use crate::effects::Fetch;
+use crate::region::{INITIAL_INDEX, INITIAL_TERM};
+
+/// The log of one peer.
+#[derive(Debug)]
+pub struct PeerLog {
+    region: u64,
+    /// The truncation point: the last index that is gone, and its term.
+    truncated: (u64, u64),
+    /// Last index; `truncated.0` when there are no entries.
+    last: u64,
+    /// (first index of a run, its term), ascending.
+    terms: VecDeque<(u64, u64)>,
+    /// A suffix of the log.
+    cache: VecDeque<Entry>,
+    /// Payload bytes of `cache`.
+    cache_bytes: u64,
+    /// Payload bytes of the whole log, roughly once entries have left the cache.
+    bytes: u64,
+    /// The last index before the append of the Ready that is being handed out.
+    last_before: u64,
+    /// Entries that left the cache, on their way back.
+    reads: RefCell<Reads>,
+    /// Senders that the region's descriptor does not name yet.
+    addresses: BTreeMap<u64, Peer>,
+}
+
+/// Entries being read off the pollers. The core only looks at its log, so this part changes inside.
+#[derive(Debug, Default)]
+struct Reads {
+    last_ticket: u64,
+    /// Not sent out yet.
+    wanted: Vec<Fetch>,
+    /// Sent out: the first index by ticket.
+    under_way: BTreeMap<u64, u64>,
+    /// Arrived, by first index; the core asks again.
+    arrived: BTreeMap<u64, Vec<Entry>>,
+}
+
+impl PeerLog {
+    /// The log of a region that was bootstrapped or split off: empty behind its birth (C33).
+    pub(crate) fn fresh(region: u64) -> Self {
+        Self {
+            region,
+            truncated: (INITIAL_INDEX, INITIAL_TERM),
+            last: INITIAL_INDEX,
+            terms: VecDeque::new(),
+            cache: VecDeque::new(),
+            cache_bytes: 0,
+            bytes: 0,
+            last_before: INITIAL_INDEX,
+            reads: RefCell::default(),
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    /// The log as it was found on disk.
+    ///
+    /// # Errors
+    /// It has a gap (contracts: C10).
+    pub(crate) fn open(region: u64, found: &RegionLog) -> Result<Self, StartError> {
+        let mut log = Self::fresh(region);
+        if let Some(truncation) = found.truncation {
+            log.truncated = (truncation.index, truncation.term);
+        }
+        log.last = log.truncated.0;
+        if let Some(span) = found.span {
+            let expected = log.truncated.0 + 1;
+            if span.first != expected {
+                let detail = format!("its log starts at {}, expected {expected}", span.first);
+                return Err(StartError::Inconsistent { region, detail });
+            }
+            log.last = span.last;
+            log.terms = found.terms.iter().copied().collect();
+            log.bytes = found.bytes;
+        }
+        log.last_before = log.last;
+        Ok(log)
+    }
+
+    /// The first index held.
+    pub(crate) fn first(&self) -> u64 {
+        self.truncated.0 + 1
+    }
+
+    /// The term of an index that is held, or of the truncation point.
+    pub(crate) fn term_of(&self, index: u64) -> Option<u64> {
+        if index == self.truncated.0 {
+            return Some(self.truncated.1);
+        }
+        if index < self.truncated.0 || index > self.last {
+            return None;
+        }
+        let run = self.terms.partition_point(|(first, _)| *first <= index);
+        self.terms.get(run.checked_sub(1)?).map(|(_, term)| *term)
+    }
+
+    /// Payload bytes of the entries up to `to`; a guess by share for those not in memory.
+    pub(crate) fn bytes_up_to(&self, to: u64) -> u64 {
+        let held = self.last - self.truncated.0;
+        let asked = to.saturating_sub(self.truncated.0).min(held);
+        self.bytes.checked_div(held).unwrap_or(0) * asked
+    }
+
+    /// The last index before the entries that are being handed out were appended.
+    pub(crate) fn take_last_before(&mut self) -> u64 {
+        std::mem::replace(&mut self.last_before, self.last)
+    }
+
+    /// Entries that must be read.
+    pub(crate) fn take_fetches(&mut self) -> Vec<Fetch> {
+        std::mem::take(&mut self.reads.get_mut().wanted)
+    }
+
+    /// Entries that were read. Those that a new leader has replaced meanwhile are dropped.
+    pub(crate) fn fetched(&mut self, ticket: u64, low: u64, entries: Vec<Entry>) {
+        let asked = self.reads.get_mut().under_way.remove(&ticket);
+        let current = |entry: &Entry| self.term_of(entry.index) == Some(entry.term);
+        if asked == Some(low) && !entries.is_empty() && entries.iter().all(current) {
+            self.reads.get_mut().arrived.insert(low, entries);
+        }
+    }
+
+    /// Applied up to `index`: nobody here will ask the cache for less.
+    pub(crate) fn release(&mut self, index: u64) {
+        while self.cache.front().is_some_and(|entry| entry.index <= index) {
+            let Some(entry) = self.cache.pop_front() else {
+                break;
+            };
+            self.cache_bytes -= entry.data.len() as u64;
+        }
+    }
+
+    /// Entries up to `index` are gone.
+    pub(crate) fn truncate(&mut self, index: u64, term: u64) {
+        assert!(
+            index >= self.truncated.0 && index <= self.last,
+            "truncating what is not held"
+        );
+        self.bytes -= self.bytes_up_to(index).min(self.bytes);
+        self.truncated = (index, term);
+        while self
+            .terms
+            .get(1)
+            .is_some_and(|(first, _)| *first <= index + 1)
+        {
+            self.terms.pop_front();
+        }
+        if index == self.last {
+            self.terms.clear();
+        } else if let Some(front) = self.terms.front_mut() {
+            front.0 = front.0.max(index + 1);
+        }
+        self.release(index);
+    }
+
+    /// Remembers where a peer that the descriptor does not name can be reached.
+    pub(crate) fn learn_address(&mut self, peer: Peer) {
+        if peer.id != 0 {
+            self.addresses.insert(peer.id, peer);
+        }
+    }
+
+    /// See [`PeerLog::learn_address`].
+    pub(crate) fn address(&self, peer: u64) -> Option<Peer> {
+        self.addresses.get(&peer).copied()
+    }
+
+    fn cut_from(&mut self, index: u64) {
+        assert!(
+            index > self.truncated.0,
+            "region {}: cutting what is truncated",
+            self.region
+        );
+        while self.cache.back().is_some_and(|entry| entry.index >= index) {
+            let Some(entry) = self.cache.pop_back() else {
+                break;
+            };
+            self.cache_bytes -= entry.data.len() as u64;
+        }
+        while self.terms.back().is_some_and(|(first, _)| *first >= index) {
+            self.terms.pop_back();
+        }
+        self.last = index - 1;
+        self.reads.get_mut().forget();
+    }
+
+    fn cached(&self, low: u64, high: u64, bytes_max: u64) -> Option<Vec<Entry>> {
+        let first = self.cache.front()?.index;
+        let skip = usize::try_from(low.checked_sub(first)?).ok()?;
+        Some(take(self.cache.iter().skip(skip), high, bytes_max))
+    }
+}
+
+impl Reads {
+    fn look_up(&mut self, region: u64, low: u64, high: u64, bytes_max: u64) -> Lookup<Vec<Entry>> {
+        if let Some(entries) = self.arrived.remove(&low) {
+            return Lookup::Ready(take(entries.iter(), high, bytes_max));
+        }
+        if let Some((ticket, _)) = self.under_way.iter().find(|(_, asked)| **asked == low) {
+            return Lookup::Pending(Ticket(*ticket));
+        }
+        self.last_ticket += 1;
+        let ticket = self.last_ticket;
+        self.under_way.insert(ticket, low);
+        self.wanted.push(Fetch {
+            region,
+            ticket,
+            low,
+            high,
+            bytes_max,
+        });
+        Lookup::Pending(Ticket(ticket))
+    }
+
+    /// The log was cut: what is on its way may be of a replaced tail.
+    fn forget(&mut self) {
+        self.wanted.clear();
+        self.under_way.clear();
+        self.arrived.clear();
+    }
+}
+
+/// Entries below `high` until `bytes_max` payload bytes, but at least one.
+fn take<'a>(entries: impl Iterator<Item = &'a Entry>, high: u64, bytes_max: u64) -> Vec<Entry> {
+    let (mut taken, mut bytes) = (Vec::new(), 0);
+    for entry in entries.take_while(|entry| entry.index < high) {
+        bytes += entry.data.len() as u64;
+        if !taken.is_empty() && bytes > bytes_max {
+            break;
+        }
+        taken.push(entry.clone());
+    }
+    taken
+}
+
+impl LogView for PeerLog {
+    fn first_index(&self) -> u64 {
+        self.first()
+    }
+
+    fn last_index(&self) -> u64 {
+        self.last
+    }
+
+    fn term(&self, index: u64) -> Option<u64> {
+        self.term_of(index)
+    }
+
+    fn entries(&self, low: u64, high: u64, bytes_max: u64, _why: FetchFor) -> Lookup<Vec<Entry>> {
+        assert!(
+            low < high && high <= self.last + 1,
+            "region {}: [{low}, {high})",
+            self.region
+        );
+        if low <= self.truncated.0 {
+            return Lookup::Compacted;
+        }
+        match self.cached(low, high, bytes_max) {
+            Some(entries) => Lookup::Ready(entries),
+            None => self
+                .reads
+                .borrow_mut()
+                .look_up(self.region, low, high, bytes_max),
+        }
+    }
+
+    fn append(&mut self, entries: &[Entry]) {
+        let Some(first) = entries.first() else { return };
+        assert!(
+            first.index <= self.last + 1,
+            "region {}: a gap in the log",
+            self.region
+        );
+        self.last_before = self.last_before.max(self.last);
+        if first.index <= self.last {
+            self.cut_from(first.index);
+        }
+        for entry in entries {
+            assert_eq!(
+                entry.index,
+                self.last + 1,
+                "region {}: a gap in the log",
+                self.region
+            );
+            if self
+                .terms
+                .back()
+                .is_none_or(|(_, term)| *term != entry.term)
+            {
+                self.terms.push_back((entry.index, entry.term));
+            }
+            self.last = entry.index;
+            self.bytes += entry.data.len() as u64;
+            self.cache_bytes += entry.data.len() as u64;
+            self.cache.push_back(entry.clone());
+        }
+    }
+
+    fn restore(&mut self, index: u64, term: u64) {
+        *self = Self {
+            truncated: (index, term),
+            last: index,
+            last_before: index,
+            addresses: std::mem::take(&mut self.addresses),
+            ..Self::fresh(self.region)
+        };
+    }
+
+    fn snapshot(&self) -> Option<Snapshot> {
+        None
+    }
+}

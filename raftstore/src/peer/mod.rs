@@ -1,0 +1,386 @@
+//! One replica of a region: its raft group, its proposals, its reads.
+//!
+//! A file each for what it does: [`propose`], [`ready`], [`read`], [`split`], [`truncate`].
+//!
+//! Invariants:
+//! - every proposal is answered exactly once, and an error that says *not applied* is right;
+//! - the delegate never offers a lease while an admin entry is handed to apply and not yet applied
+//!   (contracts: C16, C17);
+//! - the log is truncated only up to what survives a crash in the state database (contracts: C11).
+
+mod propose;
+mod read;
+mod ready;
+mod split;
+mod truncate;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::{Peer as PeerMeta, Region};
+use flotilla_proto::store::PeerMessage;
+use flotilla_raft::{Raft, Restart, StepError};
+
+use crate::delegate::{Delegate, Delegates, Serving};
+use crate::effects::{
+    Answer, ApplyReport, MetaRole, PdTask, PeerInput, RaftEffects, RegionChange, RegionSize,
+};
+use crate::log_view::PeerLog;
+use crate::region::{self, META_REGION, conf_state};
+use crate::runtime::StoreFatal;
+use crate::{Config, ReadContext, RequestError, StartError};
+
+use propose::Proposals;
+use read::Reads;
+
+/// One peer.
+pub struct Peer {
+    config: Arc<Config>,
+    store: u64,
+    /// As of the last apply report; its peers and epoch never go back.
+    region: Region,
+    meta: PeerMeta,
+    raft: Raft<PeerLog>,
+    delegate: Arc<Delegate>,
+    proposals: Proposals,
+    reads: Reads,
+    /// Admin entries handed to apply and not yet reported, ascending. While there is one, no read
+    /// is served here.
+    unsettled: VecDeque<u64>,
+    /// Splits handed to apply, by index, and who asked for them.
+    splitting: BTreeMap<u64, Answer<Vec<Region>>>,
+    /// Regions that the last split made beside this one.
+    siblings: Vec<Region>,
+    size: RegionSize,
+    /// Written since `size` was measured.
+    growth: RegionSize,
+    /// Written since the last report to PD.
+    unreported: RegionSize,
+    size_check_running: bool,
+    /// The applied index that survives a crash.
+    durable_applied: u64,
+    /// This store was told that it is PD in this term.
+    meta_announced: Option<u64>,
+    last_heartbeat: Option<Mono>,
+    /// Campaign at the first occasion: a group of one voter, or the child of a region led here.
+    campaign: bool,
+}
+
+/// What a peer is made of.
+pub(crate) struct PeerParts {
+    pub(crate) config: Arc<Config>,
+    pub(crate) store: u64,
+    pub(crate) region: Region,
+    pub(crate) log: PeerLog,
+    pub(crate) hard_state: flotilla_proto::raft::HardState,
+    pub(crate) applied: u64,
+    pub(crate) campaign: bool,
+}
+
+impl Peer {
+    /// A peer whose state is as of `applied`.
+    ///
+    /// # Errors
+    /// The log, the hard state and the applied index do not fit together.
+    pub(crate) fn new(
+        parts: PeerParts,
+        delegates: &Delegates,
+        now: Mono,
+    ) -> Result<Self, StartError> {
+        let PeerParts {
+            config,
+            store,
+            region,
+            log,
+            hard_state,
+            applied,
+            campaign,
+        } = parts;
+        let inconsistent = |detail: String| StartError::Inconsistent {
+            region: region.id,
+            detail,
+        };
+        let meta = *region::peer_on(&region, store)
+            .ok_or_else(|| inconsistent(format!("it has no peer on store {store}")))?;
+        let conf = conf_state(&region);
+        let alone = conf.voters == [meta.id] && conf.voters_outgoing.is_empty();
+        let restart = Restart {
+            hard_state,
+            conf,
+            applied,
+        };
+        let raft = Raft::new(config.raft(region.id, meta.id), restart, log, now)
+            .map_err(|error| inconsistent(error.to_string()))?;
+        let peer = Self {
+            store,
+            meta,
+            raft,
+            delegate: delegates.open(region.id),
+            proposals: Proposals::default(),
+            reads: Reads::default(),
+            unsettled: VecDeque::new(),
+            splitting: BTreeMap::new(),
+            siblings: Vec::new(),
+            size: RegionSize::default(),
+            growth: RegionSize::default(),
+            unreported: RegionSize::default(),
+            size_check_running: false,
+            durable_applied: 0,
+            meta_announced: None,
+            last_heartbeat: None,
+            campaign: campaign || alone,
+            region,
+            config,
+        };
+        peer.publish();
+        Ok(peer)
+    }
+
+    /// The region as of the last apply report.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// The raft group, to look at.
+    pub fn raft(&self) -> &Raft<PeerLog> {
+        &self.raft
+    }
+
+    /// Whether this peer leads its group.
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    pub(crate) fn handle(&mut self, now: Mono, input: PeerInput, effects: &mut RaftEffects) {
+        match input {
+            PeerInput::Message(message) => self.on_message(now, *message, effects),
+            PeerInput::Unreachable { peer } => self.raft.report_unreachable(peer),
+            PeerInput::Write(proposal) => self.on_write(now, proposal),
+            PeerInput::Read { context, answer } => self.on_read(context, answer),
+            PeerInput::Split {
+                context,
+                keys,
+                answer,
+            } => self.on_split(context, keys, answer, effects),
+            PeerInput::SplitIds {
+                epoch,
+                keys,
+                ids,
+                answer,
+            } => {
+                self.on_split_ids(now, epoch, keys, ids, answer);
+            }
+            PeerInput::SizeChecked { epoch, keys, size } => {
+                self.on_size_checked(epoch, keys, size, effects);
+            }
+            PeerInput::Persisted { number } => self.raft.persisted(now, number),
+            PeerInput::Applied(report) => self.on_applied(now, report, effects),
+            PeerInput::Fetched {
+                ticket,
+                low,
+                entries,
+            } => {
+                self.raft.log_mut().fetched(ticket, low, entries);
+                self.raft.fetched(now, flotilla_raft::Ticket(ticket));
+            }
+            PeerInput::Durable { index } => {
+                self.durable_applied = self.durable_applied.max(index);
+                self.truncate_log(effects);
+            }
+            PeerInput::Campaign => self.campaign = true,
+            PeerInput::Transfer { to } => {
+                self.delegate.suspend();
+                // A refused transfer leaves the leader as it is; whoever asked looks at the outcome.
+                let _refused = self.raft.transfer_leader(now, to);
+            }
+        }
+    }
+
+    pub(crate) fn end_round(&mut self, now: Mono, effects: &mut RaftEffects) {
+        if std::mem::take(&mut self.campaign) {
+            self.raft.campaign(now);
+        }
+        self.propose_waiting(now);
+        self.start_reads(now);
+        while self.raft.has_ready() {
+            self.carry_out_ready(now, effects);
+        }
+        self.answer_reads();
+        self.renew_lease();
+    }
+
+    /// Nothing is proposed or read here any more; what is still owed is answered by being dropped.
+    pub(crate) fn retire(&mut self, delegates: &Delegates) {
+        delegates.close(self.region.id);
+        self.proposals = Proposals::default();
+        self.reads = Reads::default();
+        self.splitting.clear();
+    }
+
+    pub(crate) fn tick(&mut self, now: Mono, effects: &mut RaftEffects) {
+        self.raft.tick(now);
+        self.expire_proposals(now);
+        let due = self
+            .last_heartbeat
+            .is_none_or(|last| now - last >= self.config.region_heartbeat);
+        if self.is_leader() && due {
+            self.report_region(now, effects);
+        }
+        self.truncate_log(effects);
+    }
+
+    fn on_message(&mut self, now: Mono, message: PeerMessage, effects: &mut RaftEffects) {
+        let (from, to) = (
+            message.from_peer.unwrap_or_default(),
+            message.to_peer.unwrap_or_default(),
+        );
+        if to.id != self.meta.id || message.is_tombstone {
+            return; // Meant for an earlier or later peer of this store.
+        }
+        if let Some(inner) = message.message {
+            self.raft.log_mut().learn_address(from);
+            match self.raft.step(now, inner) {
+                Ok(()) => {}
+                Err(StepError::Safety { what, .. }) => {
+                    let (region, detail) = (self.region.id, what.to_owned());
+                    effects.fatal = Some(StoreFatal::Safety { region, detail });
+                }
+                Err(error) => tracing::debug!(region = self.region.id, %error, "message dropped"),
+            }
+        }
+    }
+
+    fn on_applied(&mut self, now: Mono, report: ApplyReport, effects: &mut RaftEffects) {
+        for change in report.changes {
+            self.on_change(now, change, effects);
+        }
+        while self
+            .unsettled
+            .front()
+            .is_some_and(|index| *index <= report.index)
+        {
+            self.unsettled.pop_front();
+        }
+        self.raft.applied(now, report.index);
+        self.growth.bytes += report.written_bytes;
+        self.growth.keys += report.written_keys;
+        self.unreported.bytes += report.written_bytes;
+        self.unreported.keys += report.written_keys;
+        self.raft.log_mut().release(report.index);
+        self.check_size(effects);
+        self.announce_meta(effects);
+    }
+
+    fn on_change(&mut self, now: Mono, change: RegionChange, effects: &mut RaftEffects) {
+        match change {
+            RegionChange::Split {
+                index,
+                parent,
+                children,
+            } => {
+                self.on_split_applied(now, index, parent, children, effects);
+            }
+            RegionChange::SplitRefused { index } => self.on_split_refused(index),
+            RegionChange::Members { region, .. } => {
+                self.raft.apply_conf_change(now, &conf_state(&region));
+                self.region = region;
+                self.publish();
+                if self.is_leader() {
+                    self.report_region(now, effects);
+                }
+            }
+        }
+    }
+
+    /// Says what this peer is to whoever reads without asking it.
+    fn publish(&self) {
+        let leader = self.raft.leader();
+        self.delegate.publish(Serving {
+            region: self.region.clone(),
+            peer: self.meta,
+            leader: self
+                .region
+                .peers
+                .iter()
+                .find(|peer| Some(peer.id) == leader)
+                .copied(),
+            term: self.raft.term(),
+            siblings: self.siblings.clone(),
+        });
+    }
+
+    fn check(&self, context: &ReadContext) -> Result<(), RequestError> {
+        self.delegate.serving().check(context)
+    }
+
+    fn not_leader(&self) -> RequestError {
+        let leader = self.raft.leader();
+        let leader = self
+            .region
+            .peers
+            .iter()
+            .find(|peer| Some(peer.id) == leader)
+            .copied();
+        RequestError::NotLeader {
+            region: self.region.id,
+            leader,
+        }
+    }
+
+    fn renew_lease(&self) {
+        if let (true, Some(until)) = (self.unsettled.is_empty(), self.raft.lease_until()) {
+            self.delegate.renew(until);
+        }
+    }
+
+    fn report_region(&mut self, now: Mono, effects: &mut RaftEffects) {
+        if self.region.id == META_REGION {
+            return;
+        }
+        self.last_heartbeat = Some(now);
+        effects.pd.push(PdTask::RegionHeartbeat {
+            region: self.region.clone(),
+            leader: self.meta,
+            term: self.raft.term(),
+            size: RegionSize {
+                bytes: self.size.bytes + self.growth.bytes,
+                keys: self.size.keys + self.growth.keys,
+            },
+            written: std::mem::take(&mut self.unreported),
+        });
+    }
+
+    /// Tells when this store has become PD: it leads the meta region and has applied all that
+    /// earlier leaders wrote (contracts: C20).
+    fn announce_meta(&mut self, effects: &mut RaftEffects) {
+        if self.region.id != META_REGION {
+            return;
+        }
+        let term = self.raft.term();
+        let ready =
+            self.is_leader() && self.raft.applied_index() >= self.raft.first_index_of_term();
+        match (ready, self.meta_announced) {
+            (true, announced) if announced != Some(term) => {
+                self.meta_announced = Some(term);
+                effects.meta_role.push(MetaRole::Leads { term });
+            }
+            (false, Some(_)) => {
+                self.meta_announced = None;
+                effects.meta_role.push(MetaRole::Follows);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl std::fmt::Debug for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Peer")
+            .field("region", &self.region.id)
+            .field("peer", &self.meta.id)
+            .field("store", &self.store)
+            .field("applied", &self.raft.applied_index())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,114 @@
+//! What the raft group wants done: a Ready becomes effects.
+
+use flotilla_proto::clock::Mono;
+use flotilla_proto::raft::{Entry, EntryKind, Message};
+use flotilla_proto::store::{PeerMessage, RaftRecord};
+use flotilla_raft::RoleChange;
+
+use super::Peer;
+use crate::effects::{ApplyInput, Committed, Outbound, RaftEffects, Release};
+
+impl Peer {
+    pub(super) fn carry_out_ready(&mut self, now: Mono, effects: &mut RaftEffects) {
+        let region = self.region.id;
+        let ready = self.raft.ready(now);
+        if let Some(change) = &ready.role_change {
+            self.on_role_change(now, change, effects);
+        }
+        for message in ready.send_now {
+            effects.send_now.extend(self.outbound(message));
+        }
+        let writes = ready.hard_state.is_some() || !ready.entries.is_empty();
+        if !ready.entries.is_empty() {
+            let last_before = self.raft.log_mut().take_last_before();
+            effects.log.0.append(region, ready.entries, last_before);
+        }
+        if let Some(hard_state) = ready.hard_state {
+            let record = RaftRecord {
+                peer_id: self.meta.id,
+                hard_state: Some(hard_state),
+            };
+            effects.log.0.set_record(region, record);
+        }
+        let messages: Vec<_> = ready
+            .send_after_write
+            .into_iter()
+            .filter_map(|message| self.outbound(message))
+            .collect();
+        if writes || !messages.is_empty() {
+            effects.releases.push(Release {
+                region,
+                number: ready.number,
+                messages,
+            });
+        } else {
+            // Nothing to wait for: it is persisted as soon as everything before it is.
+            self.raft.persisted(now, ready.number);
+        }
+        self.hand_to_apply(ready.committed, effects);
+        for grant in ready.reads {
+            self.on_read_granted(grant.token, grant.index);
+        }
+        for fetch in self.raft.log_mut().take_fetches() {
+            effects.fetches.push(fetch);
+        }
+    }
+
+    fn on_role_change(&mut self, now: Mono, change: &RoleChange, effects: &mut RaftEffects) {
+        tracing::debug!(region = self.region.id, role = ?change.role, term = change.term, "role");
+        self.publish();
+        self.announce_meta(effects);
+        if self.is_leader() {
+            self.report_region(now, effects);
+            self.check_size(effects);
+        } else {
+            self.refuse_waiting();
+            self.refuse_reads();
+        }
+    }
+
+    /// Whatever changes the region itself closes the door for reads before the data can change.
+    fn hand_to_apply(&mut self, entries: Vec<Entry>, effects: &mut RaftEffects) {
+        if entries.is_empty() {
+            return;
+        }
+        let mut committed = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if entry.kind() != EntryKind::Data {
+                self.unsettled.push_back(entry.index);
+            }
+            let answers = self.answers_for(&entry);
+            committed.push(Committed { entry, answers });
+        }
+        if !self.unsettled.is_empty() {
+            self.delegate.suspend();
+        }
+        effects
+            .to_apply
+            .push((self.region.id, ApplyInput::Committed(committed)));
+    }
+
+    /// `None` when nobody knows where the peer is: raft will try again.
+    fn outbound(&self, message: Message) -> Option<Outbound> {
+        let known = self
+            .region
+            .peers
+            .iter()
+            .find(|peer| peer.id == message.to)
+            .copied();
+        let to = known.or_else(|| self.raft.log().address(message.to))?;
+        Some(Outbound {
+            store: to.store_id,
+            message: PeerMessage {
+                region_id: self.region.id,
+                from_peer: Some(self.meta),
+                to_peer: Some(to),
+                region_epoch: self.region.region_epoch,
+                start_key: self.region.start_key.clone(),
+                end_key: self.region.end_key.clone(),
+                message: Some(message),
+                is_tombstone: false,
+            },
+        })
+    }
+}

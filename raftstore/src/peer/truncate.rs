@@ -1,0 +1,33 @@
+//! Dropping log entries that nobody needs any more (contracts: C11).
+
+use flotilla_proto::store::TruncationRecord;
+
+use super::Peer;
+use crate::effects::RaftEffects;
+
+impl Peer {
+    /// Never beyond what survives a crash in the state database, nor beyond what a recently active
+    /// follower still needs, within the lag that is kept for one.
+    pub(super) fn truncate_log(&mut self, effects: &mut RaftEffects) {
+        let log = self.raft.log();
+        let first = log.first();
+        let applied = self.raft.applied_index();
+        let durable = self.durable_applied.min(applied);
+        let kept_for_lag = applied.saturating_sub(self.config.lag_entries_max);
+        let needed = self.raft.min_matched().max(kept_for_lag);
+        let to = durable.min(needed);
+        if to < first {
+            return;
+        }
+        let entries = to + 1 - first;
+        let worth = entries >= self.config.truncate_entries_min
+            || log.bytes_up_to(to) >= self.config.truncate_bytes_min;
+        if !worth {
+            return;
+        }
+        let Some(term) = log.term_of(to) else { return };
+        let record = TruncationRecord { index: to, term };
+        effects.log.0.truncate(self.region.id, record, first);
+        self.raft.log_mut().truncate(to, term);
+    }
+}

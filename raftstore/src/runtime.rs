@@ -1,0 +1,314 @@
+//! A store that runs: its machines behind routers, and who carries out what they ask for.
+//!
+//! Nothing here starts a thread. Production gives the pollers and the log writer threads of their
+//! own; the simulator steps them by a seed. What reaches the outside world (reads off the pollers,
+//! PD) goes through [`World`].
+
+use std::sync::Arc;
+
+use flotilla_engine::{EngineError, Pressure, RaftLog, StateStore};
+use flotilla_router::{
+    Executor, LogConfig, LogSink, LogWriter, Outgoing, OutgoingConfig, Router, RouterConfig,
+};
+
+use crate::apply::Apply;
+use crate::boot::Boot;
+use crate::effects::{
+    ApplyEffects, Fetch, LogWrite, MetaRole, Outbound, PdTask, PeerInput, RaftEffects, RaftInput,
+    Release, SizeCheck, Spawn,
+};
+use crate::store::RaftMachine;
+use crate::{Delegates, STORE_ADDRESS, StartError};
+
+/// Inputs that may wait in the mailbox of one machine.
+pub const MAILBOX_INPUTS_MAX: usize = 4_096;
+
+/// Why the store must stop.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreFatal {
+    /// The storage failed.
+    #[error(transparent)]
+    Engine(Arc<EngineError>),
+    /// An entry cannot be applied (contracts: C36).
+    #[error(transparent)]
+    Entry(Arc<StartError>),
+    /// A replica contradicts what it had promised: raft's safety is broken.
+    #[error("region {region}: {detail}; stop this store, keep its data folder, and report this")]
+    Safety {
+        /// The region.
+        region: u64,
+        /// What contradicts what.
+        detail: String,
+    },
+}
+
+impl From<EngineError> for StoreFatal {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(Arc::new(error))
+    }
+}
+
+/// The shared log as the log writer sees it.
+#[derive(Debug)]
+pub struct EngineLog<L>(pub Arc<L>);
+
+impl<L: RaftLog> LogSink for EngineLog<L> {
+    type Batch = LogWrite;
+    type Error = StoreFatal;
+
+    fn append(&self, batch: &LogWrite) -> Result<u64, StoreFatal> {
+        Ok(self.0.append(&batch.0)?)
+    }
+
+    fn sync(&self) -> Result<u64, StoreFatal> {
+        Ok(self.0.sync()?)
+    }
+}
+
+/// What lies outside the store. Calls must not block.
+pub trait World: Send {
+    /// Read entries off the pollers; comes back as [`PeerInput::Fetched`].
+    fn fetch(&mut self, fetch: Fetch);
+    /// Measure a region off the pollers; comes back as [`PeerInput::SizeChecked`].
+    fn size_check(&mut self, check: SizeCheck);
+    /// Ask or tell PD.
+    fn pd(&mut self, task: PdTask);
+    /// This store is PD from now on, or is not any more.
+    fn meta_role(&mut self, role: MetaRole);
+}
+
+/// The parts of a running store. Cheap to clone; all clones are the same store.
+pub struct Runtime<L: RaftLog, S> {
+    /// Peers, and the store machine.
+    pub raft: Router<RaftMachine>,
+    /// Apply machines.
+    pub apply: Router<Apply>,
+    /// The log writer.
+    pub log: LogWriter<EngineLog<L>, Vec<Release>>,
+    /// The state database.
+    pub state: Arc<S>,
+    /// Messages to other stores.
+    pub outgoing: Outgoing<Outbound>,
+    /// The doors for local reads.
+    pub delegates: Arc<Delegates>,
+}
+
+impl<L: RaftLog, S> Clone for Runtime<L, S> {
+    fn clone(&self) -> Self {
+        Self {
+            raft: self.raft.clone(),
+            apply: self.apply.clone(),
+            log: self.log.clone(),
+            state: Arc::clone(&self.state),
+            outgoing: self.outgoing.clone(),
+            delegates: Arc::clone(&self.delegates),
+        }
+    }
+}
+
+impl<L: RaftLog, S: StateStore> Runtime<L, S> {
+    /// The store that was opened, ready to be stepped or given threads.
+    pub fn new(boot: Boot, log: Arc<L>, state: Arc<S>) -> Self {
+        let Boot {
+            store,
+            regions,
+            delegates,
+            ..
+        } = boot;
+        let runtime = Self {
+            raft: Router::new(RouterConfig::default()),
+            apply: Router::new(RouterConfig::default()),
+            log: LogWriter::new(Arc::new(EngineLog(log)), LogConfig::default()),
+            state,
+            outgoing: Outgoing::new(OutgoingConfig::default()),
+            delegates,
+        };
+        let taken =
+            runtime
+                .raft
+                .register(STORE_ADDRESS, RaftMachine::Store(store), MAILBOX_INPUTS_MAX);
+        assert!(taken.is_ok(), "the store's address is free");
+        for spawn in regions {
+            runtime.spawn(spawn);
+        }
+        runtime
+    }
+
+    /// Carries out the effects of rounds of raft machines.
+    pub fn raft_executor<W: World>(&self, world: W) -> RaftExecutor<L, S, W> {
+        RaftExecutor {
+            runtime: self.clone(),
+            world,
+        }
+    }
+
+    /// Carries out the effects of rounds of apply machines.
+    pub fn apply_executor(&self, limits: ApplyLimits) -> ApplyExecutor<L, S> {
+        ApplyExecutor {
+            runtime: self.clone(),
+            limits,
+            admin_batches: Arc::default(),
+        }
+    }
+
+    /// The log is durable up to here: what waited for it goes out.
+    pub fn release(&self, releases: Vec<Vec<Release>>) {
+        for Release {
+            region,
+            number,
+            messages,
+        } in releases.into_iter().flatten()
+        {
+            messages.into_iter().for_each(|message| self.send(message));
+            self.to_peer(region, PeerInput::Persisted { number });
+        }
+    }
+
+    /// An input that must not be lost. A peer that is gone needs it no more.
+    pub fn to_peer(&self, region: u64, input: PeerInput) {
+        let _gone = self.raft.force_send(region, RaftInput::Peer(input));
+    }
+
+    fn spawn(&self, spawn: Spawn) {
+        let Spawn {
+            region,
+            peer,
+            apply,
+        } = spawn;
+        let machine = RaftMachine::peer(peer, Arc::clone(&self.delegates));
+        let fresh = self
+            .apply
+            .register(region, *apply, MAILBOX_INPUTS_MAX)
+            .is_ok()
+            && self
+                .raft
+                .register(region, machine, MAILBOX_INPUTS_MAX)
+                .is_ok();
+        assert!(fresh, "region {region} runs already");
+        self.raft.tick(region);
+    }
+
+    /// Raft sends again what is lost; a full queue is told as an unreachable peer.
+    fn send(&self, message: Outbound) {
+        if let Err(refused) = self.outgoing.push(message) {
+            let region = refused.message.region_id;
+            if let Some(to) = refused.message.to_peer {
+                self.to_peer(region, PeerInput::Unreachable { peer: to.id });
+            }
+        }
+    }
+}
+
+/// See [`Runtime::raft_executor`].
+pub struct RaftExecutor<L: RaftLog, S, W> {
+    runtime: Runtime<L, S>,
+    world: W,
+}
+
+impl<L: RaftLog, S: StateStore, W: World> Executor<RaftEffects> for RaftExecutor<L, S, W> {
+    type Fatal = StoreFatal;
+
+    fn may_run(&mut self) -> bool {
+        !self.runtime.log.is_behind()
+    }
+
+    fn execute(&mut self, effects: &mut RaftEffects) -> Result<(), StoreFatal> {
+        let runtime = &self.runtime;
+        if let Some(fatal) = effects.fatal.take() {
+            return Err(fatal);
+        }
+        effects
+            .spawn
+            .drain(..)
+            .for_each(|spawn| runtime.spawn(spawn));
+        for region in effects.stop.drain(..) {
+            runtime.raft.close(region);
+            runtime.apply.close(region);
+        }
+        effects
+            .send_now
+            .drain(..)
+            .for_each(|message| runtime.send(message));
+        let log = std::mem::take(&mut effects.log);
+        let releases = std::mem::take(&mut effects.releases);
+        if !flotilla_router::Merge::is_empty(&log) || !releases.is_empty() {
+            // A log that has failed or stopped has said so itself, and the store is ending.
+            let _ending = runtime.log.submit(log, releases);
+        }
+        for (region, input) in effects.to_apply.drain(..) {
+            // Its peer is handing out entries, so it is there; a region that stops owes no answers.
+            let _gone = runtime.apply.force_send(region, input);
+        }
+        for (address, input) in effects.to_raft.drain(..) {
+            let _gone = runtime.raft.force_send(address, input);
+        }
+        effects
+            .fetches
+            .drain(..)
+            .for_each(|fetch| self.world.fetch(fetch));
+        effects
+            .size_checks
+            .drain(..)
+            .for_each(|check| self.world.size_check(check));
+        effects.pd.drain(..).for_each(|task| self.world.pd(task));
+        effects
+            .meta_role
+            .drain(..)
+            .for_each(|role| self.world.meta_role(role));
+        Ok(())
+    }
+}
+
+/// When apply stops taking entries, before the state database would block (contracts: C25).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ApplyLimits {
+    /// Bytes in memtables, those being flushed included.
+    pub memtable_bytes_max: u64,
+    /// Files in level 0 of any column family.
+    pub level0_files_max: u64,
+}
+
+impl ApplyLimits {
+    fn allow(&self, pressure: Pressure) -> bool {
+        !pressure.stopped
+            && pressure.memtable_bytes <= self.memtable_bytes_max
+            && pressure.level0_files <= self.level0_files_max
+    }
+}
+
+/// See [`Runtime::apply_executor`].
+pub struct ApplyExecutor<L: RaftLog, S> {
+    runtime: Runtime<L, S>,
+    limits: ApplyLimits,
+    /// Counts batches with an admin change; the durable watch looks at it.
+    pub admin_batches: Arc<std::sync::atomic::AtomicU64>,
+}
+
+impl<L: RaftLog, S: StateStore> Executor<ApplyEffects> for ApplyExecutor<L, S> {
+    type Fatal = StoreFatal;
+
+    fn may_run(&mut self) -> bool {
+        self.limits.allow(self.runtime.state.pressure())
+    }
+
+    fn execute(&mut self, effects: &mut ApplyEffects) -> Result<(), StoreFatal> {
+        if let Some(fatal) = effects.fatal.take() {
+            return Err(StoreFatal::Entry(Arc::new(fatal)));
+        }
+        let batch = std::mem::take(&mut effects.batch);
+        if !batch.is_empty() {
+            self.runtime.state.write(&batch)?;
+        }
+        if batch.admin {
+            self.admin_batches
+                .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        }
+        for (answer, result) in effects.answers.drain(..) {
+            answer.give(result);
+        }
+        for (region, report) in effects.reports.drain(..) {
+            self.runtime.to_peer(region, PeerInput::Applied(report));
+        }
+        Ok(())
+    }
+}
