@@ -49,6 +49,19 @@ pub enum EngineError {
         /// Newest format version this build reads.
         known: u32,
     },
+    /// The database belongs to another store: a copied or mixed-up folder.
+    #[error(
+        "{path} belongs to store {} of cluster {}, not to store {} of cluster {}; put the folder back where it belongs",
+        found.1, found.0, expected.1, expected.0
+    )]
+    Foreign {
+        /// The database folder.
+        path: PathBuf,
+        /// Cluster id and store id found.
+        found: (u64, u64),
+        /// Cluster id and store id of the store that was opened.
+        expected: (u64, u64),
+    },
     /// An earlier write or sync failed, and nothing is accepted after that.
     #[error("the storage refused the call: an earlier write or sync failed ({cause})")]
     Poisoned {
