@@ -1,0 +1,286 @@
+//! Elections (paper 5.2, 5.4.1; thesis 3.4, 6.4.1 and 9.6): who campaigns, who votes for whom, and
+//! what a change of role resets.
+
+use flotilla_proto::clock::Mono;
+use flotilla_proto::raft::{EntryKind, Message, MessageKind};
+
+use bytes::Bytes;
+
+use crate::leader::Leader;
+use crate::log_view::LogView;
+use crate::progress::Progress;
+use crate::quorum::VoteOutcome;
+use crate::raft::{Raft, State};
+
+/// The answers of one election. A candidate's own vote is among them once it is durable.
+#[derive(Debug, Default)]
+pub(crate) struct Ballot {
+    answers: Vec<(u64, bool)>,
+}
+
+impl Ballot {
+    /// Only the first answer of a voter counts.
+    fn record(&mut self, voter: u64, granted: bool) {
+        if self.answer(voter).is_none() {
+            self.answers.push((voter, granted));
+        }
+    }
+
+    fn answer(&self, voter: u64) -> Option<bool> {
+        self.answers
+            .iter()
+            .find(|(id, _)| *id == voter)
+            .map(|(_, granted)| *granted)
+    }
+}
+
+impl<L: LogView> Raft<L> {
+    /// Campaigns at once instead of after the election timeout: for the only voter of a group, and
+    /// for the child of a split on the store that led the parent (contracts: C16, C33).
+    ///
+    /// Returns whether it did. It does not while this replica leads, is no voter, has not applied a
+    /// committed change of the configuration or a snapshot, or (unless it is the only voter) has
+    /// promised its vote to a leader heard of less than an election timeout ago.
+    pub fn campaign(&mut self, now: Mono) -> bool {
+        self.advance(now);
+        let bound = self.has_fresh_contact() && !self.conf.is_single_voter(self.config.id);
+        let may = !matches!(self.state, State::Leader(_)) && self.may_campaign() && !bound;
+        if may {
+            self.start_election();
+        }
+        may
+    }
+
+    /// This replica could lead: a voter that knows the newest configuration and has its state.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.conf.is_voter(self.config.id) && !self.log.conf_unsettled() && !self.log.installing()
+    }
+
+    pub(crate) fn start_election(&mut self) {
+        if self.config.pre_vote {
+            self.become_pre_candidate();
+        } else {
+            self.become_candidate(0);
+        }
+    }
+
+    // ---- roles ----
+
+    /// Follows `leader` (0: whoever will lead) in `term`.
+    pub(crate) fn become_follower(&mut self, term: u64, leader: u64) {
+        assert!(term >= self.term, "term falls from {} to {term}", self.term);
+        if term > self.term {
+            self.term = term;
+            self.vote = 0;
+            self.void_attempts = 0;
+            self.min_matched = 0;
+        }
+        self.enter(State::Follower, leader);
+    }
+
+    fn become_pre_candidate(&mut self) {
+        self.enter(State::PreCandidate(Ballot::default()), 0);
+        self.ask_for_votes(MessageKind::PreVote, 0);
+        self.record_vote(self.config.id, true);
+    }
+
+    /// `attempt`: of the transfer that asked for this election; 0 for none.
+    pub(crate) fn become_candidate(&mut self, attempt: u64) {
+        self.term += 1;
+        self.vote = self.config.id;
+        self.void_attempts = 0;
+        self.min_matched = 0;
+        self.enter(State::Candidate(Ballot::default()), 0);
+        self.ask_for_votes(MessageKind::Vote, attempt);
+    }
+
+    fn become_leader(&mut self) {
+        let next = self.log.last_index() + 1;
+        let peers = self
+            .conf
+            .members()
+            .map(|id| Progress::new(id, next, self.now))
+            .collect();
+        self.enter(
+            State::Leader(Box::new(Leader::new(peers, next, self.now))),
+            self.config.id,
+        );
+        // Commits what earlier terms left, and opens reads (paper 5.4.2, 8).
+        self.push(EntryKind::Data, Bytes::new());
+        self.note_own_progress();
+        self.tick_leader();
+    }
+
+    /// What every change of role resets.
+    fn enter(&mut self, state: State, leader: u64) {
+        if let State::Leader(old) = std::mem::replace(&mut self.state, state) {
+            self.fail_reads(old.reads);
+        }
+        self.set_leader(leader);
+        self.timer_base = self.now;
+        self.redraw_timeout();
+    }
+
+    pub(crate) fn set_leader(&mut self, leader: u64) {
+        if leader != self.leader {
+            self.leader = leader;
+            self.fail_forwarded();
+        }
+    }
+
+    // ---- asking ----
+
+    fn ask_for_votes(&mut self, kind: MessageKind, attempt: u64) {
+        let pre = kind == MessageKind::PreVote;
+        let request = Message {
+            term: self.term + u64::from(pre),
+            index: self.log.last_index(),
+            log_term: self.log.last_term(),
+            priority: self.config.priority,
+            transfer: attempt > 0,
+            transfer_attempt: attempt,
+            ..self.message(kind, 0)
+        };
+        // A vote request says that the candidate voted for itself.
+        let queue = if pre {
+            &mut self.send_now
+        } else {
+            &mut self.after_write
+        };
+        let others = self.conf.voters().filter(|voter| *voter != self.config.id);
+        queue.extend(others.map(|to| Message {
+            to,
+            ..request.clone()
+        }));
+    }
+
+    /// An answer to this replica's election.
+    pub(crate) fn on_vote(&mut self, kind: MessageKind, message: &Message) {
+        let mine = match &self.state {
+            // Grants come under the term asked about, refusals under the voter's own.
+            State::PreCandidate(_) => {
+                kind == MessageKind::PreVoteResponse
+                    && (message.reject || message.term == self.term + 1)
+            }
+            State::Candidate(_) => kind == MessageKind::VoteResponse,
+            State::Follower | State::Leader(_) => false,
+        };
+        if mine {
+            self.record_vote(message.from, !message.reject);
+        }
+    }
+
+    /// The hard state that says this replica voted for itself is durable.
+    pub(crate) fn count_own_vote(&mut self) {
+        let durable = self.log.durable();
+        let own = (durable.term, durable.vote) == (self.term, self.config.id);
+        if own && matches!(self.state, State::Candidate(_)) {
+            self.record_vote(self.config.id, true);
+        }
+    }
+
+    fn record_vote(&mut self, voter: u64, granted: bool) {
+        let id = self.config.id;
+        let (State::PreCandidate(ballot) | State::Candidate(ballot)) = &mut self.state else {
+            return;
+        };
+        ballot.record(voter, granted);
+        let own = ballot.answer(id).is_some();
+        let outcome = self.conf.vote(|voter| ballot.answer(voter));
+        let real = matches!(self.state, State::Candidate(_));
+        match outcome {
+            VoteOutcome::Won if real && own => self.become_leader(),
+            VoteOutcome::Won if !real => self.become_candidate(0),
+            VoteOutcome::Lost => self.become_follower(self.term, 0),
+            VoteOutcome::Won | VoteOutcome::Pending => {}
+        }
+    }
+
+    // ---- being asked ----
+
+    /// A leader was heard of within the shortest election timeout (thesis 6.4.1, contracts: C15).
+    fn has_fresh_contact(&self) -> bool {
+        self.config.check_quorum
+            && self
+                .contact
+                .is_some_and(|at| self.now - at < self.config.election_timeout_min)
+    }
+
+    /// This replica stays with its leader and gives no vote. A transfer in progress is the exception;
+    /// one that its leader has given up is none.
+    pub(crate) fn is_loyal(&self, message: &Message) -> bool {
+        let voided = match &self.state {
+            State::Leader(leader) => leader.voided,
+            _ => self.void_attempts,
+        };
+        let next_term = message.term == self.term + 1;
+        let transfer = message.transfer && !(next_term && message.transfer_attempt <= voided);
+        let leads = self.config.check_quorum && matches!(self.state, State::Leader(_));
+        !transfer && (leads || self.has_fresh_contact())
+    }
+
+    /// Anyone asked answers, member or not: it may be that this replica does not know yet that it
+    /// is a voter.
+    pub(crate) fn on_vote_request(&mut self, kind: MessageKind, message: &Message) {
+        let pre = kind == MessageKind::PreVote;
+        let free = self.vote == message.from || (self.vote == 0 && self.leader == 0);
+        let open = if pre {
+            message.term > self.term && !self.is_loyal(message)
+        } else {
+            free
+        };
+        let grant = open
+            && self.log.is_up_to_date(message.index, message.log_term)
+            && self.yields_to(message);
+        let response = if pre {
+            MessageKind::PreVoteResponse
+        } else {
+            MessageKind::VoteResponse
+        };
+        let mut answer = Message {
+            reject: !grant,
+            ..self.message(response, message.from)
+        };
+        match (pre, grant) {
+            (true, true) => answer.term = message.term,
+            (false, true) => {
+                self.vote = message.from;
+                self.timer_base = self.now;
+            }
+            (_, false) => {}
+        }
+        if pre {
+            self.send_now.push(answer);
+        } else {
+            self.after_write.push(answer);
+        }
+    }
+
+    /// Among equal logs the lower priority gives way; a transfer and a longer log overrule it.
+    fn yields_to(&self, message: &Message) -> bool {
+        message.transfer
+            || message.priority >= self.config.priority
+            || (message.log_term, message.index) > (self.log.last_term(), self.log.last_index())
+    }
+
+    /// A message of the leader of this term came in.
+    pub(crate) fn hear_leader(&mut self, leader: u64) -> Result<(), crate::StepError> {
+        let what = "a second leader in one term";
+        if matches!(self.state, State::Leader(_)) || (self.leader != 0 && self.leader != leader) {
+            return Err(crate::StepError::Safety { from: leader, what });
+        }
+        if matches!(self.state, State::Follower) {
+            self.set_leader(leader);
+        } else {
+            self.become_follower(self.term, leader);
+        }
+        self.contact = Some(self.now);
+        self.timer_base = self.now;
+        Ok(())
+    }
+
+    /// When the leader's silence is up, counted from what it said last.
+    pub fn election_deadline(&self) -> Mono {
+        self.timer_base + self.timeout
+    }
+}

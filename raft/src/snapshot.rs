@@ -1,0 +1,109 @@
+//! Snapshots (paper section 7): a follower that fell behind the log gets the state instead.
+
+use flotilla_proto::clock::Mono;
+use flotilla_proto::raft::{Message, MessageKind};
+
+use crate::conf::Conf;
+use crate::error::StepError;
+use crate::log_view::LogView;
+use crate::progress::{Pace, Progress};
+use crate::raft::{Raft, State};
+
+impl<L: LogView> Raft<L> {
+    // ---- the leader's side ----
+
+    /// Sends a snapshot to `peer`, or asks the caller for one. Never lets an append follow.
+    pub(crate) fn send_snapshot(&mut self, peer: &mut Progress) -> bool {
+        if self.now - peer.active >= self.config.election_timeout_max {
+            // Too big to be sent on the chance; the peer shows itself by answering a heartbeat.
+            peer.paused = true;
+            return false;
+        }
+        let Some(snapshot) = self.log.view.snapshot() else {
+            if !peer.snapshot_wanted {
+                peer.snapshot_wanted = true;
+                self.snapshot_wanted.push(peer.id);
+            }
+            return false;
+        };
+        let index = snapshot.meta.as_ref().map_or(0, |meta| meta.index);
+        assert!(
+            index + 1 >= self.log.first_index(),
+            "snapshot at {index} below the log's beginning"
+        );
+        peer.become_snapshot(index);
+        let kind = MessageKind::Snapshot;
+        let message = Message {
+            snapshot: Some(snapshot),
+            ..self.message(kind, peer.id)
+        };
+        self.send_now.push(message);
+        false
+    }
+
+    /// A snapshot that was asked for in [`crate::Ready::snapshot_wanted`] is there now. Without this
+    /// call it is looked for at the next heartbeat.
+    pub fn snapshot_ready(&mut self, now: Mono) {
+        self.advance(now);
+        if let State::Leader(leader) = &mut self.state {
+            for peer in &mut leader.peers {
+                leader.replicate |= std::mem::take(&mut peer.snapshot_wanted);
+            }
+        }
+    }
+
+    /// What became of a snapshot message: owed once for each that leaves in a Ready. `ok` when the
+    /// peer has taken it in as far as the transport can tell; if that is wrong, the peer refuses the
+    /// next append and gets another snapshot.
+    pub fn report_snapshot(&mut self, peer: u64, ok: bool) {
+        let State::Leader(leader) = &mut self.state else {
+            return;
+        };
+        let Some(peer) = leader.peer_mut(peer) else {
+            return;
+        };
+        if !matches!(peer.pace, Pace::Snapshot { .. }) {
+            return;
+        }
+        if !ok {
+            peer.pace = Pace::Probe;
+        }
+        peer.become_probe();
+        // Whatever happened, give it until its next sign of life.
+        peer.paused = true;
+    }
+
+    // ---- the follower's side ----
+
+    pub(crate) fn on_snapshot(&mut self, message: Message) -> Result<(), StepError> {
+        let from = message.from;
+        let malformed = |what| StepError::Malformed { from, what };
+        let Some(snapshot) = message.snapshot else {
+            return Err(malformed("a snapshot message without one"));
+        };
+        let Some(meta) = snapshot.meta.clone() else {
+            return Err(malformed("a snapshot without its meta data"));
+        };
+        let conf = Conf::parse(meta.conf.as_ref().unwrap_or(&Default::default()))
+            .map_err(|_| malformed("a snapshot with an impossible configuration"))?;
+        if meta.term > self.term || meta.term == 0 {
+            return Err(malformed("a snapshot of an impossible term"));
+        }
+        if !conf.contains(self.config.id) {
+            return Err(StepError::NotInSnapshot { id: self.config.id });
+        }
+        self.hear_leader(from)?;
+        if meta.index > self.log.commit() {
+            if self.log.matches(meta.index, meta.term) && !self.conf.is_unknown() {
+                // The log has it all already; a state from elsewhere would only cost.
+                self.log.commit_to(meta.index);
+            } else {
+                self.log.restore(snapshot, meta.index, meta.term);
+                self.conf = conf;
+            }
+        }
+        // Where this snapshot is old, the commit index tells the leader where to go on.
+        self.accept_append(from, self.log.commit());
+        Ok(())
+    }
+}
