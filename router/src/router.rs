@@ -419,6 +419,9 @@ impl<M: Machine> Core<M> {
     }
 }
 
+/// 2^64 divided by the golden ratio, odd.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Region ids are small and in sequence; one multiplication spreads them over shards and buckets.
 #[derive(Default)]
 pub(crate) struct AddrHasher(u64);
@@ -435,7 +438,7 @@ impl Hasher for AddrHasher {
     }
 
     fn write_u64(&mut self, value: u64) {
-        let product = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835;
+        let product = u128::from(self.0 ^ value) * u128::from(GOLDEN);
         self.0 = (product >> 64) as u64 ^ product as u64;
     }
 }

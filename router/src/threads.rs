@@ -53,6 +53,10 @@ impl<F> Report<F> {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that starts threads"
+)]
 /// Starts a named thread that runs `work`. When it is over, `end` is told whether it ended well,
 /// before anything is reported.
 fn spawn<F: Send + 'static>(
