@@ -283,7 +283,13 @@ impl Peer {
             }
             RegionChange::SplitRefused { index } => self.on_split_refused(index),
             RegionChange::Members { region, .. } => {
-                self.raft.apply_conf_change(now, &conf_state(&region));
+                if let Err(error) = self.raft.apply_conf_change(now, &conf_state(&region)) {
+                    let detail = format!("a committed configuration is refused: {error}");
+                    effects.fatal = Some(StoreFatal::Safety {
+                        region: region.id,
+                        detail,
+                    });
+                }
                 self.region = region;
                 self.publish();
                 if self.is_leader() {
@@ -358,8 +364,11 @@ impl Peer {
             return;
         }
         let term = self.raft.term();
-        let ready =
-            self.is_leader() && self.raft.applied_index() >= self.raft.first_index_of_term();
+        let applied = self.raft.applied_index();
+        let ready = self
+            .raft
+            .first_index_of_term()
+            .is_some_and(|first| applied >= first);
         match (ready, self.meta_announced) {
             (true, announced) if announced != Some(term) => {
                 self.meta_announced = Some(term);

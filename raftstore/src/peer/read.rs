@@ -54,6 +54,13 @@ impl Peer {
         self.reads.granted.push_back((index.max(last), waiting));
     }
 
+    /// Nobody confirmed it: the client looks for the leader again.
+    pub(super) fn on_read_failed(&mut self, token: u64) {
+        if let Some(waiting) = self.reads.asked.remove(&token) {
+            self.refuse(waiting);
+        }
+    }
+
     /// Permits whose index is applied; none while an admin entry is on its way through apply.
     pub(super) fn answer_reads(&mut self) {
         if !self.unsettled.is_empty() {

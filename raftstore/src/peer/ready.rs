@@ -12,13 +12,13 @@ impl Peer {
     pub(super) fn carry_out_ready(&mut self, now: Mono, effects: &mut RaftEffects) {
         let region = self.region.id;
         let ready = self.raft.ready(now);
+        let awaits_write = ready.awaits_write();
         if let Some(change) = &ready.role_change {
             self.on_role_change(now, change, effects);
         }
         for message in ready.send_now {
             effects.send_now.extend(self.outbound(message));
         }
-        let writes = ready.hard_state.is_some() || !ready.entries.is_empty();
         if !ready.entries.is_empty() {
             let last_before = self.raft.log_mut().take_last_before();
             effects.log.0.append(region, ready.entries, last_before);
@@ -30,24 +30,23 @@ impl Peer {
             };
             effects.log.0.set_record(region, record);
         }
-        let messages: Vec<_> = ready
-            .send_after_write
-            .into_iter()
-            .filter_map(|message| self.outbound(message))
-            .collect();
-        if writes || !messages.is_empty() {
+        if awaits_write {
+            let waiting = ready.send_after_write.into_iter();
+            let messages = waiting
+                .filter_map(|message| self.outbound(message))
+                .collect();
             effects.releases.push(Release {
                 region,
                 number: ready.number,
                 messages,
             });
-        } else {
-            // Nothing to wait for: it is persisted as soon as everything before it is.
-            self.raft.persisted(now, ready.number);
         }
         self.hand_to_apply(ready.committed, effects);
         for grant in ready.reads {
             self.on_read_granted(grant.token, grant.index);
+        }
+        for token in ready.reads_failed {
+            self.on_read_failed(token);
         }
         for fetch in self.raft.log_mut().take_fetches() {
             effects.fetches.push(fetch);
