@@ -1,1 +1,3 @@
 //! What a store or a tool asks of PD.
+
+pub mod codec;

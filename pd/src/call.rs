@@ -19,6 +19,9 @@ pub trait Call {
     /// Wraps the message for [`crate::Input::Request`].
     fn request(message: Self::Request) -> Request;
 
+    /// Wraps what came out.
+    fn answer(message: Self::Response) -> Response;
+
     /// Unwraps the answer.
     ///
     /// # Errors
@@ -26,8 +29,24 @@ pub trait Call {
     fn response(answer: Response) -> Result<Self::Response, Status>;
 }
 
+/// The cluster id a message names: `checked` messages have a header that must name this cluster.
+macro_rules! cluster_of {
+    (checked $message:ident) => {
+        Some(
+            $message
+                .header
+                .as_ref()
+                .map_or(0, |header| header.cluster_id),
+        )
+    };
+    (open $message:ident) => {{
+        let _ = $message;
+        None
+    }};
+}
+
 macro_rules! calls {
-    ($( $(#[$doc:meta])* $name:ident($request:ty) -> $response:ty; )*) => {
+    ($( $(#[$doc:meta])* $check:ident $name:ident($request:ty) -> $response:ty; )*) => {
         /// What PD can be asked.
         #[derive(Clone, Debug, PartialEq)]
         pub enum Request {
@@ -50,6 +69,11 @@ macro_rules! calls {
             pub fn name(&self) -> &'static str {
                 match self { $( Self::$name(_) => stringify!($name), )* }
             }
+
+            /// The cluster the call is meant for, if it must name one; 0 if it fails to.
+            pub(crate) fn cluster_id(&self) -> Option<u64> {
+                match self { $( Self::$name(message) => cluster_of!($check message), )* }
+            }
         }
 
         /// A marker type for each call; see [`Call`].
@@ -67,6 +91,10 @@ macro_rules! calls {
 
                     fn request(message: $request) -> Request {
                         Request::$name(Box::new(message))
+                    }
+
+                    fn answer(message: $response) -> Response {
+                        Response::$name(Box::new(message))
                     }
 
                     fn response(answer: Response) -> Result<$response, Status> {
@@ -87,80 +115,80 @@ macro_rules! calls {
 
 calls! {
     /// Who serves PD. Answered by every member, whatever the cluster id.
-    GetMembers(pd::GetMembersRequest) -> pd::GetMembersResponse;
+    open GetMembers(pd::GetMembersRequest) -> pd::GetMembersResponse;
     /// Which service mode PD runs in. Answered by every member, whatever the cluster id.
-    GetClusterInfo(pd::GetClusterInfoRequest) -> pd::GetClusterInfoResponse;
+    open GetClusterInfo(pd::GetClusterInfoRequest) -> pd::GetClusterInfoResponse;
     /// Registers the first store and region.
-    Bootstrap(pd::BootstrapRequest) -> pd::BootstrapResponse;
+    checked Bootstrap(pd::BootstrapRequest) -> pd::BootstrapResponse;
     /// Whether the first store and region are registered.
-    IsBootstrapped(pd::IsBootstrappedRequest) -> pd::IsBootstrappedResponse;
+    checked IsBootstrapped(pd::IsBootstrappedRequest) -> pd::IsBootstrappedResponse;
     /// A batch of ids that nobody else gets.
-    AllocID(pd::AllocIdRequest) -> pd::AllocIdResponse;
+    checked AllocID(pd::AllocIdRequest) -> pd::AllocIdResponse;
     /// A store by id.
-    GetStore(pd::GetStoreRequest) -> pd::GetStoreResponse;
+    checked GetStore(pd::GetStoreRequest) -> pd::GetStoreResponse;
     /// Registers or updates a store.
-    PutStore(pd::PutStoreRequest) -> pd::PutStoreResponse;
+    checked PutStore(pd::PutStoreRequest) -> pd::PutStoreResponse;
     /// All stores.
-    GetAllStores(pd::GetAllStoresRequest) -> pd::GetAllStoresResponse;
+    checked GetAllStores(pd::GetAllStoresRequest) -> pd::GetAllStoresResponse;
     /// A store's statistics.
-    StoreHeartbeat(pd::StoreHeartbeatRequest) -> pd::StoreHeartbeatResponse;
+    checked StoreHeartbeat(pd::StoreHeartbeatRequest) -> pd::StoreHeartbeatResponse;
     /// The region that holds a key.
-    GetRegion(pd::GetRegionRequest) -> pd::GetRegionResponse;
+    checked GetRegion(pd::GetRegionRequest) -> pd::GetRegionResponse;
     /// The region before the one that holds a key.
-    GetPrevRegion(pd::GetRegionRequest) -> pd::GetRegionResponse;
+    checked GetPrevRegion(pd::GetRegionRequest) -> pd::GetRegionResponse;
     /// A region by id.
-    GetRegionByID(pd::GetRegionByIdRequest) -> pd::GetRegionResponse;
+    checked GetRegionByID(pd::GetRegionByIdRequest) -> pd::GetRegionResponse;
     /// One message of the `QueryRegion` stream.
-    QueryRegion(pd::QueryRegionRequest) -> pd::QueryRegionResponse;
+    checked QueryRegion(pd::QueryRegionRequest) -> pd::QueryRegionResponse;
     /// Regions in key order.
-    ScanRegions(pd::ScanRegionsRequest) -> pd::ScanRegionsResponse;
+    checked ScanRegions(pd::ScanRegionsRequest) -> pd::ScanRegionsResponse;
     /// Regions of several ranges.
-    BatchScanRegions(pd::BatchScanRegionsRequest) -> pd::BatchScanRegionsResponse;
+    checked BatchScanRegions(pd::BatchScanRegionsRequest) -> pd::BatchScanRegionsResponse;
     /// Ids for a split into two.
-    AskSplit(pd::AskSplitRequest) -> pd::AskSplitResponse;
+    checked AskSplit(pd::AskSplitRequest) -> pd::AskSplitResponse;
     /// Ids for a split into several.
-    AskBatchSplit(pd::AskBatchSplitRequest) -> pd::AskBatchSplitResponse;
+    checked AskBatchSplit(pd::AskBatchSplitRequest) -> pd::AskBatchSplitResponse;
     /// A split into two was applied.
-    ReportSplit(pd::ReportSplitRequest) -> pd::ReportSplitResponse;
+    checked ReportSplit(pd::ReportSplitRequest) -> pd::ReportSplitResponse;
     /// A split into several was applied.
-    ReportBatchSplit(pd::ReportBatchSplitRequest) -> pd::ReportBatchSplitResponse;
+    checked ReportBatchSplit(pd::ReportBatchSplitRequest) -> pd::ReportBatchSplitResponse;
     /// The cluster's id and replica count.
-    GetClusterConfig(pd::GetClusterConfigRequest) -> pd::GetClusterConfigResponse;
+    checked GetClusterConfig(pd::GetClusterConfigRequest) -> pd::GetClusterConfigResponse;
     /// Changes the replica count.
-    PutClusterConfig(pd::PutClusterConfigRequest) -> pd::PutClusterConfigResponse;
+    checked PutClusterConfig(pd::PutClusterConfigRequest) -> pd::PutClusterConfigResponse;
     /// Spreads regions over stores, best effort.
-    ScatterRegion(pd::ScatterRegionRequest) -> pd::ScatterRegionResponse;
+    checked ScatterRegion(pd::ScatterRegionRequest) -> pd::ScatterRegionResponse;
     /// The operator that runs on a region.
-    GetOperator(pd::GetOperatorRequest) -> pd::GetOperatorResponse;
+    checked GetOperator(pd::GetOperatorRequest) -> pd::GetOperatorResponse;
     /// Splits regions at keys.
-    SplitRegions(pd::SplitRegionsRequest) -> pd::SplitRegionsResponse;
+    checked SplitRegions(pd::SplitRegionsRequest) -> pd::SplitRegionsResponse;
     /// Splits regions at keys, then scatters them.
-    SplitAndScatterRegions(pd::SplitAndScatterRegionsRequest) -> pd::SplitAndScatterRegionsResponse;
+    checked SplitAndScatterRegions(pd::SplitAndScatterRegionsRequest) -> pd::SplitAndScatterRegionsResponse;
     /// The timestamp below which old versions may be gone.
-    GetGCSafePoint(pd::GetGcSafePointRequest) -> pd::GetGcSafePointResponse;
+    checked GetGCSafePoint(pd::GetGcSafePointRequest) -> pd::GetGcSafePointResponse;
     /// Raises that timestamp.
-    UpdateGCSafePoint(pd::UpdateGcSafePointRequest) -> pd::UpdateGcSafePointResponse;
+    checked UpdateGCSafePoint(pd::UpdateGcSafePointRequest) -> pd::UpdateGcSafePointResponse;
     /// Holds that timestamp back for one service.
-    UpdateServiceGCSafePoint(pd::UpdateServiceGcSafePointRequest) -> pd::UpdateServiceGcSafePointResponse;
+    checked UpdateServiceGCSafePoint(pd::UpdateServiceGcSafePointRequest) -> pd::UpdateServiceGcSafePointResponse;
     /// Reads items below [`crate::CONFIG_PATH`].
-    LoadGlobalConfig(pd::LoadGlobalConfigRequest) -> pd::LoadGlobalConfigResponse;
+    open LoadGlobalConfig(pd::LoadGlobalConfigRequest) -> pd::LoadGlobalConfigResponse;
     /// Records items below [`crate::CONFIG_PATH`].
-    StoreGlobalConfig(pd::StoreGlobalConfigRequest) -> pd::StoreGlobalConfigResponse;
+    open StoreGlobalConfig(pd::StoreGlobalConfigRequest) -> pd::StoreGlobalConfigResponse;
     /// A keyspace by name.
-    LoadKeyspace(ks::LoadKeyspaceRequest) -> ks::LoadKeyspaceResponse;
+    checked LoadKeyspace(ks::LoadKeyspaceRequest) -> ks::LoadKeyspaceResponse;
     /// All keyspaces with a name.
-    LookupKeyspace(ks::LookupKeyspaceRequest) -> ks::LookupKeyspaceResponse;
+    checked LookupKeyspace(ks::LookupKeyspaceRequest) -> ks::LookupKeyspaceResponse;
     /// A keyspace by id.
-    LoadKeyspaceByID(ks::LoadKeyspaceByIdRequest) -> ks::LoadKeyspaceResponse;
+    checked LoadKeyspaceByID(ks::LoadKeyspaceByIdRequest) -> ks::LoadKeyspaceResponse;
     /// Enables, disables, archives or buries a keyspace.
-    UpdateKeyspaceState(ks::UpdateKeyspaceStateRequest) -> ks::UpdateKeyspaceStateResponse;
+    checked UpdateKeyspaceState(ks::UpdateKeyspaceStateRequest) -> ks::UpdateKeyspaceStateResponse;
     /// Keyspaces in id order.
-    GetAllKeyspaces(ks::GetAllKeyspacesRequest) -> ks::GetAllKeyspacesResponse;
+    checked GetAllKeyspaces(ks::GetAllKeyspacesRequest) -> ks::GetAllKeyspacesResponse;
 
     /// Not gRPC: the timestamp oracle ran out of room (see [`crate::Oracle`]).
-    ExtendWindow(internal::ExtendWindow) -> internal::WindowExtended;
+    open ExtendWindow(internal::ExtendWindow) -> internal::WindowExtended;
     /// Not gRPC: `POST /pd/api/v2/keyspaces`.
-    CreateKeyspace(internal::CreateKeyspace) -> internal::CreatedKeyspace;
+    open CreateKeyspace(internal::CreateKeyspace) -> internal::CreatedKeyspace;
     /// Not gRPC: the body of a `GET` below `/pd/api`.
-    View(internal::ViewKind) -> view::View;
+    open View(internal::ViewKind) -> view::View;
 }

@@ -6,6 +6,8 @@ use flotilla_proto::keyspacepb::KeyspaceState;
 use flotilla_proto::metapb::{Peer, PeerRole, Region, RegionEpoch, Store};
 
 use crate::records::{self, ClusterRecord, KeyMode, KeyspaceRecord};
+use crate::stores::is_address;
+use crate::version::Version;
 
 /// The store that creates a cluster (contracts: C30, for all of these).
 pub const FIRST_STORE: u64 = 1;
@@ -63,7 +65,7 @@ pub struct Genesis {
 }
 
 /// Why a cluster cannot be created like that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {
     /// 0 stands for "no cluster" on the wire.
     #[error("a cluster id must not be 0")]
@@ -75,8 +77,11 @@ pub enum GenesisError {
     #[error("the first store of a cluster has id {FIRST_STORE}, not {0}")]
     StoreId(u64),
     /// Clients dial it.
-    #[error("the first store has no address")]
-    NoAddress,
+    #[error("the first store's address {0:?} is not host:port")]
+    Address(String),
+    /// Clients gate features on it.
+    #[error("the first store's version {0:?} is no version")]
+    Version(String),
 }
 
 /// The first rows of a new cluster's meta region. The default keyspace is among them.
@@ -105,10 +110,12 @@ pub fn bootstrap_records(genesis: &Genesis) -> Result<Vec<(Bytes, Bytes)>, Genes
         if store.id != FIRST_STORE {
             return Err(GenesisError::StoreId(store.id));
         }
-        if store.address.is_empty() {
-            return Err(GenesisError::NoAddress);
+        if !is_address(&store.address) {
+            return Err(GenesisError::Address(store.address.clone()));
         }
-        cluster.version.clone_from(&store.version);
+        let version = Version::parse(&store.version);
+        let version = version.ok_or_else(|| GenesisError::Version(store.version.clone()))?;
+        cluster.version = version.to_string();
         mods.push(records::put_store(store));
     }
     let now = i64::try_from(genesis.created.seconds()).unwrap_or(i64::MAX);

@@ -44,14 +44,30 @@
 //! A node that does not lead forwards; where it cannot, the machine answers `not leader`.
 
 mod call;
+mod changes;
 mod effect;
+mod gc;
 mod genesis;
+mod global;
+mod ids;
 mod internal;
+mod keyspaces;
+mod leading;
 mod limits;
+mod lookup;
+mod machine;
+mod members;
 mod oracle;
+mod pages;
 pub mod records;
+mod reply;
+mod routes;
+mod splits;
 mod status;
+mod stores;
+mod version;
 pub mod view;
+mod window;
 
 pub use call::{Call, Request, Response, calls};
 pub use effect::{Effect, Event, Input, Outcome, ProposalToken, RequestToken, StreamId};
@@ -65,6 +81,8 @@ pub use internal::{
     CreateKeyspace, CreateKeyspaceError, CreatedKeyspace, ExtendWindow, ViewKind, WindowExtended,
 };
 pub use limits::*;
+pub use machine::{Config, Pd};
+pub use members::members_response;
 pub use oracle::{
     Batch, LOGICAL_BITS, LOGICAL_END, Oracle, OracleCommand, OracleError, PHYSICAL_MAX_MS,
     STEP_AHEAD_EVERY, TSO_BATCH_MAX,

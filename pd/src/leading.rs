@@ -1,0 +1,320 @@
+//! What a node knows and owes while it leads the meta region.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::clock::{Mono, Wall};
+use flotilla_proto::metapb::StoreState;
+use flotilla_proto::pdpb::{
+    ErrorType, GetAllStoresResponse, GetClusterConfigResponse, GetGcSafePointResponse,
+    GetOperatorResponse, IsBootstrappedResponse, ReportBatchSplitResponse, ReportSplitResponse,
+    ScatterRegionResponse, StoreStats,
+};
+
+use crate::call::{Call, Request, Response, calls};
+use crate::changes::{Change, Changes};
+use crate::effect::{Effect, Event, ProposalToken, RequestToken, StreamId};
+use crate::ids::Ids;
+use crate::keyspaces::{KeyspaceWait, Unsplit};
+use crate::lookup::Parked;
+use crate::members;
+use crate::records::{Durable, KeyMode, Mod, RecordError};
+use crate::reply::{Answer, Cx, Refusal};
+use crate::routes::Routes;
+use crate::splits::Splits;
+use crate::status::{Code, Status};
+use crate::window::Window;
+
+/// The state of one term.
+#[derive(Debug)]
+pub(crate) struct Leading {
+    pub(crate) term: u64,
+    /// The rows of the meta region, as far as they are committed.
+    pub(crate) durable: Durable,
+    /// What the open proposals of this term write.
+    open: BTreeMap<ProposalToken, Vec<Mod>>,
+    pub(crate) ids: Ids,
+    pub(crate) window: Window,
+    pub(crate) changes: Changes,
+    pub(crate) routes: Routes,
+    /// The newest heartbeat stream of each store.
+    pub(crate) streams: BTreeMap<u64, StreamId>,
+    /// What stores reported since this node leads.
+    pub(crate) reports: BTreeMap<u64, StoreReport>,
+    pub(crate) parked: Vec<Parked>,
+    pub(crate) splits: Splits,
+    /// Keyspaces whose boundaries are to be split.
+    pub(crate) unsplit: Unsplit,
+    /// Requests that wait for a keyspace's boundaries.
+    pub(crate) keyspace_waits: Vec<KeyspaceWait>,
+}
+
+/// A store's last heartbeat.
+#[derive(Debug)]
+pub(crate) struct StoreReport {
+    pub(crate) stats: StoreStats,
+    pub(crate) at: Mono,
+    pub(crate) wall: Wall,
+}
+
+impl Leading {
+    pub(crate) fn new(term: u64, durable: Durable) -> Self {
+        Self {
+            term,
+            ids: Ids::new(durable.id_bound),
+            durable,
+            open: BTreeMap::new(),
+            window: Window::default(),
+            changes: Changes::default(),
+            routes: Routes::new(),
+            streams: BTreeMap::new(),
+            reports: BTreeMap::new(),
+            parked: Vec::new(),
+            splits: Splits::default(),
+            unsplit: Unsplit::default(),
+            keyspace_waits: Vec::new(),
+        }
+    }
+
+    /// The first thing of a term: a timestamp bound of its own.
+    pub(crate) fn begin(&mut self, cx: &mut Cx<'_>) {
+        self.serve_window(cx);
+        if self.durable.cluster.mode() == Some(KeyMode::Encoded) {
+            self.want_all_keyspaces_split();
+        }
+    }
+
+    pub(crate) fn tick(&mut self, cx: &mut Cx<'_>) {
+        self.serve_window(cx);
+        self.serve_parked(cx);
+        self.drive_splits(cx);
+        self.drive_keyspaces(cx);
+    }
+
+    /// Ends the term. Returns how many requests were waiting.
+    pub(crate) fn end(self, cx: &mut Cx<'_>) -> usize {
+        for stream in self.streams.into_values() {
+            let status = Status::not_leader();
+            cx.out.push(Effect::CloseStream { stream, status });
+        }
+        let mut waiting =
+            self.window.end(cx) + self.ids.end(cx) + self.changes.end(cx) + self.splits.end(cx);
+        for Parked { token, .. } in &self.parked {
+            cx.refuse(*token, Status::not_leader());
+        }
+        for wait in &self.keyspace_waits {
+            cx.refuse(wait.token, Status::not_leader());
+        }
+        waiting += self.parked.len() + self.keyspace_waits.len();
+        waiting
+    }
+
+    pub(crate) fn stream_closed(&mut self, stream: StreamId) {
+        self.streams.retain(|_, open| *open != stream);
+    }
+
+    /// Whether a proposal of this term is still open.
+    pub(crate) fn owns(&self, token: ProposalToken) -> bool {
+        self.open.contains_key(&token)
+    }
+
+    pub(crate) fn propose(&mut self, cx: &mut Cx<'_>, mods: Vec<Mod>) -> ProposalToken {
+        *cx.proposals += 1;
+        let token = ProposalToken(*cx.proposals);
+        cx.out.push(Effect::Propose {
+            token,
+            term: self.term,
+            mods: mods.clone(),
+        });
+        self.open.insert(token, mods);
+        token
+    }
+
+    /// A proposal is committed and applied.
+    pub(crate) fn applied(
+        &mut self,
+        cx: &mut Cx<'_>,
+        token: ProposalToken,
+    ) -> Result<(), RecordError> {
+        let tso_before = self.durable.tso_bound_ms;
+        let mods = self.open.remove(&token).unwrap_or_default();
+        for (key, value) in &mods {
+            self.durable.apply(key, value.as_ref())?;
+        }
+        if self.ids.owns(token) {
+            self.ids_applied(cx);
+        } else if self.window.owns(token) {
+            self.window_applied(cx, tso_before);
+        } else {
+            self.change_applied(cx);
+        }
+        Ok(())
+    }
+
+    /// A proposal will never be applied.
+    pub(crate) fn refused(&mut self, cx: &mut Cx<'_>, token: ProposalToken, why: String) {
+        self.open.remove(&token);
+        let status = Status::new(Code::Unavailable, format!("the change was refused: {why}"));
+        cx.event(Event::Refused { why });
+        if self.ids.owns(token) {
+            self.ids_refused(cx, &status);
+        } else if self.window.owns(token) {
+            self.window_refused(cx, &status);
+        } else {
+            self.change_refused(cx, &status);
+        }
+    }
+
+    pub(crate) fn check_bootstrapped(&self) -> Answer<()> {
+        if self.durable.cluster.bootstrapped {
+            Ok(())
+        } else {
+            Err(Refusal::not_bootstrapped())
+        }
+    }
+
+    pub(crate) fn request(&mut self, cx: &mut Cx<'_>, token: RequestToken, request: Request) {
+        match request {
+            Request::AllocID(_) | Request::AskSplit(_) | Request::AskBatchSplit(_) => {
+                self.ask_ids(cx, token, request);
+            }
+            Request::Bootstrap(_)
+            | Request::PutStore(_)
+            | Request::PutClusterConfig(_)
+            | Request::UpdateGCSafePoint(_)
+            | Request::UpdateServiceGCSafePoint(_)
+            | Request::StoreGlobalConfig(_)
+            | Request::UpdateKeyspaceState(_)
+            | Request::CreateKeyspace(_) => self.change(cx, Change::Request(token, request)),
+            Request::GetRegion(_) | Request::GetPrevRegion(_) | Request::GetRegionByID(_) => {
+                self.look_up(cx, token, request);
+            }
+            Request::SplitRegions(_) | Request::SplitAndScatterRegions(_) => {
+                self.split_regions(cx, token, request)
+            }
+            Request::LoadKeyspace(_) | Request::LoadKeyspaceByID(_) => {
+                self.load_keyspace(cx, token, request)
+            }
+            Request::ExtendWindow(request) => self.extend_window(cx, token, *request),
+            Request::StoreHeartbeat(request) => {
+                let result = self.store_heartbeat(cx, &request);
+                cx.reply::<calls::StoreHeartbeat>(token, result);
+            }
+            request => {
+                let response = self.read(cx, request);
+                cx.answer(token, response);
+            }
+        }
+    }
+
+    /// Calls that are answered at once and change nothing.
+    fn read(&self, cx: &Cx<'_>, request: Request) -> Response {
+        match request {
+            Request::GetMembers(_) => {
+                let stores = self.durable.stores.values();
+                let response = members::members(cx.config, stores, Some(cx.config.store_id));
+                cx.response::<calls::GetMembers>(Ok(response))
+            }
+            Request::IsBootstrapped(_) => {
+                cx.response::<calls::IsBootstrapped>(Ok(IsBootstrappedResponse {
+                    bootstrapped: self.durable.cluster.bootstrapped,
+                    ..Default::default()
+                }))
+            }
+            Request::GetStore(request) => {
+                cx.response::<calls::GetStore>(self.get_store(request.store_id))
+            }
+            Request::GetAllStores(request) => cx.response::<calls::GetAllStores>(
+                self.get_all_stores(request.exclude_tombstone_stores),
+            ),
+            Request::QueryRegion(request) => {
+                cx.response::<calls::QueryRegion>(self.query_region(&request))
+            }
+            Request::ScanRegions(request) => {
+                cx.response::<calls::ScanRegions>(self.scan_regions(&request))
+            }
+            Request::BatchScanRegions(request) => {
+                cx.response::<calls::BatchScanRegions>(self.batch_scan_regions(&request))
+            }
+            Request::ReportSplit(_) => cx.response::<calls::ReportSplit>(
+                self.check_bootstrapped()
+                    .map(|()| ReportSplitResponse::default()),
+            ),
+            Request::ReportBatchSplit(_) => cx.response::<calls::ReportBatchSplit>(
+                self.check_bootstrapped()
+                    .map(|()| ReportBatchSplitResponse::default()),
+            ),
+            Request::GetClusterConfig(_) => {
+                cx.response::<calls::GetClusterConfig>(self.cluster_config())
+            }
+            Request::ScatterRegion(_) => cx.response::<calls::ScatterRegion>(self.scatter()),
+            Request::GetOperator(request) => {
+                cx.response::<calls::GetOperator>(self.operator(request.region_id))
+            }
+            Request::GetGCSafePoint(_) => {
+                cx.response::<calls::GetGCSafePoint>(self.gc_safe_point())
+            }
+            Request::LookupKeyspace(request) => {
+                cx.response::<calls::LookupKeyspace>(self.lookup_keyspace(&request.name))
+            }
+            Request::GetAllKeyspaces(request) => {
+                cx.response::<calls::GetAllKeyspaces>(self.all_keyspaces(&request))
+            }
+            Request::LoadGlobalConfig(request) => self.load_global_config(&request),
+            Request::View(kind) => calls::View::answer(self.page(cx, *kind)),
+            request => {
+                let text = format!("{} is not a read", request.name());
+                Response::Status(Status::new(Code::Internal, text))
+            }
+        }
+    }
+
+    fn get_all_stores(&self, exclude_tombstones: bool) -> Answer<GetAllStoresResponse> {
+        self.check_bootstrapped()?;
+        let keep = |state: i32| !exclude_tombstones || state != StoreState::Tombstone as i32;
+        Ok(GetAllStoresResponse {
+            stores: self
+                .durable
+                .stores
+                .values()
+                .filter(|store| keep(store.state))
+                .map(|store| self.with_report(store))
+                .collect(),
+            ..GetAllStoresResponse::default()
+        })
+    }
+
+    fn cluster_config(&self) -> Answer<GetClusterConfigResponse> {
+        self.check_bootstrapped()?;
+        let cluster = flotilla_proto::metapb::Cluster {
+            id: self.durable.cluster.cluster_id,
+            max_peer_count: self.durable.cluster.max_peer_count,
+        };
+        Ok(GetClusterConfigResponse {
+            cluster: Some(cluster),
+            ..GetClusterConfigResponse::default()
+        })
+    }
+
+    /// Best effort, and nothing to do until regions can move: done (wire, section 3.7).
+    fn scatter(&self) -> Answer<ScatterRegionResponse> {
+        self.check_bootstrapped()?;
+        Ok(ScatterRegionResponse {
+            finished_percentage: 100,
+            ..ScatterRegionResponse::default()
+        })
+    }
+
+    fn operator(&self, region: u64) -> Answer<GetOperatorResponse> {
+        self.check_bootstrapped()?;
+        let none = format!("region {region} has no operator: not found");
+        Err(Refusal::Header(ErrorType::RegionNotFound, none))
+    }
+
+    fn gc_safe_point(&self) -> Answer<GetGcSafePointResponse> {
+        self.check_bootstrapped()?;
+        Ok(GetGcSafePointResponse {
+            safe_point: self.durable.safe_point,
+            ..GetGcSafePointResponse::default()
+        })
+    }
+}

@@ -1,0 +1,369 @@
+//! Fills the pages of PD's JSON API from what the leader knows.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flotilla_proto::keyspacepb::KeyspaceState;
+use flotilla_proto::metapb::{Peer, PeerRole, Store, StoreState};
+use flotilla_proto::pdpb::Member;
+
+use crate::genesis::ADVERTISED_VERSION;
+use crate::internal::ViewKind;
+use crate::leading::Leading;
+use crate::limits::{STORE_DISCONNECTED_AFTER, STORE_DOWN_AFTER};
+use crate::members;
+use crate::records::KeyspaceRecord;
+use crate::reply::Cx;
+use crate::routes::Route;
+use crate::stores::is_tombstone;
+use crate::view::{
+    ClusterView, DownPeerView, EpochView, HeaderView, KeyspaceView, KeyspacesView, LabelView,
+    MemberView, MembersView, NotFoundView, PeerView, RegionView, RegionsView, StoreInfoView,
+    StoreStatusView, StoreView, StoresView, VersionView, View,
+};
+
+const MIB: u64 = 1 << 20;
+
+/// What a store's regions add up to.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    leaders: u64,
+    leader_mib: u64,
+    regions: u64,
+    region_mib: u64,
+}
+
+impl Leading {
+    pub(crate) fn page(&self, cx: &Cx<'_>, kind: ViewKind) -> View {
+        match kind {
+            ViewKind::Regions => View::Regions(RegionsView {
+                count: self.routes.all().len(),
+                regions: self.routes.all().map(region).collect(),
+            }),
+            ViewKind::Stores => View::Stores(self.stores_page(cx)),
+            ViewKind::Members => View::Members(self.members_page(cx)),
+            ViewKind::Cluster => View::Cluster(ClusterView {
+                id: cx.config.cluster_id,
+                max_peer_count: self.durable.cluster.max_peer_count,
+            }),
+            ViewKind::Version => View::Version(VersionView {
+                version: format!("v{ADVERTISED_VERSION}"),
+            }),
+            ViewKind::Keyspaces => View::Keyspaces(KeyspacesView {
+                keyspaces: self
+                    .durable
+                    .keyspaces
+                    .iter()
+                    .map(|(id, record)| keyspace(*id, record))
+                    .collect(),
+                next_page_token: String::new(),
+            }),
+            ViewKind::Keyspace { name } => match self.durable.keyspace_names.get(&name) {
+                Some(id) => View::Keyspace(keyspace(*id, &self.durable.keyspaces[id])),
+                None => View::NotFound(NotFoundView {
+                    error: format!("keyspace {name:?} not found"),
+                }),
+            },
+        }
+    }
+
+    fn stores_page(&self, cx: &Cx<'_>) -> StoresView {
+        let loads = self.loads();
+        let stores: Vec<StoreInfoView> = self
+            .durable
+            .stores
+            .values()
+            .filter(|store| !is_tombstone(store))
+            .map(|store| self.store(cx, store, loads.get(&store.id).copied().unwrap_or_default()))
+            .collect();
+        StoresView {
+            count: stores.len(),
+            stores,
+        }
+    }
+
+    fn loads(&self) -> BTreeMap<u64, Load> {
+        let mut loads: BTreeMap<u64, Load> = BTreeMap::new();
+        for route in self.routes.all() {
+            let mib = size_mib(route);
+            for peer in &route.region.peers {
+                let load = loads.entry(peer.store_id).or_default();
+                load.regions += 1;
+                load.region_mib += mib;
+            }
+            if let Some(leader) = &route.leader {
+                let load = loads.entry(leader.store_id).or_default();
+                load.leaders += 1;
+                load.leader_mib += mib;
+            }
+        }
+        loads
+    }
+
+    fn store(&self, cx: &Cx<'_>, store: &Store, load: Load) -> StoreInfoView {
+        let store = self.with_report(store);
+        let report = self.reports.get(&store.id);
+        let silent = report.map(|report| cx.now - report.at);
+        let stats = report
+            .map(|report| report.stats.clone())
+            .unwrap_or_default();
+        let start = (stats.start_time != 0).then_some(u64::from(stats.start_time));
+        let heard = report.map(|report| report.wall.seconds());
+        let status = StoreStatusView {
+            capacity: bytes_text(stats.capacity),
+            available: bytes_text(stats.available),
+            used_size: bytes_text(stats.used_size),
+            leader_count: load.leaders,
+            leader_weight: 1.0,
+            leader_size: load.leader_mib,
+            region_count: load.regions,
+            region_weight: 1.0,
+            region_size: load.region_mib,
+            start_ts: start.map(rfc3339),
+            last_heartbeat_ts: heard.map(rfc3339),
+            uptime: start
+                .zip(heard)
+                .map(|(start, heard)| duration_text(heard.saturating_sub(start))),
+        };
+        StoreInfoView {
+            store: StoreView {
+                id: store.id,
+                state_name: state_name(store.state, silent),
+                address: store.address,
+                labels: store
+                    .labels
+                    .into_iter()
+                    .map(|label| LabelView {
+                        key: label.key,
+                        value: label.value,
+                    })
+                    .collect(),
+                version: store.version,
+                status_address: store.status_address,
+                git_hash: store.git_hash,
+                start_timestamp: store.start_timestamp,
+                deploy_path: store.deploy_path,
+                last_heartbeat: store.last_heartbeat,
+            },
+            status,
+        }
+    }
+
+    fn members_page(&self, cx: &Cx<'_>) -> MembersView {
+        let stores = self.durable.stores.values();
+        let members = members::members(cx.config, stores, Some(cx.config.store_id));
+        let leader = members.leader.map(member);
+        MembersView {
+            header: HeaderView {
+                cluster_id: cx.config.cluster_id,
+            },
+            members: members.members.into_iter().map(member).collect(),
+            etcd_leader: leader.clone(),
+            leader,
+        }
+    }
+}
+
+fn member(member: Member) -> MemberView {
+    MemberView {
+        name: member.name,
+        member_id: member.member_id,
+        peer_urls: member.peer_urls,
+        client_urls: member.client_urls,
+        binary_version: member.binary_version,
+    }
+}
+
+fn region(route: &Route) -> RegionView {
+    let epoch = route.epoch();
+    RegionView {
+        id: route.region.id,
+        start_key: hex(&route.region.start_key),
+        end_key: hex(&route.region.end_key),
+        epoch: EpochView {
+            conf_ver: epoch.conf_ver,
+            version: epoch.version,
+        },
+        peers: route.region.peers.iter().map(peer).collect(),
+        leader: route.leader.as_ref().map(peer),
+        down_peers: route
+            .down_peers
+            .iter()
+            .filter_map(|down| {
+                let peer = peer(down.peer.as_ref()?);
+                Some(DownPeerView {
+                    peer,
+                    down_seconds: down.down_seconds,
+                })
+            })
+            .collect(),
+        pending_peers: route.pending_peers.iter().map(peer).collect(),
+        written_bytes: route.bytes_written,
+        read_bytes: route.bytes_read,
+        written_keys: route.keys_written,
+        read_keys: route.keys_read,
+        approximate_size: size_mib(route),
+        approximate_keys: route.approximate_keys,
+    }
+}
+
+fn peer(peer: &Peer) -> PeerView {
+    PeerView {
+        role_name: match peer.role() {
+            PeerRole::Voter => "Voter",
+            PeerRole::Learner => "Learner",
+            PeerRole::IncomingVoter => "IncomingVoter",
+            PeerRole::DemotingVoter => "DemotingVoter",
+        },
+        role: peer.role,
+        id: peer.id,
+        store_id: peer.store_id,
+        is_learner: peer.role() == PeerRole::Learner,
+    }
+}
+
+fn keyspace(id: u32, record: &KeyspaceRecord) -> KeyspaceView {
+    let state = KeyspaceState::try_from(record.state).unwrap_or_default();
+    KeyspaceView {
+        id,
+        name: record.name.clone(),
+        state: state.as_str_name().to_owned(),
+        created_at: record.created_at,
+        state_changed_at: record.state_changed_at,
+        config: record.config.clone(),
+    }
+}
+
+/// Rounded down, but a region is never nothing: schedulers weigh it.
+fn size_mib(route: &Route) -> u64 {
+    (route.approximate_size / MIB).max(1)
+}
+
+/// `silent`: since its last report to this leader; `None`: it has not reported yet.
+fn state_name(state: i32, silent: Option<Duration>) -> &'static str {
+    match StoreState::try_from(state) {
+        Ok(StoreState::Tombstone) => "Tombstone",
+        Ok(StoreState::Offline) => "Offline",
+        _ => match silent {
+            Some(silent) if silent < STORE_DISCONNECTED_AFTER => "Up",
+            Some(silent) if silent >= STORE_DOWN_AFTER => "Down",
+            _ => "Disconnected",
+        },
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+/// Four significant digits and a binary unit, such as `1.819TiB`.
+fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    let whole_digits = if value >= 1000.0 {
+        4
+    } else if value >= 100.0 {
+        3
+    } else if value >= 10.0 {
+        2
+    } else {
+        1
+    };
+    let text = format!("{value:.*}", 4 - whole_digits);
+    let text = if text.contains('.') {
+        text.trim_end_matches('0').trim_end_matches('.')
+    } else {
+        &text
+    };
+    format!("{text}{}", UNITS[unit])
+}
+
+/// `1h2m3s`.
+fn duration_text(seconds: u64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
+/// A UTC date and time from seconds since the epoch, by the proleptic Gregorian calendar.
+fn rfc3339(seconds: u64) -> String {
+    const DAY: u64 = 24 * 3600;
+    const DAYS_OF_400_YEARS: u64 = 146_097;
+    // Years start in March here, so that the leap day is the last one.
+    let days = seconds / DAY + 719_468;
+    let era = days / DAYS_OF_400_YEARS;
+    let day_of_era = days % DAYS_OF_400_YEARS;
+    let year_of_era =
+        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * march_month + 2) / 5 + 1;
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
+    let year = era * 400 + year_of_era + u64::from(month <= 2);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_dates_and_spans_read_as_pd_prints_them() {
+        for (bytes, text) in [
+            (0, "0B"),
+            (1023, "1023B"),
+            (1024, "1KiB"),
+            (1536, "1.5KiB"),
+            (1_999_844_147_200, "1.819TiB"),
+            (500 * 1024 * MIB, "500GiB"),
+            (u64::MAX, "16EiB"),
+        ] {
+            assert_eq!(bytes_text(bytes), text);
+        }
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), text);
+        }
+        for (seconds, text) in [
+            (0, "0s"),
+            (61, "1m1s"),
+            (3600, "1h0m0s"),
+            (90_061, "25h1m1s"),
+        ] {
+            assert_eq!(duration_text(seconds), text);
+        }
+    }
+
+    #[test]
+    fn a_silent_store_goes_down_in_two_steps() {
+        let seconds = Duration::from_secs;
+        for (silent, name) in [
+            (None, "Disconnected"),
+            (Some(seconds(0)), "Up"),
+            (Some(seconds(19)), "Up"),
+            (Some(seconds(20)), "Disconnected"),
+            (Some(seconds(1_800)), "Down"),
+        ] {
+            assert_eq!(state_name(StoreState::Up as i32, silent), name);
+            assert_eq!(state_name(StoreState::Offline as i32, silent), "Offline");
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! Which region holds which keys, and who leads it: the view that heartbeats paint.
+//!
+//! In memory only. A region's epoch never goes back (faults, invariant 31), also when it left the
+//! view in between; of two regions that claim a key the one with the newer version stays.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
+use flotilla_proto::pdpb;
+
+use crate::limits::EPOCH_FLOORS_MAX;
+
+/// What is known of a region.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Route {
+    /// Invariant in the view: has an epoch and at least one peer, and start < end.
+    pub(crate) region: Region,
+    pub(crate) leader: Option<Peer>,
+    /// The leader's term; 0 if unknown.
+    pub(crate) term: u64,
+    pub(crate) down_peers: Vec<pdpb::PeerStats>,
+    pub(crate) pending_peers: Vec<Peer>,
+    pub(crate) bytes_written: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) keys_written: u64,
+    pub(crate) keys_read: u64,
+    /// Bytes.
+    pub(crate) approximate_size: u64,
+    pub(crate) approximate_keys: u64,
+}
+
+/// What became of a report.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// Older than what is known: ignored.
+    Stale,
+    /// It contradicts `known`, which has the same version: ignored.
+    Conflict { known: u64 },
+    /// Now in the view.
+    Taken { moved: bool },
+}
+
+/// The view.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    by_id: BTreeMap<u64, Route>,
+    /// Invariant: exactly the regions of `by_id`, none overlapping another.
+    by_start: BTreeMap<Bytes, u64>,
+    /// The highest epoch seen of regions that left the view.
+    floors: BTreeMap<u64, RegionEpoch>,
+    /// Maximal ranges that no region covers.
+    holes: usize,
+}
+
+impl Route {
+    pub(crate) fn epoch(&self) -> RegionEpoch {
+        self.region.region_epoch.unwrap_or_default()
+    }
+
+    pub(crate) fn holds(&self, key: &[u8]) -> bool {
+        self.region.start_key <= key && before_end(key, &self.region.end_key)
+    }
+}
+
+/// Whether `key` lies before the exclusive end `end`; an empty end is beyond every key.
+pub(crate) fn before_end(key: &[u8], end: &[u8]) -> bool {
+    end.is_empty() || key < end
+}
+
+impl Routes {
+    pub(crate) fn new() -> Self {
+        Self {
+            holes: 1,
+            ..Self::default()
+        }
+    }
+
+    /// Takes a region as its leader reports it. The caller has checked the route's invariant.
+    pub(crate) fn report(&mut self, route: Route) -> Report {
+        let (id, epoch) = (route.region.id, route.epoch());
+        let floor = self
+            .by_id
+            .get(&id)
+            .map(Route::epoch)
+            .or_else(|| self.floors.get(&id).copied());
+        if floor
+            .is_some_and(|floor| epoch.version < floor.version || epoch.conf_ver < floor.conf_ver)
+        {
+            return Report::Stale;
+        }
+        let mut moved = true;
+        if let Some(known) = self
+            .by_id
+            .get(&id)
+            .filter(|known| known.epoch().version == epoch.version)
+        {
+            if known.region.start_key != route.region.start_key
+                || known.region.end_key != route.region.end_key
+            {
+                return Report::Conflict { known: id };
+            }
+            if known.epoch() == epoch && route.term != 0 && route.term < known.term {
+                return Report::Stale;
+            }
+            moved = false;
+        }
+        if moved {
+            let overlapped = self.overlapping(&route.region);
+            for other in &overlapped {
+                let version = self.by_id[other].epoch().version;
+                if *other != id && version > epoch.version {
+                    return Report::Stale;
+                }
+                if *other != id && version == epoch.version {
+                    return Report::Conflict { known: *other };
+                }
+            }
+            for other in overlapped {
+                self.remove(other);
+            }
+            self.remove(id);
+            self.insert(route);
+        } else {
+            self.by_id.insert(id, route);
+        }
+        Report::Taken { moved }
+    }
+
+    /// A region by id.
+    pub(crate) fn get(&self, id: u64) -> Option<&Route> {
+        self.by_id.get(&id)
+    }
+
+    /// The region that holds `key`.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<&Route> {
+        self.at_or_before(key).filter(|route| route.holds(key))
+    }
+
+    /// The region that starts exactly at `key`.
+    pub(crate) fn starting_at(&self, key: &[u8]) -> Option<&Route> {
+        self.by_start.get(key).map(|id| &self.by_id[id])
+    }
+
+    /// The region that ends exactly where `route` starts.
+    pub(crate) fn before(&self, route: &Route) -> Option<&Route> {
+        let start = &route.region.start_key;
+        self.last_before(start)
+            .filter(|before| before.region.end_key == *start)
+    }
+
+    /// The regions that overlap [start, end) in key order; an empty end is unbounded.
+    pub(crate) fn scan<'a>(
+        &'a self,
+        start: &'a [u8],
+        end: &'a [u8],
+    ) -> impl Iterator<Item = &'a Route> {
+        let first = self
+            .find(start)
+            .map_or(start, |route| &route.region.start_key);
+        self.by_start
+            .range::<[u8], _>((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |(region_start, _)| before_end(region_start, end))
+            .map(|(_, id)| &self.by_id[id])
+    }
+
+    /// All regions in key order.
+    pub(crate) fn all(&self) -> impl ExactSizeIterator<Item = &Route> {
+        self.by_start.values().map(|id| &self.by_id[id])
+    }
+
+    /// Some keys have no region.
+    pub(crate) fn has_holes(&self) -> bool {
+        self.holes > 0
+    }
+
+    /// Ids of regions that share keys with `region`, itself included.
+    fn overlapping(&self, region: &Region) -> Vec<u64> {
+        self.scan(&region.start_key, &region.end_key)
+            .map(|route| route.region.id)
+            .collect()
+    }
+
+    fn at_or_before(&self, key: &[u8]) -> Option<&Route> {
+        let range = (Bound::Unbounded, Bound::Included(key));
+        self.by_start
+            .range::<[u8], _>(range)
+            .next_back()
+            .map(|(_, id)| &self.by_id[id])
+    }
+
+    fn last_before(&self, key: &[u8]) -> Option<&Route> {
+        let range = (Bound::Unbounded, Bound::Excluded(key));
+        self.by_start
+            .range::<[u8], _>(range)
+            .next_back()
+            .map(|(_, id)| &self.by_id[id])
+    }
+
+    fn first_after(&self, key: &[u8]) -> Option<&Route> {
+        let range = (Bound::Excluded(key), Bound::Unbounded);
+        self.by_start
+            .range::<[u8], _>(range)
+            .next()
+            .map(|(_, id)| &self.by_id[id])
+    }
+
+    fn remove(&mut self, id: u64) {
+        let Some(route) = self.by_id.remove(&id) else {
+            return;
+        };
+        let start = &route.region.start_key;
+        self.by_start.remove(start);
+        let (left, right) = (self.last_before(start), self.first_after(start));
+        let before = hole(left, Some(&route)) + hole(Some(&route), right);
+        self.holes = self.holes - before + hole(left, right);
+        self.floors.insert(id, route.epoch());
+        if self.floors.len() > EPOCH_FLOORS_MAX {
+            self.floors.pop_first();
+        }
+    }
+
+    fn insert(&mut self, route: Route) {
+        let start = &route.region.start_key;
+        let (left, right) = (self.last_before(start), self.first_after(start));
+        let after = hole(left, Some(&route)) + hole(Some(&route), right);
+        self.holes = self.holes - hole(left, right) + after;
+        let id = route.region.id;
+        self.floors.remove(&id);
+        let before = self.by_start.insert(start.clone(), id);
+        assert_eq!(before, None, "two regions start at one key");
+        self.by_id.insert(id, route);
+    }
+
+    /// Checks every invariant of the view from scratch.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert_eq!(self.by_id.len(), self.by_start.len());
+        let mut holes = 0;
+        let mut reached = Some(Bytes::new());
+        for route in self.all() {
+            let Region {
+                id,
+                start_key,
+                end_key,
+                ..
+            } = &route.region;
+            let from =
+                reached.unwrap_or_else(|| panic!("region {id} starts beyond the end of all keys"));
+            assert!(from <= *start_key, "region {id} overlaps the one before");
+            assert!(before_end(start_key, end_key), "region {id} is empty");
+            holes += usize::from(from < *start_key);
+            reached = (!end_key.is_empty()).then(|| end_key.clone());
+            assert!(!self.floors.contains_key(id));
+        }
+        assert_eq!(self.holes, holes + usize::from(reached.is_some()));
+    }
+}
+
+/// How many holes lie between two neighbours in key order; `None` is the edge of the key space.
+fn hole(left: Option<&Route>, right: Option<&Route>) -> usize {
+    let open = match (left, right) {
+        (None, None) => true,
+        (None, Some(right)) => !right.region.start_key.is_empty(),
+        (Some(left), None) => !left.region.end_key.is_empty(),
+        (Some(left), Some(right)) => left.region.end_key != right.region.start_key,
+    };
+    usize::from(open)
+}
