@@ -36,7 +36,7 @@ macro_rules! counters {
 
 counters! {
     /// A reading of a router's counters since it was made.
-    Counters => RouterCounters {
+    RouterTally => RouterCounters {
         /// Rounds that served at least one machine.
         rounds,
         /// Machines served, each once per round it was in.
@@ -66,7 +66,7 @@ counters! {
 
 counters! {
     /// A reading of a log writer's counters since it was made.
-    LogWriterCounters => LogCounters {
+    LogTally => LogCounters {
         /// Batches handed in.
         submissions,
         /// Writes: batches merged from what was handed in.
@@ -84,7 +84,7 @@ counters! {
 
 counters! {
     /// A reading of the counters of the outgoing queues since they were made.
-    OutgoingCounters => OutgoingReading {
+    OutgoingTally => OutgoingCounters {
         /// Messages accepted, those included that replaced one.
         messages,
         /// Of those, messages that replaced one that still waited.

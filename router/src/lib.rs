@@ -21,7 +21,7 @@ mod seeded;
 #[cfg(feature = "threads")]
 mod threads;
 
-pub use counters::{LogCounters, OutgoingReading, RouterCounters};
+pub use counters::{LogCounters, OutgoingCounters, RouterCounters};
 pub use log_writer::{
     LOG_PENDING_BYTES_MAX, LOG_WRITE_BYTES_MAX, LogConfig, LogRefused, LogWriter,
 };

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use crate::counters::LogWriterCounters;
+use crate::counters::LogTally;
 use crate::{LogCounters, LogSink, Merge};
 
 /// Bytes that one write takes together, unless configured otherwise.
@@ -63,7 +63,7 @@ pub(crate) struct Shared<S: LogSink, R> {
     pub(crate) state: Mutex<State<S, R>>,
     /// Bytes handed in that are not durable.
     pending_bytes: AtomicU64,
-    counters: LogWriterCounters,
+    counters: LogTally,
     /// For the threads that run the steps; without them nobody waits.
     #[cfg(feature = "threads")]
     pub(crate) wake: crate::threads::LogWake,
@@ -127,7 +127,7 @@ impl<S: LogSink, R: Send + 'static> LogWriter<S, R> {
             config,
             state: Mutex::new(state),
             pending_bytes: AtomicU64::new(0),
-            counters: LogWriterCounters::default(),
+            counters: LogTally::default(),
             #[cfg(feature = "threads")]
             wake: crate::threads::LogWake::default(),
         };

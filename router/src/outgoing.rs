@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::counters::OutgoingCounters;
+use crate::counters::OutgoingTally;
 use crate::router::AddrHasher;
-use crate::{Lane, OutgoingReading, Routed};
+use crate::{Lane, OutgoingCounters, Routed};
 
 /// Bounds of one lane to one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ struct Shared<R> {
     stores: RwLock<BTreeMap<u64, Arc<StoreQueues<R>>>>,
     /// Bytes in all queues.
     bytes: AtomicU64,
-    counters: OutgoingCounters,
+    counters: OutgoingTally,
 }
 
 struct StoreQueues<R> {
@@ -111,7 +111,7 @@ impl<R: Routed> Outgoing<R> {
             config,
             stores: RwLock::default(),
             bytes: AtomicU64::new(0),
-            counters: OutgoingCounters::default(),
+            counters: OutgoingTally::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -209,7 +209,7 @@ impl<R: Routed> Outgoing<R> {
     }
 
     /// What happened so far.
-    pub fn counters(&self) -> OutgoingReading {
+    pub fn counters(&self) -> OutgoingCounters {
         self.shared.counters.snapshot()
     }
 

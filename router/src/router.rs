@@ -10,7 +10,7 @@ use dashmap::mapref::entry::Entry;
 use flotilla_mailbox::{Lane, Mailbox, ReadyQueue, Refused};
 use parking_lot::Mutex;
 
-use crate::counters::Counters;
+use crate::counters::RouterTally;
 use crate::{Machine, RouterCounters};
 
 /// Bytes that may wait in all mailboxes together, unless configured otherwise.
@@ -96,7 +96,7 @@ pub(crate) struct Core<M: Machine> {
     queued_bytes_max: u64,
     /// Set once, by [`Router::shutdown`].
     shut: AtomicBool,
-    pub(crate) counters: Counters,
+    pub(crate) counters: RouterTally,
 }
 
 impl<M: Machine> Clone for Router<M> {
@@ -125,7 +125,7 @@ impl<M: Machine> Router<M> {
             queued_bytes: AtomicU64::new(0),
             queued_bytes_max: config.queued_bytes_max,
             shut: AtomicBool::new(false),
-            counters: Counters::default(),
+            counters: RouterTally::default(),
         };
         Self {
             core: Arc::new(core),

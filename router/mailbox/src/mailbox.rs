@@ -165,6 +165,11 @@ impl<T> Mailbox<T> {
         lock(&self.queue).inputs.len()
     }
 
+    /// Inputs that fit into the memory held for them now.
+    pub fn slots(&self) -> usize {
+        lock(&self.queue).inputs.capacity()
+    }
+
     /// Nothing waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -175,7 +180,7 @@ impl<T> Mailbox<T> {
         let before = self.owner.swap(RUNNING, Ordering::AcqRel);
         assert_eq!(
             before, QUEUED,
-            "a machine was started that did not stand in the ready queue"
+            "a machine was started that does not stand in the ready queue"
         );
     }
 
