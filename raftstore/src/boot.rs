@@ -103,7 +103,7 @@ pub fn open(
     let mut regions = Vec::with_capacity(done.len());
     for (region, apply) in done {
         let found = logs.remove(&region);
-        let (log, hard_state) = raft_state(&apply, found.as_ref(), store)?;
+        let (log, hard_state) = raft_state(&apply, found.as_ref());
         let parts = PeerParts {
             config: Arc::clone(&config),
             store,
@@ -150,21 +150,12 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
         });
         let mut apply = Apply::new(self.store, &stored.record, applied);
         let region = apply.region().id;
-        let found = logs.get(&region);
-        let commit = found
-            .and_then(|log| log.record)
-            .and_then(|r| r.hard_state)
-            .map_or(0, |h| h.commit);
-        let last = found
-            .and_then(|log| log.span)
-            .map_or(INITIAL_INDEX, |span| span.last);
-        if applied.index > last.max(truncated(found)) {
-            let detail = format!(
-                "applied index {} is beyond the log's last index {last}",
-                applied.index
-            );
-            return Err(StartError::Inconsistent { region, detail });
-        }
+        let birth = RegionLog::default();
+        let found = logs.get(&region).unwrap_or(&birth);
+        found.check_applied(region, applied.index)?;
+        found.check_peer(self.store, &stored.record)?;
+        let hard_state = found.record.and_then(|record| record.hard_state);
+        let commit = hard_state.map_or(0, |hard_state| hard_state.commit);
         let mut children = Vec::new();
         while apply.applied() < commit {
             let low = apply.applied() + 1;
@@ -222,44 +213,22 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
     }
 }
 
-fn truncated(found: Option<&RegionLog>) -> u64 {
-    found
-        .and_then(|log| log.truncation)
-        .map_or(INITIAL_INDEX, |truncation| truncation.index)
-}
-
 /// The log and hard state of a region that has been replayed.
-fn raft_state(
-    apply: &Apply,
-    found: Option<&RegionLog>,
-    store: u64,
-) -> Result<(PeerLog, HardState), StartError> {
-    let region = apply.region().id;
-    let Some(found) = found else {
-        let birth = HardState {
-            term: INITIAL_TERM,
-            vote: 0,
-            commit: INITIAL_INDEX,
-        };
-        return Ok((PeerLog::fresh(region), birth));
+fn raft_state(apply: &Apply, found: Option<&RegionLog>) -> (PeerLog, HardState) {
+    let birth = HardState {
+        term: INITIAL_TERM,
+        vote: 0,
+        commit: INITIAL_INDEX,
     };
-    let log = PeerLog::open(region, found)?;
-    let own = crate::region::peer_on(apply.region(), store).map_or(0, |peer| peer.id);
-    if let Some(record) = found.record
-        && record.peer_id != own
-    {
-        let detail = format!(
-            "its hard state is of peer {}, its region has peer {own}",
-            record.peer_id
-        );
-        return Err(StartError::Inconsistent { region, detail });
-    }
+    let Some(found) = found else {
+        return (PeerLog::fresh(apply.region().id), birth);
+    };
+    let log = PeerLog::open(apply.region().id, found);
     let mut hard_state = found
         .record
         .and_then(|record| record.hard_state)
-        .unwrap_or_default();
+        .unwrap_or(birth);
     // What was applied was committed, also when the commit index of that time is not on disk.
     hard_state.commit = hard_state.commit.max(apply.applied());
-    hard_state.term = hard_state.term.max(INITIAL_TERM);
-    Ok((log, hard_state))
+    (log, hard_state)
 }

@@ -14,10 +14,12 @@ use crate::{ReadContext, RequestError};
 
 /// Where the answer to a request goes. It is given exactly once: an answer that is dropped gives
 /// itself (design, rule 5).
-pub struct Answer<T>(
-    Option<Box<dyn FnOnce(Result<T, RequestError>) + Send>>,
-    Fate,
-);
+pub struct Answer<T> {
+    give: Option<Give<T>>,
+    fate: Fate,
+}
+
+type Give<T> = Box<dyn FnOnce(Result<T, RequestError>) + Send>;
 
 /// What is true of a request whose answer is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,26 +31,29 @@ enum Fate {
 impl<T> Answer<T> {
     /// An answer that calls `give`.
     pub fn new(give: impl FnOnce(Result<T, RequestError>) + Send + 'static) -> Self {
-        Self(Some(Box::new(give)), Fate::NotApplied)
+        Self {
+            give: Some(Box::new(give)),
+            fate: Fate::NotApplied,
+        }
     }
 
     /// Gives the answer.
     pub fn give(mut self, result: Result<T, RequestError>) {
-        if let Some(give) = self.0.take() {
+        if let Some(give) = self.give.take() {
             give(result);
         }
     }
 
     /// From here on the request may have happened even if nobody says so (it is in the log).
     pub(crate) fn appended(&mut self) {
-        self.1 = Fate::Unknown;
+        self.fate = Fate::Unknown;
     }
 }
 
 impl<T> Drop for Answer<T> {
     fn drop(&mut self) {
-        if let Some(give) = self.0.take() {
-            give(Err(match self.1 {
+        if let Some(give) = self.give.take() {
+            give(Err(match self.fate {
                 Fate::NotApplied => RequestError::StaleCommand,
                 Fate::Unknown => RequestError::Undetermined {
                     reason: "the peer stopped before the outcome was known",
@@ -60,7 +65,7 @@ impl<T> Drop for Answer<T> {
 
 impl<T> std::fmt::Debug for Answer<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Answer({:?})", self.1)
+        write!(f, "Answer({:?})", self.fate)
     }
 }
 

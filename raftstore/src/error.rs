@@ -34,7 +34,7 @@ pub enum RequestError {
     #[error("key {} is not in region {}", hex(key), region.id)]
     KeyNotInRegion {
         key: bytes::Bytes,
-        region: metapb::Region,
+        region: Box<metapb::Region>,
     },
     /// The entry would be larger than `limit`.
     #[error(

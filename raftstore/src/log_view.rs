@@ -11,7 +11,6 @@ use flotilla_proto::metapb::Peer;
 use flotilla_proto::raft::{Entry, Snapshot};
 use flotilla_raft::{FetchFor, LogView, Lookup, Ticket};
 
-use crate::StartError;
 use crate::effects::Fetch;
 use crate::region::{INITIAL_INDEX, INITIAL_TERM};
 
@@ -68,28 +67,18 @@ impl PeerLog {
         }
     }
 
-    /// The log as it was found on disk.
-    ///
-    /// # Errors
-    /// It has a gap (contracts: C10).
-    pub(crate) fn open(region: u64, found: &RegionLog) -> Result<Self, StartError> {
-        let mut log = Self::fresh(region);
-        if let Some(truncation) = found.truncation {
-            log.truncated = (truncation.index, truncation.term);
+    /// The log as it was found on disk; the engine has checked that it is whole (contracts: C10).
+    pub(crate) fn open(region: u64, found: &RegionLog) -> Self {
+        let truncated = found.truncated();
+        let last = found.last_index();
+        Self {
+            truncated: (truncated.index, truncated.term),
+            last,
+            last_before: last,
+            terms: found.terms.iter().copied().collect(),
+            bytes: found.bytes,
+            ..Self::fresh(region)
         }
-        log.last = log.truncated.0;
-        if let Some(span) = found.span {
-            let expected = log.truncated.0 + 1;
-            if span.first != expected {
-                let detail = format!("its log starts at {}, expected {expected}", span.first);
-                return Err(StartError::Inconsistent { region, detail });
-            }
-            log.last = span.last;
-            log.terms = found.terms.iter().copied().collect();
-            log.bytes = found.bytes;
-        }
-        log.last_before = log.last;
-        Ok(log)
     }
 
     /// The first index held.

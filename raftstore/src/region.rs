@@ -5,10 +5,12 @@ use flotilla_proto::raft::ConfState;
 
 /// The region that holds PD's state; outside the key space (contracts: C30).
 pub const META_REGION: u64 = 1;
-/// A bootstrapped or split region's log starts behind this index (contracts: C33).
-pub const INITIAL_INDEX: u64 = 5;
-/// The term of [`INITIAL_INDEX`].
-pub const INITIAL_TERM: u64 = 5;
+pub use flotilla_raft::{INITIAL_INDEX, INITIAL_TERM};
+
+// The engine knows the birth of a log too, and must not know raft.
+const _: () = assert!(
+    flotilla_engine::BIRTH.index == INITIAL_INDEX && flotilla_engine::BIRTH.term == INITIAL_TERM
+);
 
 /// Whether `key` lies in [start, end) of `region`.
 pub fn contains(region: &Region, key: &[u8]) -> bool {

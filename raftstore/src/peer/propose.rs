@@ -145,7 +145,7 @@ impl Peer {
         }
         Err(RequestError::KeyNotInRegion {
             key: change.key.clone(),
-            region: self.region.clone(),
+            region: Box::new(self.region.clone()),
         })
     }
 
