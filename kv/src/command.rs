@@ -10,6 +10,7 @@ use flotilla_proto::store::Mod;
 use crate::failure::{Failure, Refusal};
 use crate::key::KeyMode;
 use crate::latch::Lock;
+use crate::region_error;
 
 /// The region a command works in, at the epoch that the request was checked against.
 #[derive(Clone, Copy)]
@@ -29,7 +30,8 @@ pub struct View<'a, R: ?Sized> {
     /// One moment of the state, taken where the leader may answer a read.
     pub reader: &'a R,
     /// Answers `true` once the request's deadline passed: a long scan then ends with
-    /// `ServerIsBusy`. Asked every [`crate::limits::ROWS_PER_DEADLINE_CHECK`] rows.
+    /// `ServerIsBusy`. Asked before each
+    /// range and every [`crate::limits::ROWS_PER_DEADLINE_CHECK`] rows.
     pub expired: &'a dyn Fn() -> bool,
 }
 
@@ -104,6 +106,17 @@ pub enum Outcome<A> {
     Response(A),
     /// A refusal that the response has no field for.
     Status(Refusal),
+}
+
+impl<A: Answer> Outcome<A> {
+    /// The outcome as a response whatever it is, for `BatchCommands`, which has no status per
+    /// request: a refusal becomes a region error with only a message.
+    pub fn into_response(self) -> A {
+        match self {
+            Self::Response(response) => response,
+            Self::Status(refusal) => A::region_error(region_error::other(refusal.to_string())),
+        }
+    }
 }
 
 /// Turns the end of a command into what the client gets.

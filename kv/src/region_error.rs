@@ -4,9 +4,9 @@
 
 use bytes::Bytes;
 use flotilla_proto::errorpb::{
-    DataIsNotReady, DiskFull, EpochNotMatch, Error, FlashbackInProgress, FlashbackNotPrepared,
-    IsWitness, KeyNotInRegion, MaxTimestampNotSynced, MismatchPeerId, NotLeader,
-    ProposalInMergingMode, RaftEntryTooLarge, ReadIndexNotReady, RecoveryInProgress,
+    BucketVersionNotMatch, DataIsNotReady, DiskFull, EpochNotMatch, Error, FlashbackInProgress,
+    FlashbackNotPrepared, IsWitness, KeyNotInRegion, MaxTimestampNotSynced, MismatchPeerId,
+    NotLeader, ProposalInMergingMode, RaftEntryTooLarge, ReadIndexNotReady, RecoveryInProgress,
     RegionNotFound, RegionNotInitialized, ServerIsBusy, StaleCommand, StoreNotMatch,
     UndeterminedResult,
 };
@@ -270,6 +270,14 @@ pub fn mismatch_peer_id(region_id: u64, request_peer_id: u64, store_peer_id: u64
     }
 }
 
+/// The buckets of the region changed since a coprocessor request was cut by them.
+pub fn bucket_version_not_match(region_id: u64, version: u64, keys: Vec<Bytes>) -> Error {
+    Error {
+        bucket_version_not_match: Some(BucketVersionNotMatch { version, keys }),
+        ..error(format!("region {region_id}: its buckets changed"))
+    }
+}
+
 /// The write may or may not take effect (contracts: C22, C31).
 pub fn undetermined_result(region_id: u64, reason: &str) -> Error {
     let message = format!("region {region_id}: the outcome of the write is unknown: {reason}");
@@ -296,4 +304,233 @@ pub fn other(message: impl Into<String>) -> Error {
     let message = message.into();
     assert!(!message.is_empty(), "a region error without a message");
     error(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::metapb::RegionEpoch;
+
+    use super::*;
+
+    /// How many details an error has.
+    fn details(error: &Error) -> usize {
+        let Error {
+            message: _,
+            not_leader,
+            region_not_found,
+            key_not_in_region,
+            epoch_not_match,
+            server_is_busy,
+            stale_command,
+            store_not_match,
+            raft_entry_too_large,
+            max_timestamp_not_synced,
+            read_index_not_ready,
+            proposal_in_merging_mode,
+            data_is_not_ready,
+            region_not_initialized,
+            disk_full,
+            recovery_in_progress,
+            flashback_in_progress,
+            flashback_not_prepared,
+            is_witness,
+            mismatch_peer_id,
+            bucket_version_not_match,
+            undetermined_result,
+        } = error;
+        [
+            not_leader.is_some(),
+            region_not_found.is_some(),
+            key_not_in_region.is_some(),
+            epoch_not_match.is_some(),
+            server_is_busy.is_some(),
+            stale_command.is_some(),
+            store_not_match.is_some(),
+            raft_entry_too_large.is_some(),
+            max_timestamp_not_synced.is_some(),
+            read_index_not_ready.is_some(),
+            proposal_in_merging_mode.is_some(),
+            data_is_not_ready.is_some(),
+            region_not_initialized.is_some(),
+            disk_full.is_some(),
+            recovery_in_progress.is_some(),
+            flashback_in_progress.is_some(),
+            flashback_not_prepared.is_some(),
+            is_witness.is_some(),
+            mismatch_peer_id.is_some(),
+            bucket_version_not_match.is_some(),
+            undetermined_result.is_some(),
+        ]
+        .into_iter()
+        .filter(|there| *there)
+        .count()
+    }
+
+    #[test]
+    fn every_error_has_its_message_and_its_detail() {
+        let peer = Peer {
+            id: 4,
+            store_id: 1,
+            ..Peer::default()
+        };
+        let epoch = Some(RegionEpoch {
+            conf_ver: 1,
+            version: 2,
+        });
+        let region = Region {
+            id: 3,
+            start_key: "b".into(),
+            end_key: "d".into(),
+            region_epoch: epoch,
+            peers: vec![peer.clone()],
+            ..Region::default()
+        };
+        let table: [(Error, usize, &str); 26] = [
+            (
+                not_leader(3, Some(peer)),
+                1,
+                "region 3: the leader is peer 4 on store 1",
+            ),
+            (
+                not_leader(3, None),
+                1,
+                "region 3: not leader, and the leader is unknown",
+            ),
+            (region_not_found(3), 1, "region 3 is not on this store"),
+            (
+                key_not_in_region("secret".into(), &region),
+                1,
+                "region 3: the key is outside its range",
+            ),
+            (
+                epoch_not_match(3, vec![region]),
+                1,
+                "region 3: its range changed since the client looked it up",
+            ),
+            (
+                epoch_missing(3),
+                0,
+                "region 3: the request has no region epoch",
+            ),
+            (
+                server_is_busy("the queue is full", 100),
+                1,
+                "the store is busy: the queue is full",
+            ),
+            (
+                deadline_exceeded(),
+                1,
+                "the store is busy: deadline is exceeded",
+            ),
+            (stale_command(3), 1, "region 3: the term has passed"),
+            (store_not_match(1, 2), 1, "this is store 2, not store 1"),
+            (
+                raft_entry_too_large(3, 9_000_000),
+                1,
+                "region 3: the write makes an entry of 9000000 bytes, at most 8388608 are taken",
+            ),
+            (
+                max_timestamp_not_synced(3),
+                1,
+                "region 3: the leader has not fetched a timestamp yet",
+            ),
+            (
+                read_index_not_ready(3, "it splits"),
+                1,
+                "region 3: no read index now: it splits",
+            ),
+            (proposal_in_merging_mode(3), 1, "region 3 is merging"),
+            (
+                data_is_not_ready(3, 4, 5),
+                1,
+                "region 3: peer 4 serves stale reads up to 5",
+            ),
+            (
+                region_not_initialized(3),
+                1,
+                "region 3: the peer has no data yet",
+            ),
+            (
+                applying_snapshot(3),
+                0,
+                "region 3: the peer is installing a snapshot",
+            ),
+            (
+                disk_full(1, "the reserve is reached"),
+                1,
+                "the disk of store 1 is full: the reserve is reached",
+            ),
+            (recovery_in_progress(3), 1, "region 3 is being recovered"),
+            (flashback_in_progress(3, 9), 1, "region 3 is in flashback"),
+            (
+                flashback_not_prepared(3),
+                1,
+                "region 3 is not prepared for flashback",
+            ),
+            (is_witness(3), 1, "region 3: the peer is a witness"),
+            (
+                mismatch_peer_id(3, 4, 6),
+                1,
+                "region 3: this store holds peer 6, not 4",
+            ),
+            (
+                undetermined_result(3, "the leader changed"),
+                1,
+                "region 3: the outcome of the write is unknown: the leader changed",
+            ),
+            (
+                bucket_version_not_match(3, 1, vec![]),
+                1,
+                "region 3: its buckets changed",
+            ),
+            (closing(), 0, "TiKV is Closing"),
+        ];
+        for (error, count, message) in table {
+            assert_eq!(error.message, message);
+            assert_eq!(details(&error), count, "{message}");
+        }
+        assert_eq!(
+            (
+                proposal_dropped().message.as_str(),
+                details(&proposal_dropped())
+            ),
+            ("Raft ProposalDropped", 0)
+        );
+    }
+
+    #[test]
+    fn the_details_hold_what_clients_read() {
+        let region = Region {
+            id: 3,
+            start_key: "b".into(),
+            end_key: "d".into(),
+            ..Region::default()
+        };
+        let outside = key_not_in_region("x".into(), &region)
+            .key_not_in_region
+            .unwrap();
+        assert_eq!(
+            (
+                &outside.key[..],
+                &outside.start_key[..],
+                &outside.end_key[..]
+            ),
+            (&b"x"[..], &b"b"[..], &b"d"[..])
+        );
+        let busy = server_is_busy("write stall", 250).server_is_busy.unwrap();
+        assert_eq!(
+            (busy.reason.as_str(), busy.backoff_ms),
+            ("write stall", 250)
+        );
+        assert_eq!(
+            deadline_exceeded().server_is_busy.unwrap().reason,
+            "deadline is exceeded"
+        );
+        assert_eq!(disk_full(1, "r").disk_full.unwrap().store_id, [1]);
+        let unknown = undetermined_result(3, "r");
+        assert_eq!(
+            unknown.undetermined_result.unwrap().message,
+            unknown.message
+        );
+    }
 }

@@ -231,6 +231,9 @@ fn scan_rows<R: StateReader + ?Sized>(
     reverse: bool,
     mut visit: impl FnMut(&[u8], row::Row<'_>) -> Result<bool, Failure>,
 ) -> Result<(), Failure> {
+    if (view.expired)() {
+        return Err(Failure::deadline_exceeded());
+    }
     let mut failure = None;
     let mut rows = 0;
     let mut step = |physical: &[u8], stored: &[u8]| {

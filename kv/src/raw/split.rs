@@ -48,3 +48,93 @@ pub fn split_keys(
     }
     Ok(keys)
 }
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::kvrpcpb::{ApiVersion, Context};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(mode: KeyMode, request: SplitRegionRequest, expected: Result<&[&str], &str>) {
+        let region = Region {
+            id: 3,
+            start_key: mode.physical(&"b".into()),
+            end_key: mode.physical(&"m".into()),
+            ..Region::default()
+        };
+        let keys = split_keys(mode, &region, &request).map_err(|error| error.message);
+        let physical = |user: &&str| mode.physical(&Bytes::copy_from_slice(user.as_bytes()));
+        let expected = expected.map(|users| users.iter().map(physical).collect::<Vec<_>>());
+        assert_eq!(keys, expected.map_err(str::to_owned));
+    }
+
+    fn request(version: ApiVersion, is_raw_kv: bool, keys: &[&str]) -> SplitRegionRequest {
+        SplitRegionRequest {
+            context: Some(Context {
+                api_version: version.into(),
+                ..Context::default()
+            }),
+            split_key: Bytes::new(),
+            split_keys: keys
+                .iter()
+                .map(|key| Bytes::copy_from_slice(key.as_bytes()))
+                .collect(),
+            is_raw_kv,
+        }
+    }
+
+    #[test]
+    fn keys_are_sorted_and_those_that_cut_nothing_are_dropped() {
+        let asked = request(
+            ApiVersion::V1,
+            true,
+            &["k", "c", "b", "m", "z", "", "c", "a", "c\0"],
+        );
+        check(KeyMode::Plain, asked, Ok(&["c", "c\0", "k"]));
+        // In encoded mode raw and transactional keys are cut alike.
+        for (version, raw) in [
+            (ApiVersion::V2, true),
+            (ApiVersion::V2, false),
+            (ApiVersion::V1, false),
+        ] {
+            check(
+                KeyMode::Encoded,
+                request(version, raw, &["k", "c", "b"]),
+                Ok(&["c", "k"]),
+            );
+        }
+    }
+
+    #[test]
+    fn the_older_field_wins() {
+        let newer = request(ApiVersion::V1, true, &["k"]);
+        check(
+            KeyMode::Plain,
+            SplitRegionRequest {
+                split_key: "c".into(),
+                ..newer
+            },
+            Ok(&["c"]),
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_split_is_told() {
+        let nothing = Err("failed to split region 3: no key lies strictly inside it");
+        check(KeyMode::Plain, request(ApiVersion::V1, true, &[]), nothing);
+        check(
+            KeyMode::Plain,
+            request(ApiVersion::V1, true, &["b", "m", ""]),
+            nothing,
+        );
+        check(
+            KeyMode::Plain,
+            request(ApiVersion::V1, false, &["c"]),
+            Err(
+                "failed to split region 3: ApiVersionNotMatched: the request needs encoded keys, and this \
+                 cluster has plain ones: use raw calls of API v1",
+            ),
+        );
+    }
+}

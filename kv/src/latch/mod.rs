@@ -175,7 +175,9 @@ impl<W> Latches<W> {
     }
 
     /// Takes what `lock` still lacks. `true`: it holds everything. `false`: it waits for something,
-    /// and what `waiter` made is handed out by the release that grants it; call again then.
+    /// and what `waiter` made is handed out by the release that grants it, maybe before this
+    /// returns; call again then. `waiter` is called only to wait, inside a mutex of the latches:
+    /// it must not come back to them.
     ///
     /// # Panics
     /// If called again before the waiter was handed out.
@@ -514,3 +516,6 @@ impl<W> RangeTable<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
