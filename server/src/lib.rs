@@ -1,1 +1,20 @@
 //! The flotilla node as a library.
+//!
+//! ```text
+//!  net       one port: connections, limits, HTTP/1.1 and HTTP/2
+//!  http      /health, /metrics, PD's JSON API
+//!  rpc       the gRPC services: Tikv, PD, Keyspace, health
+//!  placement PD: the machine's driver, and what the store tells and asks it
+//!  store     databases, machines and their threads
+//!  node      all of it together: start, stop, what ends it
+//! ```
+//!
+//! The only crate with sockets, the async runtime and command-line handling.
+
+pub mod cli;
+pub mod config;
+pub mod logging;
+pub mod metrics;
+pub mod net;
+pub mod process;
+pub mod store;

@@ -1,0 +1,245 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{ConfigError, Layers, Loaded};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
+
+const ABOUT: &str = "A sharded, replicated key-value store that speaks the TiKV and PD protocols";
+
+const LONG_ABOUT: &str = "\
+A sharded, replicated key-value store that speaks the TiKV and PD protocols.
+
+One process is a whole node: it keeps data in regions replicated by raft, and serves clients, PD \
+and other nodes on one port. Point any TiKV client at that port.";
+
+const AFTER: &str = "\
+Examples:
+  Start a node; the first start creates a cluster, later ones continue it:
+      flotilla server --data-dir ./data
+
+  Listen on another address, with a configuration file:
+      flotilla server --data-dir ./data --addr 127.0.0.1:4000 --config flotilla.toml
+
+  See every setting, its meaning, and where its value comes from:
+      flotilla config --explain
+
+  Measure a running node with the YCSB core workload A:
+      flotilla bench ycsb --workload a --records 100000 --duration 30s --threads 64
+
+Every setting can stand in the configuration file, in the environment (FLOTILLA_RAFT_LEASE for
+raft.lease) and on the command line (--set raft.lease=500ms); the last of these wins.
+
+Exit codes: 0 stopped as asked; 1 the node failed or could not start; 2 the command line or the
+configuration is wrong, and nothing was touched; 130 stopped at once by a second signal.";
+
+/// The `flotilla` command.
+#[derive(Debug, Parser)]
+#[command(name = "flotilla", version, about = ABOUT, long_about = LONG_ABOUT, after_long_help = AFTER,
+          after_help = "Run `flotilla --help` for examples.", styles = STYLES, max_term_width = 100,
+          arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What `flotilla` can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node until it is stopped by SIGTERM or Ctrl-C
+    #[command(long_about = SERVER_LONG)]
+    Server(ConfigArgs),
+    /// Print the configuration that a node would run with
+    #[command(long_about = CONFIG_LONG)]
+    Config(PrintArgs),
+}
+
+const SERVER_LONG: &str = "\
+Run a node until it is stopped by SIGTERM or Ctrl-C.
+
+With an empty or missing data folder it creates a cluster of one node; with the folder of an \
+earlier run it continues that one. Once it serves it prints one line, `flotilla serves on ...`, to \
+standard output; everything else is logged to standard error.";
+
+const CONFIG_LONG: &str = "\
+Print the configuration that a node would run with, as a TOML file.
+
+Reads the same file, environment and flags as `flotilla server`, and refuses the same mistakes, but \
+starts nothing.";
+
+/// Where the configuration comes from.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "FLOTILLA_CONFIG")]
+    config: Option<PathBuf>,
+    /// Folder of the node's data, created at the first start
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<String>,
+    /// Address to listen on; port 0 takes any free one [default: 127.0.0.1:2379]
+    #[arg(long, value_name = "HOST:PORT")]
+    addr: Option<String>,
+    /// Address that clients and other nodes dial [default: the one listened on]
+    #[arg(long, value_name = "HOST:PORT")]
+    advertise_addr: Option<String>,
+    /// Serve /metrics and the JSON API on this address instead of the main one
+    #[arg(long, value_name = "HOST:PORT")]
+    status_addr: Option<String>,
+    /// Allow other machines to connect without TLS: whoever reaches the port can read and write
+    #[arg(long)]
+    allow_plaintext: bool,
+    /// How much to log: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// How to log: text, json [default: text]
+    #[arg(long, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// Any other setting, for example --set raft.lease=500ms; repeatable
+    #[arg(long, value_name = "NAME=VALUE", value_parser = split_setting)]
+    set: Vec<(String, String)>,
+}
+
+/// What to print.
+#[derive(Args, Clone, Debug)]
+pub struct PrintArgs {
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Add to every setting what it means and where its value comes from
+    #[arg(long)]
+    pub explain: bool,
+}
+
+fn split_setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+impl ConfigArgs {
+    /// The configuration from all layers.
+    ///
+    /// # Errors
+    /// The first setting that is refused.
+    pub fn load(
+        &self,
+        env: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Loaded, ConfigError> {
+        let named = [
+            ("data-dir", &self.data_dir),
+            ("addr", &self.addr),
+            ("advertise-addr", &self.advertise_addr),
+            ("status-addr", &self.status_addr),
+            ("log-level", &self.log_level),
+            ("log-format", &self.log_format),
+        ];
+        let named = named
+            .into_iter()
+            .filter_map(|(flag, value)| Some((flag, value.clone()?)));
+        let plaintext = self
+            .allow_plaintext
+            .then(|| ("allow-plaintext", "true".to_owned()));
+        let named = named.chain(plaintext).map(|(flag, value)| {
+            // Flags of grouped settings are written without the dot.
+            (format!("--{flag}"), flag.replace("log-", "log."), value)
+        });
+        let set = self
+            .set
+            .iter()
+            .map(|(key, value)| (format!("--set {key}"), key.clone(), value.clone()));
+        // The file's own place is no setting.
+        let env = env
+            .into_iter()
+            .filter(|(name, _)| name != "FLOTILLA_CONFIG")
+            .collect();
+        Layers {
+            file: self.config.clone(),
+            env,
+            flags: named.chain(set).collect(),
+        }
+        .load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    fn load(args: &[&str]) -> Result<Loaded, String> {
+        let args = ["flotilla", "server"].iter().chain(args);
+        let Command::Server(args) = Cli::try_parse_from(args)
+            .map_err(|error| error.to_string())?
+            .command
+        else {
+            unreachable!("the subcommand is given");
+        };
+        args.load(Vec::new()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let loaded = load(&[
+            "--data-dir",
+            "d",
+            "--addr",
+            "10.0.0.1:1",
+            "--allow-plaintext",
+            "--log-level",
+            "debug",
+            "--log-format=json",
+            "--set",
+            "raft.lease = 500ms",
+            "--set=network.streams-max=9",
+        ])
+        .expect("valid");
+        let config = &loaded.config;
+        assert_eq!(config.data_dir.as_deref(), Some(std::path::Path::new("d")));
+        assert_eq!(config.addr.to_string(), "10.0.0.1:1");
+        assert_eq!(
+            (config.log_level.to_string(), config.log_format.to_string()),
+            ("debug".into(), "json".into())
+        );
+        assert_eq!((config.lease.as_millis(), config.streams_max), (500, 9));
+    }
+
+    #[test]
+    fn mistakes_on_the_command_line_name_the_flag() {
+        for (args, expected) in [
+            (
+                &["--log-level", "loud"][..],
+                "flag --log-level: log.level = \"loud\": expected one of",
+            ),
+            (
+                &["--addr", "nowhere"][..],
+                "flag --addr: addr = \"nowhere\": expected HOST:PORT",
+            ),
+            (
+                &["--set", "raft.leese=1s"][..],
+                "flag --set raft.leese: unknown setting raft.leese; did you mean raft.lease?",
+            ),
+            (&["--set", "raft.lease"][..], "expected NAME=VALUE"),
+            (
+                &["--set", "addr=127.0.0.1:1", "--addr", "127.0.0.1:2"][..],
+                "addr is set a second time",
+            ),
+            (&["--nonsense"][..], "unexpected argument '--nonsense'"),
+        ] {
+            let message = load(args).expect_err(expected);
+            assert!(message.contains(expected), "{args:?}: {message}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! What the node measures, for `GET /metrics`.
+//!
+//! Every node has a registry of its own, so that several can live in one process. A metric is
+//! registered once, at start; counting is then one atomic operation.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+/// Upper bounds of the latency histograms, seconds: from a read out of memory to a timed-out client.
+const SECONDS: [f64; 16] = [
+    0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0,
+    2.0, 5.0,
+];
+/// Upper bounds of the batch-size histograms.
+const SIZES: [f64; 12] = [
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 4096.0,
+];
+
+/// A node's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    /// Connections and their memory.
+    pub network: Arc<NetworkMetrics>,
+    /// The store's threads and disk.
+    pub store: Arc<StoreMetrics>,
+}
+
+/// Registers one kind of metric; also does nothing, for tests.
+trait Kind: Sized {
+    fn register(
+        recorder: &PrometheusRecorder,
+        name: &'static str,
+        labels: Vec<Label>,
+        about: &'static str,
+    ) -> Self;
+    fn none() -> Self;
+}
+
+macro_rules! kind {
+    ($kind:ty, $register:ident, $describe:ident) => {
+        impl Kind for $kind {
+            fn register(
+                recorder: &PrometheusRecorder,
+                name: &'static str,
+                labels: Vec<Label>,
+                about: &'static str,
+            ) -> Self {
+                recorder.$describe(name.into(), None, about.into());
+                let metadata = Metadata::new(module_path!(), Level::INFO, None);
+                recorder.$register(&Key::from_parts(name, labels), &metadata)
+            }
+            fn none() -> Self {
+                Self::noop()
+            }
+        }
+    };
+}
+kind!(Counter, register_counter, describe_counter);
+kind!(Gauge, register_gauge, describe_gauge);
+kind!(Histogram, register_histogram, describe_histogram);
+
+macro_rules! group {
+    ($(#[$doc:meta])* $group:ident { $($field:ident: $kind:ty = $name:literal, $about:literal;)+ }) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $group { $(#[doc = $about] pub $field: $kind,)+ }
+
+        impl $group {
+            fn register(recorder: &PrometheusRecorder) -> Self {
+                Self { $($field: Kind::register(recorder, $name, Vec::new(), $about),)+ }
+            }
+        }
+
+        /// Counts nowhere.
+        impl Default for $group {
+            fn default() -> Self {
+                Self { $($field: Kind::none(),)+ }
+            }
+        }
+    };
+}
+
+group! {
+    /// Connections and their memory.
+    NetworkMetrics {
+        connections_open: Gauge = "flotilla_connections", "Connections open now.";
+        connections_accepted: Counter = "flotilla_connections_accepted_total", "Connections accepted.";
+        connections_refused: Counter = "flotilla_connections_refused_total", "Connections closed at once because there were too many.";
+        connections_broken: Counter = "flotilla_connections_broken_total", "Connections that broke or did not keep to the protocol.";
+        connections_silent: Counter = "flotilla_connections_silent_total", "Connections that never said what they speak.";
+        connections_stalled: Counter = "flotilla_connections_stalled_total", "Connections closed because they did not take their answers.";
+        answers_delayed: Counter = "flotilla_answers_delayed_total", "Large answers put off because the client had left too much unread.";
+        requests_no_room: Counter = "flotilla_requests_no_room_total", "Requests refused because too many bytes of requests were under way.";
+    }
+}
+
+group! {
+    /// The store's threads and disk.
+    StoreMetrics {
+        disk_free: Gauge = "flotilla_disk_free_bytes", "Free space where the data folder is.";
+        disk_full: Gauge = "flotilla_disk_full", "1 while writes are refused because free space is below the reserve.";
+        busy: Counter = "flotilla_busy_total", "Requests refused as busy after they had waited.";
+        raft_round_seconds: Histogram = "flotilla_raft_round_seconds", "Carrying out the effects of one round of raft machines.";
+        apply_round_seconds: Histogram = "flotilla_apply_round_seconds", "Carrying out the effects of one round of apply machines.";
+        apply_batch_entries: Histogram = "flotilla_apply_batch_size", "Changes in one state batch.";
+        log_append_seconds: Histogram = "flotilla_log_append_seconds", "One write to the raft log.";
+        log_sync_seconds: Histogram = "flotilla_log_sync_seconds", "One sync of the raft log.";
+        log_batch_entries: Histogram = "flotilla_log_batch_size", "Raft entries in one write to the log.";
+        fetch_seconds: Histogram = "flotilla_entry_fetch_seconds", "Reading raft entries that were not in the cache.";
+        size_check_seconds: Histogram = "flotilla_size_check_seconds", "Measuring a region.";
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// An empty registry with the groups above.
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+            .and_then(|builder| {
+                builder.set_buckets_for_metric(Matcher::Suffix("_size".to_owned()), &SIZES)
+            })
+            .expect("constant buckets, none of them empty")
+            .build_recorder();
+        Self {
+            handle: recorder.handle(),
+            network: Arc::new(NetworkMetrics::register(&recorder)),
+            store: Arc::new(StoreMetrics::register(&recorder)),
+            recorder,
+        }
+    }
+
+    /// A histogram of seconds with labels.
+    pub fn seconds(
+        &self,
+        name: &'static str,
+        labels: &[(&'static str, &'static str)],
+        about: &'static str,
+    ) -> Histogram {
+        Kind::register(&self.recorder, name, owned(labels), about)
+    }
+
+    /// A counter with labels.
+    pub fn counter(
+        &self,
+        name: &'static str,
+        labels: &[(&'static str, &'static str)],
+        about: &'static str,
+    ) -> Counter {
+        Kind::register(&self.recorder, name, owned(labels), about)
+    }
+
+    /// A gauge with labels.
+    pub fn gauge(
+        &self,
+        name: &'static str,
+        labels: &[(&'static str, &'static str)],
+        about: &'static str,
+    ) -> Gauge {
+        Kind::register(&self.recorder, name, owned(labels), about)
+    }
+
+    /// Everything, in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Files the samples that came in since the last call; otherwise they would pile up until
+    /// somebody asks. Due every second or so.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+fn owned(labels: &[(&'static str, &'static str)]) -> Vec<Label> {
+    labels
+        .iter()
+        .map(|(name, value)| Label::from_static_parts(name, value))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_counted_is_rendered_with_its_help_and_buckets() {
+        let metrics = Metrics::new();
+        metrics.network.connections_open.increment(3);
+        metrics.store.log_sync_seconds.record(0.003);
+        metrics
+            .counter("flotilla_test_total", &[("rpc", "RawGet")], "A test.")
+            .increment(1);
+        let text = metrics.render();
+        for line in [
+            "# HELP flotilla_connections Connections open now.",
+            "# TYPE flotilla_connections gauge",
+            "flotilla_connections 3",
+            "flotilla_log_sync_seconds_bucket{le=\"0.002\"} 0",
+            "flotilla_log_sync_seconds_bucket{le=\"0.005\"} 1",
+            "flotilla_test_total{rpc=\"RawGet\"} 1",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "no line {line:?} in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn two_nodes_of_one_process_count_apart() {
+        let (one, other) = (Metrics::new(), Metrics::new());
+        one.network.connections_accepted.increment(1);
+        assert!(
+            one.render()
+                .contains("flotilla_connections_accepted_total 1")
+        );
+        assert!(
+            !other
+                .render()
+                .contains("flotilla_connections_accepted_total 1")
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! Who may ask what on which listener, and the way of one request through it.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use axum::response::IntoResponse;
+use http::{Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tower::Service as _;
+
+use super::body::{RequestBody, ResponseBody};
+use super::memory::{Client, Reserved};
+
+/// The one path that everybody may ask over plain HTTP.
+const HEALTH_PATH: &str = "/health";
+
+/// What one connection may ask for (contracts: C29).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// gRPC and HTTP.
+    All,
+    /// gRPC, and of HTTP only the health check: the connection comes from another machine without a
+    /// certificate.
+    RemoteGrpc,
+    /// gRPC, and of HTTP only the health check: the rest has a listener of its own.
+    MovedHttp,
+}
+
+impl Access {
+    /// Why this request is not served here.
+    fn refusal(self, is_grpc: bool, path: &str) -> Option<&'static str> {
+        if is_grpc || path == HEALTH_PATH {
+            return None;
+        }
+        match self {
+            Self::All => None,
+            Self::RemoteGrpc => Some(
+                "HTTP is served to this machine only: ask through 127.0.0.1, or start the node with \
+                 --status-addr\n",
+            ),
+            Self::MovedHttp => Some("HTTP is served on the address given with --status-addr\n"),
+        }
+    }
+}
+
+/// Serves the requests of one connection.
+#[derive(Clone)]
+pub struct Service {
+    routes: axum::Router,
+    access: Access,
+    client: Client,
+}
+
+impl Service {
+    pub(super) fn new(routes: axum::Router, access: Access, client: Client) -> Self {
+        Self {
+            routes,
+            access,
+            client,
+        }
+    }
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        if let Some(text) = self.access.refusal(is_grpc(&request), request.uri().path()) {
+            let answer = (StatusCode::FORBIDDEN, text).into_response();
+            let answer =
+                answer.map(|body| ResponseBody::new(tonic::body::Body::new(body), None, None));
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
+        let held = Arc::new(Mutex::new(self.client.request()));
+        let mut request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&held)));
+        request.extensions_mut().insert(self.client.clone());
+        let mut routes = self.routes.clone();
+        Box::pin(async move {
+            let mut answer = routes.call(request).await?;
+            let reserved = answer.extensions_mut().remove::<Reserved>();
+            Ok(answer
+                .map(|body| ResponseBody::new(tonic::body::Body::new(body), Some(held), reserved)))
+        })
+    }
+}
+
+fn is_grpc<B>(request: &Request<B>) -> bool {
+    let content = request.headers().get(header::CONTENT_TYPE);
+    content.is_some_and(|content| content.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_health_check_is_for_everybody() {
+        for (access, is_grpc, path, word) in [
+            (Access::All, false, "/metrics", None),
+            (Access::All, true, "/tikvpb.Tikv/RawGet", None),
+            (Access::RemoteGrpc, true, "/tikvpb.Tikv/RawGet", None),
+            (Access::RemoteGrpc, false, "/health", None),
+            (
+                Access::RemoteGrpc,
+                false,
+                "/metrics",
+                Some("this machine only"),
+            ),
+            (
+                Access::RemoteGrpc,
+                false,
+                "/pd/api/v1/stores",
+                Some("this machine only"),
+            ),
+            (
+                Access::RemoteGrpc,
+                false,
+                "/tikvpb.Tikv/RawGet",
+                Some("this machine only"),
+            ),
+            (
+                Access::RemoteGrpc,
+                false,
+                "/health/",
+                Some("this machine only"),
+            ),
+            (Access::MovedHttp, false, "/health", None),
+            (Access::MovedHttp, false, "/metrics", Some("--status-addr")),
+        ] {
+            let refusal = access.refusal(is_grpc, path);
+            assert_eq!(refusal.is_some(), word.is_some(), "{access:?} {path}");
+            assert!(
+                refusal
+                    .unwrap_or_default()
+                    .contains(word.unwrap_or_default()),
+                "{access:?} {path}"
+            );
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! One connection, from its first byte to its last.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::access::Service;
+use super::listener::Limits;
+use super::memory::Client;
+use super::socket::{Socket, Traffic};
+
+/// Bytes by which a client has said which protocol it speaks: the length of the HTTP/2 preface.
+const HELLO_BYTES: u64 = 24;
+/// Bytes of one HTTP/2 frame that clients may send.
+const FRAME_BYTES: u32 = 64 << 10;
+/// Bytes of one answer that HTTP/2 buffers ahead of the client's window.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// Bytes of a request's headers.
+const HEADER_BYTES: u32 = 16 << 10;
+/// Bytes that HTTP/1.1 buffers.
+const HTTP1_BUFFER_BYTES: usize = 64 << 10;
+
+/// Both protocols, with the limits of this node.
+pub(super) fn builder(limits: &Limits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.handshake_timeout)
+        .max_buf_size(HTTP1_BUFFER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.streams_max)
+        .initial_stream_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_frame_size(FRAME_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_header_list_size(HEADER_BYTES)
+        // A client whose requests time out resets all of them at once; that is no attack.
+        .max_pending_accept_reset_streams(limits.streams_max as usize)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout);
+    builder
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// Either side closed it.
+    Closed,
+    /// It broke, or did not keep to the protocol.
+    Broken,
+    /// It did not say what it speaks.
+    NoHello,
+    /// It did not take its answers.
+    Stalled,
+}
+
+/// Serves `stream` until it ends. Once `stopping` turns true, requests under way are finished and no
+/// new ones taken.
+pub(super) async fn serve(
+    stream: TcpStream,
+    builder: &Builder<TokioExecutor>,
+    limits: &Limits,
+    service: Service,
+    client: Client,
+    mut stopping: watch::Receiver<bool>,
+) -> End {
+    // Answers are small and each is waited for.
+    if stream.set_nodelay(true).is_err() {
+        return End::Broken;
+    }
+    let socket = Socket::new(stream);
+    let mut patience = Patience::new(socket.traffic(), client, limits);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    loop {
+        tokio::select! {
+            end = connection.as_mut() => return if end.is_ok() { End::Closed } else { End::Broken },
+            changed = stopping.wait_for(|stop| *stop), if !patience.stopping => {
+                // A listener that is gone stops its connections too.
+                let _ = changed;
+                patience.stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+            () = tokio::time::sleep_until(patience.next) => {
+                if let Some(end) = patience.look() {
+                    return end;
+                }
+            }
+        }
+    }
+}
+
+/// Looks now and then whether a connection still gets anywhere.
+struct Patience {
+    traffic: Arc<Traffic>,
+    client: Client,
+    stall: Duration,
+    next: Instant,
+    greeted: bool,
+    stopping: bool,
+    /// Bytes written when they last rose, and when that was.
+    progress: (u64, Instant),
+}
+
+impl Patience {
+    fn new(traffic: Arc<Traffic>, client: Client, limits: &Limits) -> Self {
+        let now = Instant::now();
+        Self {
+            traffic,
+            client,
+            stall: limits.stall_timeout,
+            next: now + limits.handshake_timeout,
+            greeted: false,
+            stopping: false,
+            progress: (0, now),
+        }
+    }
+
+    fn look(&mut self) -> Option<End> {
+        let now = Instant::now();
+        if !self.greeted && self.traffic.read() < HELLO_BYTES {
+            return Some(End::NoHello);
+        }
+        self.greeted = true;
+        let written = self.traffic.written();
+        if written != self.progress.0 || !self.client.has_unsent() {
+            self.progress = (written, now);
+        } else if now - self.progress.1 >= self.stall {
+            return Some(End::Stalled);
+        }
+        self.next = now + self.stall / 2;
+        None
+    }
+}

@@ -1,0 +1,160 @@
+//! What is looked at while a store runs: how far its state is durable, how long flushes take, and
+//! how much space is left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use flotilla_engine::rocks::RocksState;
+use flotilla_engine::row::Expiry;
+use flotilla_engine::{EngineError, FlushReason, RaftLog, StateStore};
+use flotilla_raftstore::effects::{RaftInput, StoreInput};
+use flotilla_raftstore::{DurableWatch, STORE_ADDRESS};
+
+use super::disk::DiskWatch;
+use super::fatal::{Fatal, FatalSink};
+use super::measured::MeasuredLog;
+use super::{RocksRuntime, clock};
+
+/// How often the durable cut is looked up (contracts: C2).
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often disk space and background errors are looked at, in looks.
+const SLOW_LOOKS: u64 = 10;
+
+/// Everything the observer looks at.
+pub(super) struct Observer {
+    pub(super) runtime: RocksRuntime,
+    pub(super) log: Arc<MeasuredLog>,
+    pub(super) watch: DurableWatch,
+    pub(super) admin_batches: Arc<AtomicU64>,
+    pub(super) disk: Arc<DiskWatch>,
+    pub(super) expiry: Arc<Expiry>,
+    pub(super) flush_timeout: Duration,
+    pub(super) state_path: String,
+    pub(super) fatal: FatalSink,
+}
+
+/// A flush that was asked for.
+struct Flush {
+    since: Instant,
+    /// Log bytes that had been appended when it was asked for.
+    appended_bytes: u64,
+    done: Receiver<Result<(), EngineError>>,
+}
+
+impl Observer {
+    /// Starts the observer and the thread that flushes for it. Both end when the sender of `stop`
+    /// is gone.
+    ///
+    /// # Errors
+    /// The operating system starts no more threads.
+    pub(super) fn spawn(self, stop: Receiver<()>) -> std::io::Result<[JoinHandle<()>; 2]> {
+        let (asks, asked) = bounded(1);
+        let state = Arc::clone(&self.runtime.state);
+        let flusher = thread::Builder::new()
+            .name("state-flush".to_owned())
+            .spawn(move || flush_all(&state, &asked))?;
+        let observer = thread::Builder::new()
+            .name("observer".to_owned())
+            .spawn(move || self.run(&asks, &stop))?;
+        Ok([observer, flusher])
+    }
+
+    fn run(mut self, asks: &Sender<Ask>, stop: &Receiver<()>) {
+        let mut flush: Option<Flush> = None;
+        let mut admin_seen = 0;
+        for look in 0u64.. {
+            if stop.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let admin = self.admin_batches.load(Ordering::SeqCst);
+            if admin != admin_seen {
+                admin_seen = admin;
+                self.watch.admin_applied(clock::mono());
+            }
+            flush = match flush.take() {
+                Some(running) => self.follow(running),
+                None => self.ask(asks),
+            };
+            self.publish_durable();
+            if look.is_multiple_of(SLOW_LOOKS) {
+                self.look_slowly();
+            }
+            if self.fatal.is_reported() {
+                return;
+            }
+        }
+    }
+
+    /// Tells the store how far its regions would survive a crash.
+    fn publish_durable(&self) {
+        match self.runtime.state.refresh_durable() {
+            Ok(risen) if risen.is_empty() => {}
+            Ok(risen) => {
+                let input = RaftInput::Store(StoreInput::Durable(risen));
+                // A store that is stopping needs it no more.
+                let _ = self.runtime.raft.force_send(STORE_ADDRESS, input);
+            }
+            Err(error) => self.fatal.engine("looking up the durable cut", error),
+        }
+    }
+
+    fn ask(&mut self, asks: &Sender<Ask>) -> Option<Flush> {
+        let appended_bytes = self.log.appended_bytes();
+        let reason = self.watch.poll(clock::mono(), appended_bytes)?;
+        let (tell, done) = bounded(1);
+        asks.send((reason, tell)).ok()?;
+        Some(Flush {
+            since: Instant::now(),
+            appended_bytes,
+            done,
+        })
+    }
+
+    fn follow(&mut self, flush: Flush) -> Option<Flush> {
+        match flush.done.try_recv() {
+            Ok(Ok(())) => {
+                self.watch.flushed(flush.appended_bytes);
+                None
+            }
+            Ok(Err(error)) => {
+                self.fatal.engine("flushing the state", error);
+                None
+            }
+            Err(_) => {
+                let waited = flush.since.elapsed();
+                if waited > self.flush_timeout {
+                    self.fatal.report(Fatal::FlushHangs {
+                        waited: Duration::from_secs(waited.as_secs()),
+                    });
+                }
+                Some(flush)
+            }
+        }
+    }
+
+    fn look_slowly(&self) {
+        if let Err(error) = self.disk.look() {
+            tracing::warn!(%error, "cannot look up the free disk space");
+        }
+        self.expiry.advance(clock::wall().seconds());
+        let count = self.runtime.state.stats().background_errors;
+        if count > 0 {
+            self.fatal.report(Fatal::Background {
+                count,
+                path: self.state_path.clone(),
+            });
+        }
+    }
+}
+
+type Ask = (FlushReason, Sender<Result<(), EngineError>>);
+
+fn flush_all(state: &RocksState, asked: &Receiver<Ask>) {
+    for (reason, tell) in asked {
+        // The observer may be gone; the flush has still been done.
+        let _ = tell.send(state.flush_all(reason));
+    }
+}
