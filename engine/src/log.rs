@@ -209,8 +209,8 @@ pub struct RegionLog {
 
 /// The log of one store.
 ///
-/// Appending and syncing may go on at the same time on two threads. After an error every later
-/// call fails with [`crate::EngineError::Poisoned`].
+/// Appending and syncing may go on at the same time on two threads. After a failed append or sync
+/// every later one fails with [`crate::EngineError::Poisoned`]; reads go on.
 pub trait RaftLog: Send + Sync + 'static {
     /// Writes a batch, not yet durable, with one write; returns its store-wide number (from 1,
     /// by one). A reader in this process sees it at once.

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 use flotilla_proto::store::{ApplyRecord, ColumnFamily, RegionRecord};
 
-use crate::Result;
+use crate::{EngineError, Result};
 
 /// A column family of the state database.
 pub type Cf = ColumnFamily;
@@ -155,7 +155,17 @@ pub struct StoredRegion {
     pub applied: Option<ApplyRecord>,
 }
 
+/// The error for an apply record whose region has no record.
+pub(crate) fn orphaned(region: u64) -> EngineError {
+    EngineError::corrupt(
+        format!("region {region} apply record"),
+        "the region has no record",
+    )
+}
+
 /// The state of one store.
+///
+/// After a failed write or flush later ones fail with [`crate::EngineError::Poisoned`]; reads go on.
 pub trait StateStore: StateReader + Send + Sync + 'static {
     /// A frozen view.
     type Snapshot: StateReader + Send + 'static;
@@ -173,8 +183,18 @@ pub trait StateStore: StateReader + Send + Sync + 'static {
     /// The applied index of `region` that survives a crash now; 0 if none does.
     fn durable_applied(&self, region: u64) -> u64;
 
+    /// Number of the last batch known to survive a crash.
+    fn durable_cut(&self) -> u64;
+
+    /// Number of the first batch with an admin change that a crash would lose (contracts: C2).
+    fn first_undurable_admin(&self) -> Option<u64>;
+
+    /// Something waits to be flushed or is being flushed.
+    fn flush_waiting(&self) -> bool;
+
     /// Looks up the durable cut again (contracts: C2; every 100 ms and after flushes) and returns
-    /// the regions whose durable applied index rose, with the new one.
+    /// the regions whose durable applied index rose, with the new one. Fails if the database met
+    /// an error in the background: it will never flush again.
     fn refresh_durable(&self) -> Result<Vec<(u64, u64)>>;
 
     /// Writes all memtables of all column families at one cut (contracts: C1).

@@ -52,10 +52,10 @@ impl Faults {
         self.planned.push(fault);
     }
 
-    /// Fails if an earlier call failed. A planned fault whose turn it is strikes now; all but
-    /// read faults poison.
+    /// Fails if an earlier call failed. A planned fault whose turn it is strikes now. Reads are
+    /// neither poisoned nor do they poison.
     pub(super) fn pass(&mut self, point: FaultPoint, operation: &'static str) -> Result<()> {
-        if let Some(cause) = &self.poisoned {
+        if let Some(cause) = self.poisoned.as_ref().filter(|_| point != FaultPoint::Read) {
             return Err(EngineError::Poisoned {
                 cause: cause.clone(),
             });

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use super::fault::{Fault, FaultPoint, Faults};
 use crate::durable::DurableCuts;
 use crate::row::{self, Expiry};
+use crate::state::orphaned;
 use crate::{
     Cf, DATA_CFS, FlushReason, KeyRange, Pressure, Result, StateBatch, StateOp, StateReader,
     StateStore, StoredRegion,
@@ -118,11 +119,6 @@ impl MemoryState {
     /// Flushes that [`StateStore::flush_all`] was asked for, by reason.
     pub fn flushes(&self) -> BTreeMap<FlushReason, u64> {
         self.inner.lock().flushes.clone()
-    }
-
-    /// Number of the first batch with an admin change that a crash would lose (contracts: C2).
-    pub fn first_undurable_admin(&self) -> Option<u64> {
-        self.inner.lock().cuts.first_undurable_admin()
     }
 
     /// Drops the rows that a compaction may drop at this time (contracts: C19), everywhere.
@@ -313,6 +309,13 @@ impl StateStore for MemoryState {
         let mut inner = self.inner.lock();
         inner.faults.pass(FaultPoint::Read, "reading the state")?;
         let image = &inner.now;
+        if let Some(region) = image
+            .applied
+            .keys()
+            .find(|region| !image.regions.contains_key(region))
+        {
+            return Err(orphaned(*region));
+        }
         let stored = image.regions.iter().map(|(region, record)| StoredRegion {
             record: record.clone(),
             applied: image.applied.get(region).copied(),
@@ -322,6 +325,18 @@ impl StateStore for MemoryState {
 
     fn durable_applied(&self, region: u64) -> u64 {
         self.inner.lock().cuts.applied(region)
+    }
+
+    fn durable_cut(&self) -> u64 {
+        self.inner.lock().cuts.cut()
+    }
+
+    fn first_undurable_admin(&self) -> Option<u64> {
+        self.inner.lock().cuts.first_undurable_admin()
+    }
+
+    fn flush_waiting(&self) -> bool {
+        !self.inner.lock().flushing.is_empty()
     }
 
     fn refresh_durable(&self) -> Result<Vec<(u64, u64)>> {

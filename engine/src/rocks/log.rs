@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_proto::raft::Entry;
@@ -12,6 +11,8 @@ use prost::Message;
 use rocksdb::{DB, Options, ReadOptions, WriteBatch, WriteOptions};
 
 use super::options::LogOptions;
+use super::poison::Poison;
+use super::stats::{self, DbStats};
 use super::watermark::Watermark;
 use super::{check_identity, failure, open_failure};
 use crate::codec::log_key::{self, Parsed};
@@ -33,8 +34,7 @@ pub struct RocksLog {
     appended: AtomicU64,
     appended_bytes: AtomicU64,
     syncer: Mutex<Syncer>,
-    /// The first failed write or sync; nothing is accepted after it (contracts: C9).
-    poisoned: OnceLock<String>,
+    poison: Poison,
 }
 
 struct Appender {
@@ -110,21 +110,13 @@ impl RocksLog {
                 watermark,
                 synced: number,
             }),
-            poisoned: OnceLock::new(),
+            poison: Poison::default(),
         }
     }
 
-    /// Fails if an earlier call did; otherwise passes `result` on and remembers its failure.
-    fn guard<T>(&self, call: impl FnOnce() -> Result<T>) -> Result<T> {
-        if let Some(cause) = self.poisoned.get() {
-            return Err(EngineError::Poisoned {
-                cause: cause.clone(),
-            });
-        }
-        call().inspect_err(|error| {
-            // The first failure stays; a second one at the same moment says the same.
-            let _ = self.poisoned.set(error.to_string());
-        })
+    /// What the database has done.
+    pub fn stats(&self) -> DbStats {
+        stats::read(&self.db, &self.options, &[])
     }
 
     fn iterate(
@@ -154,7 +146,7 @@ impl RocksLog {
 impl RaftLog for RocksLog {
     fn append(&self, batch: &LogBatch) -> Result<u64> {
         let mut appender = self.appender.lock();
-        self.guard(|| {
+        self.poison.guard(|| {
             let number = appender.number + 1;
             let write = encode(batch, number, &mut appender.value);
             let written = self.db.write_opt(write, &appender.write);
@@ -170,7 +162,7 @@ impl RaftLog for RocksLog {
 
     fn sync(&self) -> Result<u64> {
         let mut syncer = self.syncer.lock();
-        self.guard(|| {
+        self.poison.guard(|| {
             let number = self.appended.load(Ordering::Acquire);
             if number == syncer.synced {
                 return Ok(number);

@@ -1,8 +1,11 @@
 //! The RocksDB half: the only place that sees `rocksdb` (contracts: C1).
 
+mod files;
 mod log;
 mod options;
+mod poison;
 mod state;
+mod stats;
 mod watermark;
 
 use std::path::Path;
@@ -13,6 +16,7 @@ pub use options::{
     WRITE_BUFFER_BYTES_MIN,
 };
 pub use state::{RocksSnapshot, RocksState};
+pub use stats::DbStats;
 
 use crate::codec::{FORMAT, Identity};
 use crate::{DataDir, EngineError};

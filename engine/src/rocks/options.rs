@@ -86,7 +86,12 @@ impl LogOptions {
     }
 
     pub(super) fn rocks(&self, create: bool) -> Options {
-        let mut options = base(create);
+        // A region's entries are inserted next to each other: starting where the last one went
+        // in makes an append three times cheaper. The prefix is region and kind.
+        let mut options = base(
+            create,
+            "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.9",
+        );
         // A recycled file is only trusted up to its first bad record, which is what point-in-time
         // recovery does; the watermark notices what such a cut loses (contracts: C10).
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
@@ -126,7 +131,7 @@ impl StateOptions {
     }
 
     pub(super) fn rocks(&self, create: bool, write_buffers: &WriteBufferManager) -> Options {
-        let mut options = base(create);
+        let mut options = base(create, "");
         options.create_missing_column_families(create);
         // One cut over all column families, whoever starts the flush.
         options.set_atomic_flush(true);
@@ -160,13 +165,14 @@ impl StateOptions {
     }
 }
 
-/// What both databases have in common.
-fn base(create: bool) -> Options {
+/// What both databases have in common. `more` is in RocksDB's own notation, for what the crate has
+/// no call for.
+fn base(create: bool, more: &str) -> Options {
     // Closing is no flush door: what was not flushed before is replayed from the log.
-    let text = "avoid_flush_during_shutdown=true";
+    let text = format!("avoid_flush_during_shutdown=true;{more}");
     let mut options = Options::default()
         .get_options_from_string(text)
-        .expect("an option of this RocksDB");
+        .expect("options of this RocksDB");
     options.create_if_missing(create);
     options.set_error_if_exists(create);
     options.set_paranoid_checks(true);

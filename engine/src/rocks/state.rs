@@ -1,7 +1,6 @@
 //! The key-value state in RocksDB, written without a WAL (contracts: C1, C2).
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,10 +14,14 @@ use rocksdb::{
     Snapshot, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
+use super::files::refuse_logged_writes;
 use super::options::StateOptions;
+use super::poison::Poison;
+use super::stats::{self, DbStats};
 use super::{check_identity, failure, open_failure};
 use crate::codec::{self, Identity, state_key};
 use crate::durable::DurableCuts;
+use crate::state::orphaned;
 use crate::{
     Cf, DATA_CFS, EngineError, FlushReason, KeyRange, Pressure, Result, StateBatch, StateOp,
     StateReader, StateStore, StoredRegion,
@@ -33,6 +36,7 @@ pub struct RocksState {
     writer: Mutex<Writer>,
     cuts: Mutex<DurableCuts>,
     flushes: Mutex<BTreeMap<FlushReason, u64>>,
+    poison: Poison,
 }
 
 struct Shared {
@@ -93,6 +97,7 @@ impl RocksState {
             }),
             cuts: Mutex::new(DurableCuts::opened(cut, durable)),
             flushes: Mutex::default(),
+            poison: Poison::default(),
         }
     }
 
@@ -101,9 +106,10 @@ impl RocksState {
         self.flushes.lock().clone()
     }
 
-    /// Number of the first batch with an admin change that a crash would lose (contracts: C2).
-    pub fn first_undurable_admin(&self) -> Option<u64> {
-        self.cuts.lock().first_undurable_admin()
+    /// What the database has done.
+    pub fn stats(&self) -> DbStats {
+        let shared = &*self.shared;
+        stats::read(&shared.db, &shared.options, &CFS.map(|cf| shared.cf(cf)))
     }
 }
 
@@ -112,28 +118,6 @@ fn unlogged() -> WriteOptions {
     let mut options = WriteOptions::default();
     options.disable_wal(true);
     options
-}
-
-/// Refuses a folder whose WAL holds a record (contracts: C1).
-fn refuse_logged_writes(path: &Path) -> Result<()> {
-    let list = |error| EngineError::disk(path, "listing the folder", &error);
-    for file in fs::read_dir(path).map_err(list)? {
-        let file = file.map_err(list)?;
-        let bytes = file.metadata().map_err(list)?.len();
-        if file
-            .path()
-            .extension()
-            .is_some_and(|extension| extension == "log")
-            && bytes > 0
-        {
-            let detail = format!("{bytes} bytes in a WAL that nothing is ever written to");
-            return Err(EngineError::corrupt(
-                file.path().display().to_string(),
-                detail,
-            ));
-        }
-    }
-    Ok(())
 }
 
 impl Shared {
@@ -172,6 +156,11 @@ impl Shared {
         let cfs = CFS.map(|cf| self.cf(cf));
         let flushed = self.db.flush_cfs_opt(&cfs, &FlushOptions::default());
         flushed.map_err(self.fails("flushing the state"))
+    }
+
+    /// Fails if a flush or compaction did.
+    fn check_background(&self) -> Result<()> {
+        stats::check_background(&self.db, &self.path)
     }
 
     /// Reads by the stored key.
@@ -312,7 +301,7 @@ impl StateStore for RocksState {
             encode(&mut write, &cfs, op, key);
         }
         write.put_cf(cfs[Cf::CfMeta as usize], state_key::CUT, next.to_be_bytes());
-        shared.write(write, options)?;
+        self.poison.guard(|| shared.write(write, options))?;
         *number = next;
         self.cuts.lock().wrote(next, batch);
         Ok(next)
@@ -337,18 +326,41 @@ impl StateStore for RocksState {
             });
             Ok(())
         })?;
-        if let Some((region, _)) = applied.first_key_value() {
-            let place = format!("region {region} apply record");
-            return Err(EngineError::corrupt(place, "the region has no record"));
+        match applied.first_key_value() {
+            Some((region, _)) => Err(orphaned(*region)),
+            None => Ok(regions),
         }
-        Ok(regions)
     }
 
     fn durable_applied(&self, region: u64) -> u64 {
         self.cuts.lock().applied(region)
     }
 
+    fn durable_cut(&self) -> u64 {
+        self.cuts.lock().cut()
+    }
+
+    fn first_undurable_admin(&self) -> Option<u64> {
+        self.cuts.lock().first_undurable_admin()
+    }
+
+    fn flush_waiting(&self) -> bool {
+        let shared = &*self.shared;
+        let waiting = |cf| {
+            shared
+                .db
+                .property_int_value_cf(shared.cf(cf), property::NUM_IMMUTABLE_MEM_TABLE)
+        };
+        CFS.into_iter().any(|cf| {
+            waiting(cf)
+                .ok()
+                .flatten()
+                .is_some_and(|memtables| memtables > 0)
+        })
+    }
+
     fn refresh_durable(&self) -> Result<Vec<(u64, u64)>> {
+        self.poison.guard(|| self.shared.check_background())?;
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::Persisted);
         let cut = self.shared.cut(&options)?;
@@ -357,7 +369,7 @@ impl StateStore for RocksState {
 
     fn flush_all(&self, reason: FlushReason) -> Result<()> {
         *self.flushes.lock().entry(reason).or_default() += 1;
-        self.shared.flush()
+        self.poison.guard(|| self.shared.flush())
     }
 
     fn pressure(&self) -> Pressure {
