@@ -39,12 +39,25 @@ macro_rules! cluster_of {
                 .map_or(0, |header| header.cluster_id),
         )
     };
-    (open $message:ident) => {{
+    ($other:ident $message:ident) => {{
         let _ = $message;
         None
     }};
 }
 
+/// The header of a response: `open` calls have none.
+macro_rules! header_of {
+    (open $message:ident) => {{
+        let _ = $message;
+        None
+    }};
+    ($other:ident $message:ident) => {
+        $message.header.as_ref()
+    };
+}
+
+/// `checked` calls name the cluster they are for, `anyone` may make the others that have a header,
+/// `open` calls have none.
 macro_rules! calls {
     ($( $(#[$doc:meta])* $check:ident $name:ident($request:ty) -> $response:ty; )*) => {
         /// What PD can be asked.
@@ -75,6 +88,19 @@ macro_rules! calls {
                 match self { $( Self::$name(message) => cluster_of!($check message), )* }
             }
         }
+
+        impl Response {
+            /// The response's header; `None` for a status and for calls without headers.
+            pub fn header(&self) -> Option<&pd::ResponseHeader> {
+                match self {
+                    $( Self::$name(message) => header_of!($check message), )*
+                    Self::Status(_) => None,
+                }
+            }
+        }
+
+        /// The names of all calls.
+        pub const CALL_NAMES: &[&str] = &[ $( stringify!($name), )* ];
 
         /// A marker type for each call; see [`Call`].
         pub mod calls {
@@ -115,9 +141,9 @@ macro_rules! calls {
 
 calls! {
     /// Who serves PD. Answered by every member, whatever the cluster id.
-    open GetMembers(pd::GetMembersRequest) -> pd::GetMembersResponse;
+    anyone GetMembers(pd::GetMembersRequest) -> pd::GetMembersResponse;
     /// Which service mode PD runs in. Answered by every member, whatever the cluster id.
-    open GetClusterInfo(pd::GetClusterInfoRequest) -> pd::GetClusterInfoResponse;
+    anyone GetClusterInfo(pd::GetClusterInfoRequest) -> pd::GetClusterInfoResponse;
     /// Registers the first store and region.
     checked Bootstrap(pd::BootstrapRequest) -> pd::BootstrapResponse;
     /// Whether the first store and region are registered.

@@ -217,7 +217,7 @@ impl Leading {
             }),
             Some(record) => {
                 let text = format!(
-                    "keyspace {} not found: its region boundaries are not split yet",
+                    "keyspace {:?} not found: its region boundaries are not split yet",
                     record.name
                 );
                 Err(Refusal::Header(ErrorType::EntryNotFound, text))
@@ -447,7 +447,7 @@ fn reply_loaded(
 fn not_found(what: &str) -> Refusal {
     Refusal::Header(
         ErrorType::EntryNotFound,
-        format!("keyspace {what} not found"),
+        format!("keyspace {what:?} not found"),
     )
 }
 

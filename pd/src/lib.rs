@@ -69,7 +69,7 @@ mod version;
 pub mod view;
 mod window;
 
-pub use call::{Call, Request, Response, calls};
+pub use call::{CALL_NAMES, Call, Request, Response, calls};
 pub use effect::{Effect, Event, Input, Outcome, ProposalToken, RequestToken, StreamId};
 pub use genesis::{
     ADVERTISED_VERSION, DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, FIRST_ALLOCATED_ID, FIRST_EPOCH,

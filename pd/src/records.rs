@@ -31,6 +31,15 @@ const STORE: u8 = b's';
 const TSO: u8 = b't';
 const SERVICE: u8 = b'v';
 
+/// Rows that every cluster has from its birth. Serving without one could repeat ids or timestamps.
+const NEEDED: [&[u8]; 5] = [
+    &[CLUSTER],
+    &[SAFE_POINT],
+    &[IDS],
+    &[TSO],
+    &[KEYSPACE, 0, 0, 0, 0],
+];
+
 /// One row to write (`Some`) or delete (`None`).
 pub type Mod = (Bytes, Option<Bytes>);
 
@@ -213,7 +222,7 @@ impl Durable {
     /// Folds the rows of the meta region.
     ///
     /// # Errors
-    /// A row that does not decode, an unknown one, or no cluster record.
+    /// A row that does not decode, an unknown one, or one missing that every cluster has.
     pub fn load<'a>(
         rows: impl IntoIterator<Item = (&'a Bytes, &'a Bytes)>,
     ) -> Result<Self, RecordError> {
@@ -227,11 +236,16 @@ impl Durable {
             safe_point: 0,
             services: BTreeMap::new(),
         };
+        let mut needed = NEEDED.to_vec();
         for (key, value) in rows {
             durable.apply(key, Some(value))?;
+            needed.retain(|needed| *needed != &key[..]);
         }
         if durable.cluster.cluster_id == 0 {
             return Err(RecordError::NoCluster);
+        }
+        if let Some(missing) = needed.first() {
+            return Err(corrupt(missing, "it is missing"));
         }
         Ok(durable)
     }
@@ -382,7 +396,7 @@ fn fixed<const N: usize>(key: &Bytes, bytes: &[u8]) -> Result<[u8; N], RecordErr
         .map_err(|_| corrupt(key, format!("{} bytes where {N} belong", bytes.len())))
 }
 
-fn corrupt(key: &Bytes, why: impl Into<String>) -> RecordError {
+fn corrupt(key: &[u8], why: impl Into<String>) -> RecordError {
     RecordError::Corrupt {
         key: hex(key),
         why: why.into(),

@@ -4,7 +4,7 @@ use flotilla_proto::metapb::{NodeState, Region, Store, StoreState};
 use flotilla_proto::pdpb::{
     BootstrapRequest, BootstrapResponse, ErrorType, GetStoreResponse, PutClusterConfigRequest,
     PutClusterConfigResponse, PutStoreRequest, PutStoreResponse, StoreHeartbeatRequest,
-    StoreHeartbeatResponse,
+    StoreHeartbeatResponse, StoreStats,
 };
 
 use crate::changes::{Plan, Then};
@@ -73,7 +73,11 @@ impl Leading {
             .ok_or_else(|| Refusal::unknown("invalid store heartbeat: it has no stats"))?;
         self.live_store(stats.store_id)?;
         let report = StoreReport {
-            stats: stats.clone(),
+            // Regions report for themselves; a copy per peer would only cost memory.
+            stats: StoreStats {
+                peer_stats: Vec::new(),
+                ..stats.clone()
+            },
             at: cx.now,
             wall: cx.wall,
         };
