@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use flotilla_engine::{RaftLog, RegionLog, StateBatch, StateOp, StateStore, StoredRegion};
+use flotilla_engine::{
+    ByteBudget, RaftLog, RegionLog, StateBatch, StateOp, StateStore, StoredRegion,
+};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::HardState;
@@ -16,7 +18,7 @@ use crate::effects::{ApplyEffects, ApplyInput, Committed, RegionChange, Spawn};
 use crate::log_view::PeerLog;
 use crate::peer::{Peer, PeerParts};
 use crate::region::{INITIAL_INDEX, INITIAL_TERM};
-use crate::store::{Store, born};
+use crate::store::{Shared, Store, born};
 use crate::{Config, StartError};
 
 /// Entries are replayed in pages of this many payload bytes.
@@ -77,7 +79,7 @@ pub fn open(
     now: Mono,
 ) -> Result<Boot, StartError> {
     config.validate()?;
-    let config = Arc::new(config);
+    let shared = Shared::new(config, store);
     let mut logs = log.load()?;
     let mut replay = Replay {
         store,
@@ -93,27 +95,23 @@ pub fn open(
         }
     }
     let Replay { replayed, done, .. } = replay;
-    let delegates = Arc::new(Delegates::default());
     let machine = Store::new(
-        Arc::clone(&config),
-        store,
-        Arc::clone(&delegates),
+        Arc::clone(&shared),
         done.values().map(|apply| apply.region().clone()),
     )?;
     let mut regions = Vec::with_capacity(done.len());
     for (region, apply) in done {
         let found = logs.remove(&region);
-        let (log, hard_state) = raft_state(&apply, found.as_ref());
+        let (log, hard_state) = raft_state(&apply, found.as_ref(), &shared.entry_cache);
         let parts = PeerParts {
-            config: Arc::clone(&config),
-            store,
+            shared: Arc::clone(&shared),
             region: apply.region().clone(),
             log,
             hard_state,
             applied: apply.applied(),
             campaign: false,
         };
-        let peer = Box::new(Peer::new(parts, &delegates, now)?);
+        let peer = Box::new(Peer::new(parts, now)?);
         regions.push(Spawn {
             region,
             peer,
@@ -123,7 +121,7 @@ pub fn open(
     Ok(Boot {
         store: Box::new(machine),
         regions,
-        delegates,
+        delegates: Arc::clone(&shared.delegates),
         replayed,
     })
 }
@@ -214,16 +212,20 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
 }
 
 /// The log and hard state of a region that has been replayed.
-fn raft_state(apply: &Apply, found: Option<&RegionLog>) -> (PeerLog, HardState) {
+fn raft_state(
+    apply: &Apply,
+    found: Option<&RegionLog>,
+    budget: &Arc<ByteBudget>,
+) -> (PeerLog, HardState) {
     let birth = HardState {
         term: INITIAL_TERM,
         vote: 0,
         commit: INITIAL_INDEX,
     };
     let Some(found) = found else {
-        return (PeerLog::fresh(apply.region().id), birth);
+        return (PeerLog::fresh(apply.region().id, budget), birth);
     };
-    let log = PeerLog::open(apply.region().id, found);
+    let log = PeerLog::open(apply.region().id, found, budget);
     let mut hard_state = found
         .record
         .and_then(|record| record.hard_state)

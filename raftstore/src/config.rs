@@ -56,6 +56,8 @@ pub struct Config {
     pub region_heartbeat: Duration,
     /// How often the store reports itself to PD.
     pub store_heartbeat: Duration,
+    /// Bytes of recent entries kept in memory, all regions together.
+    pub entry_cache_bytes: u64,
     /// Boundaries of regions must be memcomparable encodings (contracts: C38).
     pub encoded_keys: bool,
     /// Seeds election jitter.
@@ -89,6 +91,7 @@ impl Default for Config {
             admin_durable_max: Duration::from_secs(30),
             region_heartbeat: Duration::from_secs(10),
             store_heartbeat: Duration::from_secs(10),
+            entry_cache_bytes: flotilla_engine::ENTRY_CACHE_BYTES,
             encoded_keys: false,
             seed: 1,
         }
@@ -225,7 +228,8 @@ mod tests {
     #[test]
     fn defaults_hold_and_each_rule_names_its_setting() {
         assert_eq!(Config::default().validate(), Ok(()));
-        let broken: [(&str, fn(&mut Config)); 8] = [
+        type Break = fn(&mut Config);
+        let broken: [(&str, Break); 8] = [
             ("tick", |c| c.tick = Duration::ZERO),
             ("heartbeat", |c| c.heartbeat = Duration::from_millis(50)),
             ("election_min", |c| {

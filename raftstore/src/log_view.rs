@@ -5,8 +5,9 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use flotilla_engine::RegionLog;
+use flotilla_engine::{ByteBudget, EntryCache, RegionLog};
 use flotilla_proto::metapb::Peer;
 use flotilla_proto::raft::{Entry, Snapshot};
 use flotilla_raft::{FetchFor, LogView, Lookup, Ticket};
@@ -25,9 +26,7 @@ pub struct PeerLog {
     /// (first index of a run, its term), ascending.
     terms: VecDeque<(u64, u64)>,
     /// A suffix of the log.
-    cache: VecDeque<Entry>,
-    /// Payload bytes of `cache`.
-    cache_bytes: u64,
+    cache: EntryCache,
     /// Payload bytes of the whole log, roughly once entries have left the cache.
     bytes: u64,
     /// The last index before the append of the Ready that is being handed out.
@@ -52,14 +51,13 @@ struct Reads {
 
 impl PeerLog {
     /// The log of a region that was bootstrapped or split off: empty behind its birth (C33).
-    pub(crate) fn fresh(region: u64) -> Self {
+    pub(crate) fn fresh(region: u64, budget: &Arc<ByteBudget>) -> Self {
         Self {
             region,
             truncated: (INITIAL_INDEX, INITIAL_TERM),
             last: INITIAL_INDEX,
             terms: VecDeque::new(),
-            cache: VecDeque::new(),
-            cache_bytes: 0,
+            cache: EntryCache::new(Arc::clone(budget)),
             bytes: 0,
             last_before: INITIAL_INDEX,
             reads: RefCell::default(),
@@ -68,7 +66,7 @@ impl PeerLog {
     }
 
     /// The log as it was found on disk; the engine has checked that it is whole (contracts: C10).
-    pub(crate) fn open(region: u64, found: &RegionLog) -> Self {
+    pub(crate) fn open(region: u64, found: &RegionLog, budget: &Arc<ByteBudget>) -> Self {
         let truncated = found.truncated();
         let last = found.last_index();
         Self {
@@ -77,7 +75,7 @@ impl PeerLog {
             last_before: last,
             terms: found.terms.iter().copied().collect(),
             bytes: found.bytes,
-            ..Self::fresh(region)
+            ..Self::fresh(region, budget)
         }
     }
 
@@ -124,14 +122,9 @@ impl PeerLog {
         }
     }
 
-    /// Applied up to `index`: nobody here will ask the cache for less.
+    /// Nobody here will ask the cache for `index` or less: applied, and at the followers.
     pub(crate) fn release(&mut self, index: u64) {
-        while self.cache.front().is_some_and(|entry| entry.index <= index) {
-            let Some(entry) = self.cache.pop_front() else {
-                break;
-            };
-            self.cache_bytes -= entry.data.len() as u64;
-        }
+        self.cache.evict_below(index + 1);
     }
 
     /// Entries up to `index` are gone.
@@ -175,23 +168,12 @@ impl PeerLog {
             "region {}: cutting what is truncated",
             self.region
         );
-        while self.cache.back().is_some_and(|entry| entry.index >= index) {
-            let Some(entry) = self.cache.pop_back() else {
-                break;
-            };
-            self.cache_bytes -= entry.data.len() as u64;
-        }
+        self.cache.cut(index);
         while self.terms.back().is_some_and(|(first, _)| *first >= index) {
             self.terms.pop_back();
         }
         self.last = index - 1;
         self.reads.get_mut().forget();
-    }
-
-    fn cached(&self, low: u64, high: u64, bytes_max: u64) -> Option<Vec<Entry>> {
-        let first = self.cache.front()?.index;
-        let skip = usize::try_from(low.checked_sub(first)?).ok()?;
-        Some(take(self.cache.iter().skip(skip), high, bytes_max))
     }
 }
 
@@ -259,7 +241,7 @@ impl LogView for PeerLog {
         if low <= self.truncated.0 {
             return Lookup::Compacted;
         }
-        match self.cached(low, high, bytes_max) {
+        match self.cache.entries(low, high, bytes_max) {
             Some(entries) => Lookup::Ready(entries),
             None => self
                 .reads
@@ -279,6 +261,7 @@ impl LogView for PeerLog {
         if first.index <= self.last {
             self.cut_from(first.index);
         }
+        self.cache.append(entries);
         for entry in entries {
             assert_eq!(
                 entry.index,
@@ -295,19 +278,17 @@ impl LogView for PeerLog {
             }
             self.last = entry.index;
             self.bytes += entry.data.len() as u64;
-            self.cache_bytes += entry.data.len() as u64;
-            self.cache.push_back(entry.clone());
         }
     }
 
     fn restore(&mut self, index: u64, term: u64) {
-        *self = Self {
-            truncated: (index, term),
-            last: index,
-            last_before: index,
-            addresses: std::mem::take(&mut self.addresses),
-            ..Self::fresh(self.region)
-        };
+        self.truncated = (index, term);
+        self.last = index;
+        self.last_before = index;
+        self.bytes = 0;
+        self.terms.clear();
+        self.cache.clear();
+        self.reads.get_mut().forget();
     }
 
     fn snapshot(&self) -> Option<Snapshot> {

@@ -175,7 +175,7 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
             peer,
             apply,
         } = spawn;
-        let machine = RaftMachine::peer(peer, Arc::clone(&self.delegates));
+        let machine = RaftMachine::Peer(peer);
         let fresh = self
             .apply
             .register(region, *apply, MAILBOX_INPUTS_MAX)

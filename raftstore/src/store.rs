@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flotilla_engine::ByteBudget;
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::HardState;
@@ -21,11 +22,32 @@ use crate::peer::{Peer, PeerParts};
 use crate::region::{INITIAL_INDEX, INITIAL_TERM, META_REGION, overlap, peer_on};
 use crate::{Config, StartError};
 
+/// What all machines of a store know.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) config: Config,
+    /// The store's id.
+    pub(crate) store: u64,
+    pub(crate) delegates: Arc<Delegates>,
+    /// What the entry caches of all peers may take together (contracts: C26).
+    pub(crate) entry_cache: Arc<ByteBudget>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, store: u64) -> Arc<Self> {
+        let entry_cache = Arc::new(ByteBudget::new(config.entry_cache_bytes));
+        Arc::new(Self {
+            config,
+            store,
+            delegates: Arc::default(),
+            entry_cache,
+        })
+    }
+}
+
 /// The machine of the store itself.
 pub struct Store {
-    config: Arc<Config>,
-    id: u64,
-    delegates: Arc<Delegates>,
+    shared: Arc<Shared>,
     /// Live regions by start key, the meta region aside.
     ranges: BTreeMap<Bytes, Region>,
     last_heartbeat: Option<Mono>,
@@ -37,15 +59,11 @@ impl Store {
     /// # Errors
     /// Two of them overlap.
     pub(crate) fn new(
-        config: Arc<Config>,
-        id: u64,
-        delegates: Arc<Delegates>,
+        shared: Arc<Shared>,
         regions: impl IntoIterator<Item = Region>,
     ) -> Result<Self, StartError> {
         let mut store = Self {
-            config,
-            id,
-            delegates,
+            shared,
             ranges: BTreeMap::new(),
             last_heartbeat: None,
         };
@@ -102,11 +120,12 @@ impl Store {
     fn tick(&mut self, now: Mono, effects: &mut RaftEffects) {
         let due = self
             .last_heartbeat
-            .is_none_or(|last| now - last >= self.config.store_heartbeat);
+            .is_none_or(|last| now - last >= self.shared.config.store_heartbeat);
         if due {
             self.last_heartbeat = Some(now);
             let leads = |region: &&Region| {
-                self.delegates
+                self.shared
+                    .delegates
                     .serving(region.id)
                     .is_ok_and(|serving| serving.is_leader())
             };
@@ -148,16 +167,15 @@ impl Store {
 
     fn spawn(&self, now: Mono, region: Region, campaign: bool) -> Result<Spawn, StartError> {
         let id = region.id;
-        let record = born(region.clone(), self.id);
+        let record = born(region.clone(), self.shared.store);
         let applied = ApplyRecord {
             index: INITIAL_INDEX,
             term: INITIAL_TERM,
         };
         let parts = PeerParts {
-            config: Arc::clone(&self.config),
-            store: self.id,
+            shared: Arc::clone(&self.shared),
             region,
-            log: PeerLog::fresh(id),
+            log: PeerLog::fresh(id, &self.shared.entry_cache),
             hard_state: HardState {
                 term: INITIAL_TERM,
                 vote: 0,
@@ -166,11 +184,11 @@ impl Store {
             applied: INITIAL_INDEX,
             campaign,
         };
-        let peer = Box::new(Peer::new(parts, &self.delegates, now)?);
+        let peer = Box::new(Peer::new(parts, now)?);
         Ok(Spawn {
             region: id,
             peer,
-            apply: Box::new(Apply::new(self.id, &record, applied)),
+            apply: Box::new(Apply::new(self.shared.store, &record, applied)),
         })
     }
 }
@@ -187,23 +205,21 @@ pub(crate) fn born(region: Region, store: u64) -> RegionRecord {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({}, {} regions)", self.id, self.ranges.len())
+        write!(
+            f,
+            "Store({}, {} regions)",
+            self.shared.store,
+            self.ranges.len()
+        )
     }
 }
 
 /// What runs on the raft pollers: the peers, and the store itself.
 pub enum RaftMachine {
     /// A peer, at its region's id.
-    Peer(Box<Peer>, Arc<Delegates>),
+    Peer(Box<Peer>),
     /// The store, at [`crate::STORE_ADDRESS`].
     Store(Box<Store>),
-}
-
-impl RaftMachine {
-    /// The peer's machine.
-    pub fn peer(peer: Box<Peer>, delegates: Arc<Delegates>) -> Self {
-        Self::Peer(peer, delegates)
-    }
 }
 
 impl Machine for RaftMachine {
@@ -213,7 +229,7 @@ impl Machine for RaftMachine {
 
     fn handle(&mut self, now: Now, input: RaftInput, effects: &mut RaftEffects) {
         match (self, input) {
-            (Self::Peer(peer, _), RaftInput::Peer(input)) => peer.handle(now, input, effects),
+            (Self::Peer(peer), RaftInput::Peer(input)) => peer.handle(now, input, effects),
             (Self::Store(store), RaftInput::Store(input)) => store.handle(now, input, effects),
             (_, input) => unreachable!("an input at the wrong address: {input:?}"),
         }
@@ -221,7 +237,7 @@ impl Machine for RaftMachine {
 
     fn tick(&mut self, now: Now, effects: &mut RaftEffects) {
         match self {
-            Self::Peer(peer, _) => peer.tick(now, effects),
+            Self::Peer(peer) => peer.tick(now, effects),
             Self::Store(store) => store.tick(now, effects),
         }
     }
@@ -234,14 +250,14 @@ impl Machine for RaftMachine {
     }
 
     fn end_round(&mut self, now: Now, effects: &mut RaftEffects) {
-        if let Self::Peer(peer, _) = self {
+        if let Self::Peer(peer) = self {
             peer.end_round(now, effects);
         }
     }
 
     fn retire(&mut self, _now: Now, _effects: &mut RaftEffects) {
-        if let Self::Peer(peer, delegates) = self {
-            peer.retire(delegates);
+        if let Self::Peer(peer) = self {
+            peer.retire();
         }
     }
 }
@@ -249,7 +265,7 @@ impl Machine for RaftMachine {
 impl std::fmt::Debug for RaftMachine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Peer(peer, _) => peer.fmt(f),
+            Self::Peer(peer) => peer.fmt(f),
             Self::Store(store) => store.fmt(f),
         }
     }

@@ -22,22 +22,22 @@ use flotilla_proto::metapb::{Peer as PeerMeta, Region};
 use flotilla_proto::store::PeerMessage;
 use flotilla_raft::{Raft, Restart, StepError};
 
-use crate::delegate::{Delegate, Delegates, Serving};
+use crate::delegate::{Delegate, Serving};
 use crate::effects::{
     Answer, ApplyReport, MetaRole, PdTask, PeerInput, RaftEffects, RegionChange, RegionSize,
 };
 use crate::log_view::PeerLog;
 use crate::region::{self, META_REGION, conf_state};
 use crate::runtime::StoreFatal;
-use crate::{Config, ReadContext, RequestError, StartError};
+use crate::store::Shared;
+use crate::{ReadContext, RequestError, StartError};
 
 use propose::Proposals;
 use read::Reads;
 
 /// One peer.
 pub struct Peer {
-    config: Arc<Config>,
-    store: u64,
+    shared: Arc<Shared>,
     /// As of the last apply report; its peers and epoch never go back.
     region: Region,
     meta: PeerMeta,
@@ -69,8 +69,7 @@ pub struct Peer {
 
 /// What a peer is made of.
 pub(crate) struct PeerParts {
-    pub(crate) config: Arc<Config>,
-    pub(crate) store: u64,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) region: Region,
     pub(crate) log: PeerLog,
     pub(crate) hard_state: flotilla_proto::raft::HardState,
@@ -83,14 +82,9 @@ impl Peer {
     ///
     /// # Errors
     /// The log, the hard state and the applied index do not fit together.
-    pub(crate) fn new(
-        parts: PeerParts,
-        delegates: &Delegates,
-        now: Mono,
-    ) -> Result<Self, StartError> {
+    pub(crate) fn new(parts: PeerParts, now: Mono) -> Result<Self, StartError> {
         let PeerParts {
-            config,
-            store,
+            shared,
             region,
             log,
             hard_state,
@@ -101,8 +95,8 @@ impl Peer {
             region: region.id,
             detail,
         };
-        let meta = *region::peer_on(&region, store)
-            .ok_or_else(|| inconsistent(format!("it has no peer on store {store}")))?;
+        let meta = *region::peer_on(&region, shared.store)
+            .ok_or_else(|| inconsistent(format!("it has no peer on store {}", shared.store)))?;
         let conf = conf_state(&region);
         let alone = conf.voters == [meta.id] && conf.voters_outgoing.is_empty();
         let restart = Restart {
@@ -110,13 +104,12 @@ impl Peer {
             conf,
             applied,
         };
-        let raft = Raft::new(config.raft(region.id, meta.id), restart, log, now)
+        let raft = Raft::new(shared.config.raft(region.id, meta.id), restart, log, now)
             .map_err(|error| inconsistent(error.to_string()))?;
         let peer = Self {
-            store,
             meta,
             raft,
-            delegate: delegates.open(region.id),
+            delegate: shared.delegates.open(region.id),
             proposals: Proposals::default(),
             reads: Reads::default(),
             unsettled: VecDeque::new(),
@@ -131,7 +124,7 @@ impl Peer {
             last_heartbeat: None,
             campaign: campaign || alone,
             region,
-            config,
+            shared,
         };
         peer.publish();
         Ok(peer)
@@ -211,8 +204,8 @@ impl Peer {
     }
 
     /// Nothing is proposed or read here any more; what is still owed is answered by being dropped.
-    pub(crate) fn retire(&mut self, delegates: &Delegates) {
-        delegates.close(self.region.id);
+    pub(crate) fn retire(&mut self) {
+        self.shared.delegates.close(self.region.id);
         self.proposals = Proposals::default();
         self.reads = Reads::default();
         self.splitting.clear();
@@ -223,7 +216,7 @@ impl Peer {
         self.expire_proposals(now);
         let due = self
             .last_heartbeat
-            .is_none_or(|last| now - last >= self.config.region_heartbeat);
+            .is_none_or(|last| now - last >= self.shared.config.region_heartbeat);
         if self.is_leader() && due {
             self.report_region(now, effects);
         }
@@ -267,7 +260,13 @@ impl Peer {
         self.growth.keys += report.written_keys;
         self.unreported.bytes += report.written_bytes;
         self.unreported.keys += report.written_keys;
-        self.raft.log_mut().release(report.index);
+        // A leader keeps in memory what its followers still lack.
+        let needed = if self.is_leader() {
+            self.raft.min_matched()
+        } else {
+            u64::MAX
+        };
+        self.raft.log_mut().release(report.index.min(needed));
         self.check_size(effects);
         self.announce_meta(effects);
     }
@@ -388,7 +387,7 @@ impl std::fmt::Debug for Peer {
         f.debug_struct("Peer")
             .field("region", &self.region.id)
             .field("peer", &self.meta.id)
-            .field("store", &self.store)
+            .field("store", &self.shared.store)
             .field("applied", &self.raft.applied_index())
             .finish_non_exhaustive()
     }

@@ -100,7 +100,7 @@ impl Peer {
         let bytes = proposal.bytes();
         if let Err(error) = self.check_write(&proposal, bytes) {
             proposal.answer.give(Err(error));
-        } else if self.proposals.waiting_bytes + bytes > self.config.waiting_bytes_max {
+        } else if self.proposals.waiting_bytes + bytes > self.shared.config.waiting_bytes_max {
             let reason = "too many writes wait for the region";
             proposal.answer.give(Err(RequestError::Busy { reason }));
         } else {
@@ -117,7 +117,7 @@ impl Peer {
         {
             return Err(RequestError::StaleCommand);
         }
-        let limit = self.config.entry_bytes_max;
+        let limit = self.shared.config.entry_bytes_max;
         if bytes + FRAMING_BYTES > limit {
             return Err(RequestError::EntryTooLarge {
                 region: self.region.id,
@@ -174,7 +174,7 @@ impl Peer {
             let (since, size) = (*since, next.bytes());
             if merged
                 .as_ref()
-                .is_some_and(|m| m.bytes + size > self.config.merge_bytes_max)
+                .is_some_and(|m| m.bytes + size > self.shared.config.merge_bytes_max)
             {
                 break;
             }
@@ -281,7 +281,7 @@ impl Peer {
 
     /// Waiting too long is refused, and so is not knowing for too long.
     pub(super) fn expire_proposals(&mut self, now: Mono) {
-        let waited = |since: Mono| now - since >= self.config.waiting_time_max;
+        let waited = |since: Mono| now - since >= self.shared.config.waiting_time_max;
         while self
             .proposals
             .waiting
@@ -298,7 +298,7 @@ impl Peer {
         if self.is_leader() {
             return;
         }
-        let undecided = |since: Mono| now - since >= self.config.undecided_time_max;
+        let undecided = |since: Mono| now - since >= self.shared.config.undecided_time_max;
         while self
             .proposals
             .appended

@@ -137,8 +137,8 @@ impl Peer {
 
     /// Asks for a measurement when the region may have grown too large.
     pub(super) fn check_size(&mut self, effects: &mut RaftEffects) {
-        let grown = self.growth.bytes >= self.config.split_bytes.div_ceil(MEASURE_SHARE)
-            || self.growth.keys >= self.config.split_keys.div_ceil(MEASURE_SHARE);
+        let grown = self.growth.bytes >= self.shared.config.split_bytes.div_ceil(MEASURE_SHARE)
+            || self.growth.keys >= self.shared.config.split_keys.div_ceil(MEASURE_SHARE);
         let unknown = self.size == RegionSize::default();
         let due = (grown || unknown) && !self.size_check_running && self.unsettled.is_empty();
         if self.is_leader() && due && self.region.id != META_REGION {

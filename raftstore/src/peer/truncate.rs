@@ -13,15 +13,15 @@ impl Peer {
         let first = log.first();
         let applied = self.raft.applied_index();
         let durable = self.durable_applied.min(applied);
-        let kept_for_lag = applied.saturating_sub(self.config.lag_entries_max);
+        let kept_for_lag = applied.saturating_sub(self.shared.config.lag_entries_max);
         let needed = self.raft.min_matched().max(kept_for_lag);
         let to = durable.min(needed);
         if to < first {
             return;
         }
         let entries = to + 1 - first;
-        let worth = entries >= self.config.truncate_entries_min
-            || log.bytes_up_to(to) >= self.config.truncate_bytes_min;
+        let worth = entries >= self.shared.config.truncate_entries_min
+            || log.bytes_up_to(to) >= self.shared.config.truncate_bytes_min;
         if !worth {
             return;
         }
