@@ -23,3 +23,39 @@ pub mod echo;
 pub mod raw;
 pub mod report;
 pub mod ycsb;
+
+use clap::Subcommand;
+
+/// `flotilla bench`
+#[derive(Subcommand, Clone, Debug)]
+pub enum Bench {
+    /// The YCSB core workloads a to f, through the stock Rust client
+    Ycsb(Box<ycsb::Options>),
+    /// Bare RawGet or RawPut calls, over one or many regions, side by side with an echo server
+    Raw(Box<raw::Options>),
+    /// The echo server alone, and what it reaches
+    Echo(Box<echo::Options>),
+}
+
+/// Runs a driver and prints its report on standard output.
+///
+/// # Errors
+///
+/// What keeps the driver from running, and a report that speaks against the store: its
+/// `verdict`. The report is printed in that case too.
+pub async fn run(bench: Bench) -> anyhow::Result<()> {
+    match bench {
+        Bench::Ycsb(options) => {
+            let report = ycsb::run(*options).await?;
+            print!("{report}");
+            report.verdict()
+        }
+        Bench::Raw(options) => print_raw(raw::run(*options).await?),
+        Bench::Echo(options) => echo::run(*options).await?.map_or(Ok(()), print_raw),
+    }
+}
+
+fn print_raw(report: raw::Report) -> anyhow::Result<()> {
+    print!("{report}");
+    report.verdict()
+}

@@ -4,6 +4,13 @@ use std::future::Future;
 
 use crate::measure::Failure;
 
+/// A key and its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pair {
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Vec<u8>,
+}
+
 /// A key-value store as the driver sees it. Cloning is cheap and gives the same store.
 pub(crate) trait Database: Clone + Send + Sync + 'static {
     /// The value, or `None` where there is none.
@@ -19,7 +26,7 @@ pub(crate) trait Database: Clone + Send + Sync + 'static {
         start: Vec<u8>,
         end: Vec<u8>,
         limit: u32,
-    ) -> impl Future<Output = Result<Vec<(Vec<u8>, Vec<u8>)>, Failure>> + Send;
+    ) -> impl Future<Output = Result<Vec<Pair>, Failure>> + Send;
 }
 
 #[cfg(test)]
@@ -103,12 +110,15 @@ pub(super) mod memory {
             start: Vec<u8>,
             end: Vec<u8>,
             limit: u32,
-        ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+        ) -> Result<Vec<Pair>, Failure> {
             tokio::task::yield_now().await;
             let pairs = self.pairs.lock();
             let found = pairs.range(start..end).take(limit as usize);
             Ok(found
-                .map(|(key, value)| (key.clone(), value.clone()))
+                .map(|(key, value)| Pair {
+                    key: key.clone(),
+                    value: value.clone(),
+                })
                 .collect())
         }
     }

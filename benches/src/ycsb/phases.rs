@@ -14,7 +14,7 @@ use rand_xoshiro::{SplitMix64, Xoshiro256PlusPlus};
 
 use super::{
     acknowledged::Acknowledged,
-    database::Database,
+    database::{Database, Pair},
     distribution::Chooser,
     options::{Length, Options},
     records,
@@ -352,12 +352,7 @@ async fn scan(database: &impl Database, start: Vec<u8>, limit: u32) -> Result<()
     check_scan(&start, &end, limit, &pairs)
 }
 
-fn check_scan(
-    start: &[u8],
-    end: &[u8],
-    limit: u32,
-    pairs: &[(Vec<u8>, Vec<u8>)],
-) -> Result<(), Failure> {
+fn check_scan(start: &[u8], end: &[u8], limit: u32, pairs: &[Pair]) -> Result<(), Failure> {
     let wrong = |what: String| {
         Err(Failure::new(
             "wrong-scan",
@@ -367,24 +362,27 @@ fn check_scan(
     if pairs.len() > limit as usize {
         return wrong(format!("{} pairs, asked for {limit}", pairs.len()));
     }
-    if pairs.first().is_none_or(|(key, _)| key != start) {
+    if pairs.first().is_none_or(|first| first.key != start) {
         return Err(missing(start));
     }
-    if let Some(pair) = pairs.windows(2).find(|pair| pair[0].0 >= pair[1].0) {
+    if let Some([one, other]) = pairs
+        .array_windows()
+        .find(|[one, other]| one.key >= other.key)
+    {
         return wrong(format!(
             "{} comes before {}",
-            text(&pair[0].0),
-            text(&pair[1].0)
+            text(&one.key),
+            text(&other.key)
         ));
     }
-    if let Some((key, _)) = pairs.iter().find(|(key, _)| key.as_slice() >= end) {
-        return wrong(format!("{} lies beyond the end", text(key)));
+    if let Some(pair) = pairs.iter().find(|pair| pair.key.as_slice() >= end) {
+        return wrong(format!("{} lies beyond the end", text(&pair.key)));
     }
     match pairs
         .iter()
-        .find(|(key, value)| !records::is_intact(key, value))
+        .find(|pair| !records::is_intact(&pair.key, &pair.value))
     {
-        Some((key, value)) => Err(damaged(key, value)),
+        Some(pair) => Err(damaged(&pair.key, &pair.value)),
         None => Ok(()),
     }
 }

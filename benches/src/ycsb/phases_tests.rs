@@ -253,9 +253,15 @@ async fn damaged_records_are_noticed_by_reads_scans_and_verification() {
 fn a_scan_must_answer_with_what_it_was_asked_for() {
     let pair = |record: &str| {
         let key = record.as_bytes().to_vec();
-        (key.clone(), records::value(&key, 1, 16))
+        Pair {
+            value: records::value(&key, 1, 16),
+            key,
+        }
     };
-    let alien = (b"user3".to_vec(), vec![0; 16]);
+    let alien = Pair {
+        key: b"user3".to_vec(),
+        value: vec![0; 16],
+    };
     for (limit, pairs, expected) in [
         (3, vec![pair("user1"), pair("user2")], None),
         (2, vec![pair("user1"), pair("user2")], None),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tikv_client::{Config, Error, RawClient};
 
-use super::database::Database;
+use super::database::{Database, Pair};
 use crate::measure::{Failure, grpc_failure, region_failure};
 
 /// The client retries on its own for some seconds; what is not answered by then hangs. Its scan
@@ -59,16 +59,14 @@ impl Database for Tikv {
         bounded(self.client.put(key, value)).await
     }
 
-    async fn scan(
-        &self,
-        start: Vec<u8>,
-        end: Vec<u8>,
-        limit: u32,
-    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Failure> {
+    async fn scan(&self, start: Vec<u8>, end: Vec<u8>, limit: u32) -> Result<Vec<Pair>, Failure> {
         let pairs = bounded(self.client.scan(start..end, limit)).await?;
         Ok(pairs
             .into_iter()
-            .map(|pair| (pair.0.into(), pair.1))
+            .map(|pair| Pair {
+                key: pair.0.into(),
+                value: pair.1,
+            })
             .collect())
     }
 }
