@@ -21,9 +21,6 @@ use crate::region::{INITIAL_INDEX, INITIAL_TERM};
 use crate::store::{Shared, Store, born};
 use crate::{Config, StartError};
 
-/// Entries are replayed in pages of this many payload bytes.
-const REPLAY_PAGE_BYTES: u64 = 4 << 20;
-
 /// A store that is ready to run.
 #[derive(Debug)]
 pub struct Boot {
@@ -83,6 +80,7 @@ pub fn open(
     let mut logs = log.load()?;
     let mut replay = Replay {
         store,
+        page_bytes: shared.config.replay_page_bytes,
         log,
         state,
         replayed: Replayed::default(),
@@ -128,6 +126,7 @@ pub fn open(
 
 struct Replay<'a, L, S> {
     store: u64,
+    page_bytes: u64,
     log: &'a L,
     state: &'a S,
     replayed: Replayed,
@@ -157,9 +156,7 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
         let mut children = Vec::new();
         while apply.applied() < commit {
             let low = apply.applied() + 1;
-            let entries = self
-                .log
-                .entries(region, low, commit + 1, REPLAY_PAGE_BYTES)?;
+            let entries = self.log.entries(region, low, commit + 1, self.page_bytes)?;
             self.replayed.entries += entries.len() as u64;
             self.replayed.bytes += entries
                 .iter()

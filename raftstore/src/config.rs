@@ -50,6 +50,8 @@ pub struct Config {
     pub truncate_bytes_min: u64,
     /// Log bytes that a restart may have to replay, per store (contracts: C2).
     pub replay_bytes_max: u64,
+    /// A start reads the log it replays in pages of so many payload bytes.
+    pub replay_page_bytes: u64,
     /// An admin change becomes durable at the latest after this time (contracts: C2).
     pub admin_durable_max: Duration,
     /// How often a leader reports its region to PD when nothing changes.
@@ -88,6 +90,7 @@ impl Default for Config {
             truncate_entries_min: 256,
             truncate_bytes_min: MIB,
             replay_bytes_max: 64 * MIB,
+            replay_page_bytes: 4 * MIB,
             admin_durable_max: Duration::from_secs(30),
             region_heartbeat: Duration::from_secs(10),
             store_heartbeat: Duration::from_secs(10),

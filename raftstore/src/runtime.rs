@@ -23,6 +23,33 @@ use crate::{Delegates, STORE_ADDRESS, StartError};
 /// Inputs that may wait in the mailbox of one machine.
 pub const MAILBOX_INPUTS_MAX: usize = 4_096;
 
+/// Bounds of what lies between the machines of a store.
+#[derive(Clone, Debug)]
+pub struct RuntimeLimits {
+    /// Inputs that may wait in the mailbox of one machine.
+    pub mailbox_inputs_max: usize,
+    /// The mailboxes of raft machines together.
+    pub raft: RouterConfig,
+    /// The mailboxes of apply machines together.
+    pub apply: RouterConfig,
+    /// The log writer.
+    pub log: LogConfig,
+    /// Messages to other stores.
+    pub outgoing: OutgoingConfig,
+}
+
+impl Default for RuntimeLimits {
+    fn default() -> Self {
+        Self {
+            mailbox_inputs_max: MAILBOX_INPUTS_MAX,
+            raft: RouterConfig::default(),
+            apply: RouterConfig::default(),
+            log: LogConfig::default(),
+            outgoing: OutgoingConfig::default(),
+        }
+    }
+}
+
 /// Why the store must stop.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreFatal {
@@ -91,6 +118,7 @@ pub struct Runtime<L: RaftLog, S> {
     pub outgoing: Outgoing<Outbound>,
     /// The doors for local reads.
     pub delegates: Arc<Delegates>,
+    mailbox_inputs_max: usize,
 }
 
 impl<L: RaftLog, S> Clone for Runtime<L, S> {
@@ -102,6 +130,7 @@ impl<L: RaftLog, S> Clone for Runtime<L, S> {
             state: Arc::clone(&self.state),
             outgoing: self.outgoing.clone(),
             delegates: Arc::clone(&self.delegates),
+            mailbox_inputs_max: self.mailbox_inputs_max,
         }
     }
 }
@@ -109,6 +138,11 @@ impl<L: RaftLog, S> Clone for Runtime<L, S> {
 impl<L: RaftLog, S: StateStore> Runtime<L, S> {
     /// The store that was opened, ready to be stepped or given threads.
     pub fn new(boot: Boot, log: Arc<L>, state: Arc<S>) -> Self {
+        Self::with_limits(boot, log, state, RuntimeLimits::default())
+    }
+
+    /// As [`Runtime::new`], with other bounds between the machines.
+    pub fn with_limits(boot: Boot, log: Arc<L>, state: Arc<S>, limits: RuntimeLimits) -> Self {
         let Boot {
             store,
             regions,
@@ -116,17 +150,17 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
             ..
         } = boot;
         let runtime = Self {
-            raft: Router::new(RouterConfig::default()),
-            apply: Router::new(RouterConfig::default()),
-            log: LogWriter::new(Arc::new(EngineLog(log)), LogConfig::default()),
+            raft: Router::new(limits.raft),
+            apply: Router::new(limits.apply),
+            log: LogWriter::new(Arc::new(EngineLog(log)), limits.log),
             state,
-            outgoing: Outgoing::new(OutgoingConfig::default()),
+            outgoing: Outgoing::new(limits.outgoing),
             delegates,
+            mailbox_inputs_max: limits.mailbox_inputs_max,
         };
-        let taken =
-            runtime
-                .raft
-                .register(STORE_ADDRESS, RaftMachine::Store(store), MAILBOX_INPUTS_MAX);
+        let capacity = runtime.mailbox_inputs_max;
+        let store = RaftMachine::Store(store);
+        let taken = runtime.raft.register(STORE_ADDRESS, store, capacity);
         assert!(taken.is_ok(), "the store's address is free");
         for spawn in regions {
             runtime.spawn(spawn);
@@ -178,11 +212,11 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
         let machine = RaftMachine::Peer(peer);
         let fresh = self
             .apply
-            .register(region, *apply, MAILBOX_INPUTS_MAX)
+            .register(region, *apply, self.mailbox_inputs_max)
             .is_ok()
             && self
                 .raft
-                .register(region, machine, MAILBOX_INPUTS_MAX)
+                .register(region, machine, self.mailbox_inputs_max)
                 .is_ok();
         assert!(fresh, "region {region} runs already");
         self.raft.tick(region);

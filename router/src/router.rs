@@ -253,6 +253,14 @@ impl<M: Machine> Router<M> {
         self.core.sorted().iter().map(|slot| slot.addr).collect()
     }
 
+    /// Looks at the machine at `addr`. Waits while it runs, so it is for drivers that step their
+    /// machines themselves; `None`: there is no machine, or it has retired.
+    pub fn inspect<T>(&self, addr: u64, look: impl FnOnce(&M) -> T) -> Option<T> {
+        let slot = self.core.find(addr)?;
+        let machine = slot.machine.lock();
+        machine.as_deref().map(look)
+    }
+
     /// Machines that have something to do.
     pub fn ready(&self) -> usize {
         self.core.ready.len()
