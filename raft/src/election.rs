@@ -74,6 +74,8 @@ impl<L: LogView> Raft<L> {
             self.vote = 0;
             self.void_attempts = 0;
             self.min_matched = 0;
+            // The new term's leader may replace what they claim before it is durable.
+            self.after_write.retain(|message| !accepts_append(message));
         }
         self.enter(State::Follower, leader);
     }
@@ -136,6 +138,8 @@ impl<L: LogView> Raft<L> {
             term: self.term + u64::from(pre),
             index: self.log.last_index(),
             log_term: self.log.last_term(),
+            commit: self.log.commit(),
+            hint_term: self.commit_term(),
             priority: self.config.priority,
             transfer: attempt > 0,
             transfer_attempt: attempt,
@@ -237,10 +241,7 @@ impl<L: LogView> Raft<L> {
         } else {
             MessageKind::VoteResponse
         };
-        let mut answer = Message {
-            reject: !grant,
-            ..self.message(response, message.from)
-        };
+        let mut answer = self.vote_answer(response, message.from, grant);
         match (pre, grant) {
             (true, true) => answer.term = message.term,
             (false, true) => {
@@ -253,6 +254,38 @@ impl<L: LogView> Raft<L> {
             self.send_now.push(answer);
         } else {
             self.after_write.push(answer);
+        }
+    }
+
+    pub(crate) fn vote_answer(&self, kind: MessageKind, to: u64, grant: bool) -> Message {
+        let (commit, hint_term) = (self.log.commit(), self.commit_term());
+        Message {
+            reject: !grant,
+            commit,
+            hint_term,
+            ..self.message(kind, to)
+        }
+    }
+
+    fn commit_term(&self) -> u64 {
+        self.log.term(self.log.commit()).unwrap_or_default()
+    }
+
+    /// Whoever asks for a vote or answers says what it knows to be committed, and an entry that is in
+    /// this log too is then committed here.
+    ///
+    /// Without that a group can be stuck: a voter that has applied its own removal never campaigns, but
+    /// may refuse, for an uncommitted entry more, the only one that still can; and that one asks it for
+    /// its vote because it does not know that the removal was committed.
+    pub(crate) fn learn_commit(&mut self, message: &Message) {
+        let known = message.commit > self.log.commit()
+            && self.log.matches(message.commit, message.hint_term);
+        if !known || matches!(self.state, State::Leader(_)) {
+            return;
+        }
+        self.log.commit_to(message.commit);
+        if !matches!(self.state, State::Follower) && !self.may_campaign() {
+            self.become_follower(self.term, 0);
         }
     }
 
@@ -283,4 +316,8 @@ impl<L: LogView> Raft<L> {
     pub fn election_deadline(&self) -> Mono {
         self.timer_base + self.timeout
     }
+}
+
+fn accepts_append(message: &Message) -> bool {
+    message.kind == MessageKind::AppendResponse as i32 && !message.reject
 }

@@ -64,6 +64,7 @@ pub trait LogView {
     fn restore(&mut self, index: u64, term: u64);
 
     /// A snapshot to send to a follower, at or above the truncation point. `None`: not there yet;
-    /// [`crate::Ready::snapshot_wanted`] asks for one.
+    /// [`crate::Ready::snapshot_wanted`] asks for one, also when the one at hand is from before the
+    /// follower became a member.
     fn snapshot(&self) -> Option<Snapshot>;
 }

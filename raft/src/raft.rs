@@ -52,7 +52,8 @@ pub struct Restart {
     /// The configuration as of `applied`. Empty: the replica does not know its group. It votes and
     /// takes a snapshot, and nothing else (contracts: C33).
     pub conf: ConfState,
-    /// Entries up to here are applied; what follows up to the commit index is handed out again.
+    /// Entries up to here are applied; what follows up to the commit index is handed out again. May
+    /// be above the hard state's commit, never above the log's end.
     pub applied: u64,
 }
 
@@ -118,6 +119,11 @@ impl<L: LogView> Raft<L> {
         } = restart;
         let conf = Conf::parse(&conf)?;
         check_stored(&view, hard_state, applied)?;
+        // Data is applied without waiting for its commit to be durable: what is applied was committed.
+        let hard_state = HardState {
+            commit: hard_state.commit.max(applied),
+            ..hard_state
+        };
         let rng = SplitMix64::seed_from_u64(config.seed);
         let log = Log::new(view, hard_state, applied, config.committed_bytes_max);
         let promised = hard_state.term > INITIAL_TERM;
@@ -222,6 +228,9 @@ impl<L: LogView> Raft<L> {
     pub fn step(&mut self, now: Mono, message: Message) -> Result<(), StepError> {
         self.advance(now);
         let kind = self.check_message(&message)?;
+        if is_vote(kind) {
+            self.learn_commit(&message);
+        }
         if message.term > self.term {
             if !self.meet_newer_term(kind, &message) {
                 return Ok(());
@@ -289,15 +298,17 @@ impl<L: LogView> Raft<L> {
     fn answer_older_term(&mut self, kind: MessageKind, message: &Message) {
         let answer = match kind {
             MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot => {
-                MessageKind::AppendResponse
+                let kind = MessageKind::AppendResponse;
+                Message {
+                    reject: true,
+                    ..self.message(kind, message.from)
+                }
             }
-            MessageKind::PreVote => MessageKind::PreVoteResponse,
-            MessageKind::Vote => MessageKind::VoteResponse,
+            MessageKind::PreVote => {
+                self.vote_answer(MessageKind::PreVoteResponse, message.from, false)
+            }
+            MessageKind::Vote => self.vote_answer(MessageKind::VoteResponse, message.from, false),
             _ => return,
-        };
-        let answer = Message {
-            reject: true,
-            ..self.message(answer, message.from)
         };
         self.send_once_term_is_durable(answer);
     }
@@ -406,6 +417,11 @@ impl<L: LogView> Raft<L> {
     }
 }
 
+fn is_vote(kind: MessageKind) -> bool {
+    use MessageKind::{PreVote, PreVoteResponse, Vote, VoteResponse};
+    matches!(kind, PreVote | PreVoteResponse | Vote | VoteResponse)
+}
+
 fn check_stored<L: LogView>(view: &L, state: HardState, applied: u64) -> Result<(), StartError> {
     let (first, last) = (view.first_index(), view.last_index());
     let broken = if first > last + 1 {
@@ -416,8 +432,8 @@ fn check_stored<L: LogView>(view: &L, state: HardState, applied: u64) -> Result<
         "the log is newer than the hard state"
     } else if state.commit > last {
         "committed beyond the end of the log"
-    } else if applied > state.commit {
-        "applied beyond the commit index"
+    } else if applied > last {
+        "applied beyond the end of the log"
     } else if applied + 1 < first {
         "the log was truncated beyond the applied index"
     } else {

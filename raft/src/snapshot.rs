@@ -1,7 +1,7 @@
 //! Snapshots (paper section 7): a follower that fell behind the log gets the state instead.
 
 use flotilla_proto::clock::Mono;
-use flotilla_proto::raft::{Message, MessageKind};
+use flotilla_proto::raft::{Message, MessageKind, Snapshot};
 
 use crate::conf::Conf;
 use crate::error::StepError;
@@ -19,7 +19,12 @@ impl<L: LogView> Raft<L> {
             peer.paused = true;
             return false;
         }
-        let Some(snapshot) = self.log.view.snapshot() else {
+        // One from before the peer was a member would tell it that it is none.
+        let names = |snapshot: &Snapshot| {
+            let conf = snapshot.meta.as_ref().and_then(|meta| meta.conf.as_ref());
+            conf.is_some_and(|conf| Conf::parse(conf).is_ok_and(|conf| conf.contains(peer.id)))
+        };
+        let Some(snapshot) = self.log.view.snapshot().filter(names) else {
             if !peer.snapshot_wanted {
                 peer.snapshot_wanted = true;
                 self.snapshot_wanted.push(peer.id);
