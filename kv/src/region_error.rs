@@ -382,7 +382,7 @@ mod tests {
             start_key: "b".into(),
             end_key: "d".into(),
             region_epoch: epoch,
-            peers: vec![peer.clone()],
+            peers: vec![peer],
             ..Region::default()
         };
         let table: [(Error, usize, &str); 26] = [

@@ -1,12 +1,14 @@
 //! Where a client asks a region to be cut.
 
+use std::fmt::Display;
+
 use bytes::Bytes;
-use flotilla_proto::errorpb;
 use flotilla_proto::kvrpcpb::SplitRegionRequest;
 use flotilla_proto::metapb::Region;
 
 use super::contains;
 use crate::command::{Kind, check_mode};
+use crate::failure::Failure;
 use crate::key::KeyMode;
 use crate::region_error;
 
@@ -20,9 +22,10 @@ pub fn split_keys(
     mode: KeyMode,
     region: &Region,
     request: &SplitRegionRequest,
-) -> Result<Vec<Bytes>, errorpb::Error> {
-    let failed = |why: &dyn std::fmt::Display| {
-        region_error::other(format!("failed to split region {}: {why}", region.id))
+) -> Result<Vec<Bytes>, Failure> {
+    let failed = |why: &dyn Display| {
+        let text = format!("failed to split region {}: {why}", region.id);
+        Failure::region(region_error::other(text))
     };
     let kind = if request.is_raw_kv {
         Kind::Raw
@@ -63,7 +66,7 @@ mod tests {
             end_key: mode.physical(&"m".into()),
             ..Region::default()
         };
-        let keys = split_keys(mode, &region, &request).map_err(|error| error.message);
+        let keys = split_keys(mode, &region, &request).map_err(|failure| failure.to_string());
         let physical = |user: &&str| mode.physical(&Bytes::copy_from_slice(user.as_bytes()));
         let expected = expected.map(|users| users.iter().map(physical).collect::<Vec<_>>());
         assert_eq!(keys, expected.map_err(str::to_owned));
