@@ -84,14 +84,14 @@ impl Leading {
 
     /// Takes a route into the view and wakes those who waited for it.
     pub(crate) fn reported(&mut self, cx: &mut Cx<'_>, route: Route) {
-        let (reported, start) = (route.region.id, route.region.start_key.clone());
+        let reported = route.region.id;
         match self.routes.report(route) {
             Report::Stale => {}
             Report::Conflict { known } => cx.event(Event::RegionConflict { reported, known }),
             Report::Taken { moved: false } => {}
             Report::Taken { moved: true } => {
                 self.serve_parked(cx);
-                self.region_starts(cx, &start);
+                self.region_moved(cx, reported);
             }
         }
     }

@@ -57,6 +57,11 @@ impl Pd {
         self.leading.as_ref().map(|leading| leading.term)
     }
 
+    /// The committed rows of the meta region, while this node serves.
+    pub fn durable(&self) -> Option<&Durable> {
+        self.leading.as_ref().map(|leading| &leading.durable)
+    }
+
     /// Takes one input. Same state and same inputs give the same effects in the same order.
     pub fn handle(&mut self, now: Mono, wall: Wall, input: Input, effects: &mut Vec<Effect>) {
         let Self {

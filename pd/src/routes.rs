@@ -268,3 +268,66 @@ fn hole(left: Option<&Route>, right: Option<&Route>) -> usize {
     };
     usize::from(open)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(id: u64, version: u64, start: &str, end: &str) -> Route {
+        let region = Region {
+            id,
+            start_key: Bytes::copy_from_slice(start.as_bytes()),
+            end_key: Bytes::copy_from_slice(end.as_bytes()),
+            region_epoch: Some(RegionEpoch {
+                conf_ver: 1,
+                version,
+            }),
+            ..Region::default()
+        };
+        Route {
+            region,
+            ..Route::default()
+        }
+    }
+
+    /// Every order of reports keeps the view's invariants; the newest regions are there at the end.
+    #[test]
+    fn any_order_of_reports_ends_in_the_same_view() {
+        let newest = [
+            route(7, 5, "", "c"),
+            route(3, 4, "c", "m"),
+            route(9, 4, "m", ""),
+        ];
+        let older = [
+            route(3, 1, "", ""),
+            route(7, 2, "", "a"),
+            route(8, 4, "a", "c"),
+        ];
+        let all: Vec<&Route> = newest.iter().chain(&older).collect();
+        for order in orders(all.len()) {
+            let mut routes = Routes::new();
+            routes.check();
+            for nth in &order {
+                routes.report(all[*nth].clone());
+                routes.check();
+            }
+            assert!(routes.all().eq(&newest), "{order:?}");
+            assert!(!routes.has_holes());
+        }
+    }
+
+    fn orders(count: usize) -> Vec<Vec<usize>> {
+        let Some(last) = count.checked_sub(1) else {
+            return vec![Vec::new()];
+        };
+        let mut all = Vec::new();
+        for order in orders(last) {
+            for place in 0..=last {
+                let mut order = order.clone();
+                order.insert(place, last);
+                all.push(order);
+            }
+        }
+        all
+    }
+}

@@ -20,6 +20,7 @@ use crate::limits::{
 };
 use crate::records::{KeyMode, Mod};
 use crate::reply::{Answer, Cx, Refusal};
+use crate::routes::before_end;
 use crate::status::{Code, Status};
 
 /// Splits under way.
@@ -152,24 +153,35 @@ impl Leading {
         }
     }
 
-    /// A region that starts at `key` came into the routes.
-    pub(crate) fn region_starts(&mut self, cx: &mut Cx<'_>, key: &Bytes) {
-        let waiting: Vec<u64> = self
-            .splits
-            .jobs
-            .iter()
-            .filter(|(_, job)| job.open.contains(key))
+    /// A region has a new range: boundaries that are there now are done, those inside it are told
+    /// again, since a store drops what it was told for an older epoch.
+    pub(crate) fn region_moved(&mut self, cx: &mut Cx<'_>, id: u64) {
+        let Some(region) = self.routes.get(id).map(|route| route.region.clone()) else {
+            return;
+        };
+        let concerned = |job: &Job| {
+            let first = job.open.range(region.start_key.clone()..).next();
+            first.is_some_and(|key| before_end(key, &region.end_key))
+        };
+        let jobs = self.splits.jobs.iter();
+        let jobs: Vec<u64> = jobs
+            .filter(|(_, job)| concerned(job))
             .map(|(id, _)| *id)
             .collect();
-        for id in waiting {
+        for id in jobs {
             self.note_done(id);
-            if self
-                .splits
-                .jobs
-                .get(&id)
-                .is_some_and(|job| job.open.is_empty())
-            {
+            let Some(job) = self.splits.jobs.get(&id) else {
+                continue;
+            };
+            if job.open.is_empty() {
                 self.finish_split(cx, id);
+            } else {
+                let inside = job.open.range(region.start_key.clone()..);
+                let inside = inside
+                    .take_while(|key| before_end(key, &region.end_key))
+                    .cloned()
+                    .collect();
+                self.instruct_split(cx, &inside);
             }
         }
     }

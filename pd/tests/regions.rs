@@ -415,7 +415,8 @@ fn heartbeats_that_make_no_sense_are_answered_on_their_stream() {
         reversed range: invalid region heartbeat: the region ends before it starts
         unknown store: invalid store ID 9, not found
         many peers: invalid region heartbeat: the region has too many peers
-    "#]].assert_eq(&lines);
+    "#]]
+    .assert_eq(&lines);
 }
 
 #[test]

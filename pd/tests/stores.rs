@@ -260,9 +260,13 @@ fn a_store_keeps_its_state_and_its_labels_merge_by_key() {
     );
     let mut many = store(1);
     many.labels = (0..65).map(|n| label(&format!("l{n}"), "")).collect();
-    check(&mut world, [("too many labels", put(many))], expect![[r#"
+    check(
+        &mut world,
+        [("too many labels", put(many))],
+        expect![[r#"
         too many labels: UNKNOWN invalid put store: more than 64 labels
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -494,12 +498,18 @@ fn what_the_rows_must_be_for_a_node_to_serve() {
         assert_eq!(world.pd.term(), None, "it does not serve");
         expected.assert_eq(&format!("{}\n", world.fatal.pop().expect("a fatal error")));
     };
-    refuse(|world| world.rows.clear(), expect![[r#"
+    refuse(
+        |world| world.rows.clear(),
+        expect![[r#"
         the meta region holds no cluster record: it was never bootstrapped, or its data are lost
-    "#]]);
-    refuse(|world| drop(world.rows.remove(&b"t"[..])), expect![[r#"
+    "#]],
+    );
+    refuse(
+        |world| drop(world.rows.remove(&b"t"[..])),
+        expect![[r#"
         corrupt row 74 in the meta region: it is missing; restore this store from its replicas or a backup
-    "#]]);
+    "#]],
+    );
     refuse(
         |world| drop(world.rows.insert("i".into(), "\x01short".into())),
         expect![[r#"

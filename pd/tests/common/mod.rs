@@ -311,11 +311,15 @@ impl Dice {
     }
 }
 
-/// Runs `run` for many seeds, or for the one in `FLOTILLA_SEED`. Each prints its seed first.
+/// Runs `run` for `count` seeds, for as many as `FLOTILLA_SEEDS` says, or for the one in
+/// `FLOTILLA_SEED`. Each prints its seed first.
 pub fn seeds(count: u64, mut run: impl FnMut(u64, Dice)) {
-    let one = std::env::var("FLOTILLA_SEED").ok();
-    let one = one.map(|text| text.parse::<u64>().expect("FLOTILLA_SEED is a number"));
-    for seed in one.map_or(0..count, |seed| seed..seed + 1) {
+    let number = |name| {
+        let text = std::env::var(name).ok();
+        text.map(|text| text.parse::<u64>().expect(name))
+    };
+    let count = number("FLOTILLA_SEEDS").unwrap_or(count);
+    for seed in number("FLOTILLA_SEED").map_or(0..count, |seed| seed..seed + 1) {
         println!("seed={seed} (FLOTILLA_SEED={seed} runs only this one)");
         run(seed, Dice::new(seed));
     }
