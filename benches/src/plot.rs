@@ -76,6 +76,15 @@ fn percentile_label(nines: f64) -> String {
     }
 }
 
+/// A power of ten microseconds without decimals.
+fn decade_label(us: u64) -> String {
+    match us {
+        us if us.is_multiple_of(1_000_000) => format!("{} s", us / 1_000_000),
+        us if us.is_multiple_of(1_000) => format!("{} ms", us / 1_000),
+        us => format!("{us} us"),
+    }
+}
+
 fn latency<B: DrawingBackend>(
     area: &DrawingArea<B, plotters::coord::Shift>,
     title: &str,
@@ -97,7 +106,7 @@ fn latency<B: DrawingBackend>(
         .x_desc("share of the operations that took at most this long")
         .x_labels(across.end.ceil() as usize + 1)
         .x_label_formatter(&|nines| percentile_label(*nines))
-        .y_label_formatter(&|us| table::time(us.round() as u64))
+        .y_label_formatter(&|us| decade_label(us.round() as u64))
         .axis_style(AXIS)
         .bold_line_style(GRID)
         .light_line_style(WHITE)
@@ -126,7 +135,7 @@ fn latency<B: DrawingBackend>(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(SeriesLabelPosition::LowerRight)
         .background_style(WHITE)
         .border_style(GRID)
         .label_font((FONT, 13).into_font())
@@ -164,8 +173,12 @@ fn throughput<B: DrawingBackend>(
         .map(|point| point.per_s.max(point.failed_per_s));
     let top = peaks.fold(1.0, f64::max) * 1.1;
     let right = phase.timeline.last().map_or(1.0, |point| point.at_s);
+    let caption = match phase.failed {
+        0 => "operations per second over time",
+        _ => "operations per second over time; in red those that failed",
+    };
     let mut chart = ChartBuilder::on(area)
-        .caption("operations per second over time", (FONT, 16).into_font())
+        .caption(caption, (FONT, 16).into_font())
         .margin(12)
         .x_label_area_size(40)
         .y_label_area_size(80)
@@ -192,16 +205,44 @@ fn throughput<B: DrawingBackend>(
             .map(|point| (point.at_s, point.failed_per_s));
         chart
             .draw_series(LineSeries::new(failed, FAILED.stroke_width(2)))
-            .map_err(DrawError::of)?
-            .label("failed")
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], FAILED.stroke_width(2)));
-        chart
-            .configure_series_labels()
-            .background_style(WHITE)
-            .border_style(GRID)
-            .label_font((FONT, 13).into_font())
-            .draw()
             .map_err(DrawError::of)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_labelled_by_their_nines() {
+        for (fraction, expected) in [
+            (0.0, "0 %"),
+            (0.9, "90 %"),
+            (0.99, "99 %"),
+            (0.999, "99.9 %"),
+            (0.9999, "99.99 %"),
+        ] {
+            assert_eq!(percentile_label(nines(fraction)), expected);
+        }
+    }
+
+    #[test]
+    fn decades_are_labelled_without_decimals() {
+        for (us, expected) in [
+            (1, "1 us"),
+            (100, "100 us"),
+            (1_000, "1 ms"),
+            (100_000, "100 ms"),
+            (10_000_000, "10 s"),
+        ] {
+            assert_eq!(decade_label(us), expected);
+        }
+    }
+
+    #[test]
+    fn an_axis_spans_whole_decades_even_around_nothing() {
+        let (across, up) = latency_bounds(&[]);
+        assert_eq!((across, up), (0.0..1.0, 1.0..10.0));
+    }
 }

@@ -116,8 +116,10 @@ pub(crate) fn server(server: &ServerReport) -> String {
             .collect();
         Some(format!("per {what}: {}", list.join(", ")))
     };
+    // Where every operation writes, once is enough.
+    let mixed = server.per_operation != server.per_write;
     let lines = [
-        shares("operation", server.per_operation),
+        shares("operation", server.per_operation.filter(|_| mixed)),
         shares("write", server.per_write),
     ];
     let lines: Vec<_> = lines.into_iter().flatten().collect();
@@ -137,12 +139,9 @@ pub(crate) fn errors(phase: &PhaseReport) -> Vec<String> {
     kinds
         .map(|(kind, error)| {
             let count = grouped(error.count);
-            format!(
-                "{} {count} times {}: {}",
-                kind.operation.name(),
-                error.kind,
-                error.example
-            )
+            let (operation, error_kind) = (kind.operation.name(), &error.kind);
+            let example = &error.example;
+            format!("{operation} failed {count} times with {error_kind}, first: {example}")
         })
         .collect()
 }

@@ -78,7 +78,7 @@ pub struct Options {
     #[arg(long)]
     pub run_only: bool,
 
-    /// Afterwards read back up to this many records and check them
+    /// Afterwards read back up to this many records and check them; 1000 where no number is given
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1000")]
     pub verify: Option<u64>,
 

@@ -203,3 +203,134 @@ impl fmt::Display for VerifyReport {
             .try_for_each(|example| write!(f, "\n  {example}"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use expect_test::expect;
+
+    use super::*;
+    use crate::{
+        counters::Difference,
+        drive::Outcome,
+        measure::{Failure, Tally},
+        report::Kind,
+        ycsb::options::tests::parse,
+    };
+
+    /// Two seconds of 100 reads and 50 updates, of which some more failed.
+    fn phase(failure: Option<Failure>) -> PhaseReport {
+        let mut tally = Tally::default();
+        (1..=100).for_each(|ms| tally.succeeded(Kind::Read, Duration::from_millis(ms)));
+        (1..=50).for_each(|us| tally.succeeded(Kind::Update, Duration::from_micros(us)));
+        if let Some(failure) = failure {
+            tally.failed(Kind::Update, failure);
+        }
+        let counters = |syncs| Ok([("flotilla_log_syncs_total", syncs)].into());
+        let outcome = Outcome {
+            tally,
+            elapsed: Duration::from_secs(2),
+            driver_cpu: Duration::from_millis(15),
+            stopped: None,
+            timeline: Vec::new(),
+            server: Difference::between(&counters(7.0), &counters(12.0)),
+        };
+        outcome.report()
+    }
+
+    fn report(run: PhaseReport, verify: Option<VerifyReport>) -> Report {
+        let options = parse("--workload a --pd a:1 --records 5000").unwrap();
+        Report {
+            run: Some(run),
+            verify,
+            ..Report::new(&options)
+        }
+    }
+
+    fn verified(intact: u64, missing: u64) -> VerifyReport {
+        let (records, sampled) = (5_000, intact + missing);
+        let examples = (0..missing).map(|record| format!("record {record}: missing"));
+        VerifyReport {
+            records,
+            sampled,
+            intact,
+            missing,
+            damaged: 0,
+            unread: 0,
+            examples: examples.collect(),
+        }
+    }
+
+    #[test]
+    fn the_text_holds_all_figures() {
+        let busy = Failure::new("server-is-busy", "too many writes");
+        let report = report(phase(Some(busy)), Some(verified(998, 2)));
+        expect![[r#"
+            YCSB workload a: 50 % reads, 50 % updates
+            5,000 records of 1,000 bytes, zipfian; 32 threads, 2 clients; seed 1
+
+            ┌───────┬───────────┬───────┬────────────┬─────────┬─────────┬─────────┬────────┬────────┐
+            │ phase ┆ operation ┆ count ┆ per second ┆     p50 ┆     p95 ┆     p99 ┆    max ┆ failed │
+            ╞═══════╪═══════════╪═══════╪════════════╪═════════╪═════════╪═════════╪════════╪════════╡
+            │ run   ┆ read      ┆   100 ┆         50 ┆ 50.0 ms ┆ 95.0 ms ┆ 99.0 ms ┆ 100 ms ┆      0 │
+            │ run   ┆ update    ┆    50 ┆         25 ┆   25 us ┆   48 us ┆   50 us ┆  50 us ┆      1 │
+            └───────┴───────────┴───────┴────────────┴─────────┴─────────┴─────────┴────────┴────────┘
+            run: 150 operations in 2.00 s, 75/s, 1 failed, driver CPU 100.0 us per operation
+            run: per operation: 0.0333 fsyncs; per write: 0.1000 fsyncs
+            run: update failed 1 times with server-is-busy, first: too many writes
+            verify: 1,000 of 5,000 records read back, 998 intact, 2 missing
+              record 0: missing
+              record 1: missing
+        "#]].assert_eq(&report.to_string());
+    }
+
+    #[test]
+    fn the_verdict_is_about_wrong_data_and_not_about_refused_operations() {
+        let failed = |kind: &'static str| Some(Failure::new(kind, "user1"));
+        let mut given_up = phase(None);
+        given_up.stopped = Some("nothing came".into());
+        let mut nothing = phase(failed("timeout"));
+        nothing.operations = 0;
+        for (run, verify, expected) in [
+            (phase(None), None, None),
+            (phase(None), Some(verified(10, 0)), None),
+            (phase(failed("server-is-busy")), None, None),
+            (
+                given_up,
+                None,
+                Some("the run phase was given up: nothing came"),
+            ),
+            (
+                nothing,
+                None,
+                Some("no operation of the run phase succeeded"),
+            ),
+            (
+                phase(failed("missing")),
+                None,
+                Some("the run phase read wrong data: user1"),
+            ),
+            (
+                phase(failed("damaged")),
+                None,
+                Some("the run phase read wrong data: user1"),
+            ),
+            (
+                phase(failed("wrong-scan")),
+                None,
+                Some("the run phase read wrong data: user1"),
+            ),
+            (
+                phase(None),
+                Some(verified(9, 1)),
+                Some("1 of 10 records read back wrong: record 0: missing"),
+            ),
+        ] {
+            let verdict = report(run, verify)
+                .verdict()
+                .map_err(|error| error.to_string());
+            assert_eq!(verdict.err().as_deref(), expected);
+        }
+    }
+}

@@ -123,8 +123,8 @@ impl Workload {
         let shares = [
             (read, "reads"),
             (update, "updates"),
-            (insert, "inserts"),
             (scan, "scans"),
+            (insert, "inserts"),
             (read_modify_write, "read-modify-writes"),
         ];
         let shares = shares.into_iter().filter(|(percent, _)| *percent > 0);

@@ -252,7 +252,7 @@ impl Fake {
         let serving = Server::builder()
             .add_service(PdServer::new(service.clone()))
             .add_service(TikvServer::new(service))
-            .serve_with_incoming(TcpIncoming::from(listener));
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         tokio::spawn(serving);
         let metrics = serve_metrics(Arc::clone(&state)).await;
         Self {
