@@ -29,7 +29,7 @@ macro_rules! commands {
         commands!(@command $request, $response, $name);
         impl Answer for kvrpcpb::$response {
             fn region_error(error: errorpb::Error) -> Self {
-                Self { region_error: Some(error), ..Self::default() }
+                Self { region_error: Some(error.into()), ..Self::default() }
             }
             fn refused(refusal: &Refusal) -> Option<Self> {
                 Some(Self { error: refusal.to_string(), ..Self::default() })
@@ -40,7 +40,7 @@ macro_rules! commands {
         commands!(@command $request, $response, $name);
         impl Answer for kvrpcpb::$response {
             fn region_error(error: errorpb::Error) -> Self {
-                Self { region_error: Some(error), ..Self::default() }
+                Self { region_error: Some(error.into()), ..Self::default() }
             }
             fn refused(_: &Refusal) -> Option<Self> {
                 None
