@@ -102,12 +102,6 @@ pub enum Refusal {
         /// Which range of the request, from 0.
         index: usize,
     },
-    /// A checksum over a range without an end.
-    #[error("Invalid KeyRanges: range {index} has no end, which a checksum needs")]
-    RangeUnbounded {
-        /// Which range of the request, from 0.
-        index: usize,
-    },
     /// A checksum algorithm that is none.
     #[error("unknown checksum algorithm {algorithm}; only Crc64_Xor is served")]
     ChecksumAlgorithm {

@@ -664,11 +664,7 @@ impl World {
         let spans = [self.span(), self.span()];
         self.choose_region(&spans[0].start);
         let model = &self.model;
-        let check = |span: &Span| match span.end.is_empty() {
-            true => Err(Told::Refused),
-            false => model.check_span(span),
-        };
-        let expected = match spans.iter().try_for_each(check) {
+        let expected = match spans.iter().try_for_each(|span| model.check_span(span)) {
             Err(told) => told,
             Ok(()) => {
                 let rows = spans
