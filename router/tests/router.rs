@@ -741,6 +741,42 @@ fn the_wait_is_bounded_for_everyone() {
     }
 }
 
+/// However the addresses are hashed.
+#[test]
+fn what_goes_to_all_goes_in_order_of_address() {
+    type ToAll = fn(&Router<Scribe>);
+    let ways: [ToAll; 3] = [
+        Router::tick_all,
+        |router| {
+            router.broadcast(|_| Input {
+                name: "x".into(),
+                bytes: 0,
+            });
+        },
+        Router::shutdown,
+    ];
+    for to_all in ways {
+        let router = Router::new(RouterConfig::default());
+        for addr in (0..100).map(|step| step * 37 % 101) {
+            assert!(
+                router
+                    .register(addr, Scribe { addr, heavy: false }, 4)
+                    .is_ok()
+            );
+        }
+        let writer = Writer {
+            router: router.clone(),
+            lines: Vec::new(),
+        };
+        let mut poller = Poller::new(router.clone(), writer, Budget::default());
+        to_all(&router);
+        assert_eq!(poller.round(0, &mut Fifo), Ok(100));
+        let lines = std::mem::take(&mut poller.executor().lines);
+        let addr = |line: &String| line.trim().split(':').next().map(str::parse::<u64>);
+        assert!(lines.is_sorted_by_key(|line| addr(line).expect("a turn").expect("an address")));
+    }
+}
+
 #[test]
 fn send_errors_say_what_happened() {
     let texts = [SendError::Full(()), SendError::Closed(())]

@@ -33,7 +33,9 @@ struct Counter {
     addr: u64,
     last: BTreeMap<u64, u64>,
     handled: u64,
-    /// The machine is where it was left, or two threads have it.
+    /// Something was handled since the last end of a round.
+    had_input: bool,
+    /// Set while a thread has the machine.
     running: Arc<AtomicBool>,
     sums: Arc<Sums>,
 }
@@ -58,6 +60,7 @@ impl Machine for Counter {
 
     fn handle(&mut self, _now: u64, input: Input, effects: &mut Effects) {
         assert!(!self.running.swap(true, Ordering::SeqCst), "two owners");
+        self.had_input = true;
         match input {
             Input::From(sender, number) => {
                 let before = self.last.insert(sender, number).unwrap_or(0);
@@ -76,10 +79,16 @@ impl Machine for Counter {
     }
 
     fn tick(&mut self, _now: u64, _effects: &mut Effects) {
+        self.had_input = true;
         self.sums.ticks.fetch_add(1, Ordering::SeqCst);
     }
 
-    fn end_round(&mut self, _now: u64, _effects: &mut Effects) {}
+    fn end_round(&mut self, _now: u64, _effects: &mut Effects) {
+        assert!(
+            std::mem::take(&mut self.had_input),
+            "a round without input was ended"
+        );
+    }
 
     fn retire(&mut self, _now: u64, _effects: &mut Effects) {
         let before = self.sums.retired.lock().insert(self.addr, self.handled);
@@ -116,7 +125,7 @@ struct World {
     pollers: Option<Pollers<Counter>>,
     sums: Arc<Sums>,
     may_run: Arc<AtomicBool>,
-    fatal: mpsc::Receiver<Fatal<String>>,
+    reports: Arc<Mutex<Vec<Fatal<String>>>>,
 }
 
 impl World {
@@ -130,6 +139,7 @@ impl World {
                 addr,
                 last: BTreeMap::new(),
                 handled: 0,
+                had_input: false,
                 running,
                 sums,
             };
@@ -139,14 +149,15 @@ impl World {
             sums: Arc::clone(&sums),
             may_run: Arc::clone(&may_run),
         };
-        let (report, fatal) = mpsc::channel();
+        let reports = Arc::new(Mutex::new(Vec::new()));
+        let reported = Arc::clone(&reports);
         let budget = Budget {
             machines_max: 8,
             heavy_machines_max: 1,
             inputs_per_machine_max: 16,
         };
         let clock = || 0;
-        let on_fatal = move |fatal| report.send(fatal).expect("the test listens");
+        let on_fatal = move |fatal| reported.lock().push(fatal);
         let pollers = spawn_pollers(
             "test",
             threads,
@@ -161,15 +172,33 @@ impl World {
             pollers: Some(pollers.expect("threads")),
             sums,
             may_run,
-            fatal,
+            reports,
         }
+    }
+
+    /// Waits for something that the pollers bring about.
+    fn until(&self, done: impl Fn(&Self) -> bool) {
+        while !done(self) {
+            assert_eq!(*self.reports.lock(), [], "the pollers ended");
+            thread::yield_now();
+        }
+    }
+
+    fn handled(&self) -> u64 {
+        self.sums.handled.load(Ordering::SeqCst)
+    }
+
+    /// Until a poller has found the executor under pressure so many times more.
+    fn until_paused(&self, times: u64) {
+        let before = self.router.counters().pauses;
+        self.until(|world| world.router.counters().pauses >= before + times);
     }
 
     /// Waits until all machines have retired.
     fn end(mut self) -> (Arc<Sums>, Router<Counter>) {
         self.router.shutdown();
         self.pollers.take().expect("running").join();
-        assert!(self.fatal.try_recv().is_err(), "nothing was reported");
+        assert_eq!(*self.reports.lock(), []);
         assert!(self.router.is_empty());
         (self.sums, self.router)
     }
@@ -185,7 +214,8 @@ fn nothing_is_lost_doubled_or_reordered_under_load() {
     let accepted = AtomicU64::new(0);
     thread::scope(|scope| {
         for sender in 0..SENDERS {
-            let (router, accepted) = (&world.router, &accepted);
+            let (router, reports) = (&world.router, &world.reports);
+            let accepted = &accepted;
             scope.spawn(move || {
                 let handles: Vec<_> = (0..MACHINES).map(|addr| router.handle(addr)).collect();
                 for number in 1..=EACH {
@@ -205,7 +235,10 @@ fn nothing_is_lost_doubled_or_reordered_under_load() {
                                 assert_eq!(back, input);
                                 break;
                             }
-                            Err(SendError::Full(_)) => thread::yield_now(),
+                            Err(SendError::Full(_)) => {
+                                assert_eq!(*reports.lock(), [], "the pollers ended");
+                                thread::yield_now();
+                            }
                         }
                     }
                 }
@@ -220,9 +253,7 @@ fn nothing_is_lost_doubled_or_reordered_under_load() {
         scope.spawn(|| {
             // Some machines end in the middle of it, those of the low lane too.
             for addr in (0..MACHINES).step_by(3) {
-                while world.router.counters().inputs < addr * EACH / MACHINES {
-                    thread::yield_now();
-                }
+                world.until(|world| world.router.counters().inputs >= addr * EACH / MACHINES);
                 world.router.close(addr);
             }
         });
@@ -248,10 +279,7 @@ fn a_poller_that_parks_is_always_woken() {
     let world = World::new(1, 1, 1);
     for number in 1..=20_000 {
         assert!(world.router.send(0, Input::From(0, number)).is_ok());
-        while world.sums.handled.load(Ordering::SeqCst) < number {
-            thread::yield_now();
-        }
-        // Its turn may not be over yet, but its mailbox is empty.
+        world.until(|world| world.handled() == number);
     }
     assert_eq!(world.end().0.handled.load(Ordering::SeqCst), 20_000);
 }
@@ -262,26 +290,30 @@ fn pressure_holds_rounds_back_until_it_is_over() {
     world.may_run.store(false, Ordering::SeqCst);
     // One that is parked already looks at the pressure only after it is woken.
     assert!(world.router.send(0, Input::From(0, 1)).is_ok());
-    let before = world.router.counters().pauses;
-    while world.router.counters().pauses < before + 3 {
-        thread::yield_now();
-    }
-    let handled = world.sums.handled.load(Ordering::SeqCst);
+    world.until_paused(3);
+    let handled = world.handled();
     assert!(world.router.send(0, Input::From(0, 2)).is_ok());
-    while world.router.counters().pauses < before + 6 {
-        thread::yield_now();
-    }
-    assert_eq!(
-        world.sums.handled.load(Ordering::SeqCst),
-        handled,
-        "nothing ran under pressure"
-    );
+    world.until_paused(3);
+    assert_eq!(world.handled(), handled, "nothing ran under pressure");
     world.may_run.store(true, Ordering::SeqCst);
     world.router.resume();
-    while world.sums.handled.load(Ordering::SeqCst) < 2 {
-        thread::yield_now();
-    }
+    world.until(|world| world.handled() == 2);
     world.end();
+}
+
+/// The machines are still there when the shutdown returns.
+#[test]
+fn the_last_machine_that_retires_ends_all_threads() {
+    let world = World::new(20, 2, 4);
+    world.may_run.store(false, Ordering::SeqCst);
+    for addr in 0..20 {
+        assert!(world.router.send(addr, Input::From(0, 1)).is_ok());
+    }
+    world.until_paused(4);
+    world.router.shutdown();
+    assert!(!world.router.is_empty());
+    world.may_run.store(true, Ordering::SeqCst);
+    assert_eq!(world.end().0.retired.lock().len(), 20);
 }
 
 /// What ends a group, and what is told.
@@ -308,10 +340,14 @@ fn a_failure_or_a_panic_is_reported_once_and_ends_all_threads() {
         for addr in 0..8 {
             let _ = world.router.send(addr, input);
         }
-        let fatal = world.fatal.recv().expect("a report");
-        assert_eq!((&fatal, fatal.to_string().as_str()), (&expected, text));
         world.pollers.take().expect("not joined yet").join();
-        assert!(world.fatal.recv().is_err(), "reported twice");
+        let reports = world.reports.lock();
+        let texts: Vec<String> = reports.iter().map(Fatal::to_string).collect();
+        assert_eq!(
+            (&**reports, texts),
+            (&[expected][..], vec![text.to_owned()]),
+            "once"
+        );
     }
 }
 
@@ -325,7 +361,7 @@ fn a_stop_ends_threads_that_are_parked_paused_or_busy() {
         }
         let pollers = world.pollers.take().expect("running");
         pollers.stop();
-        assert!(world.fatal.recv().is_err(), "a stop is no failure");
+        assert_eq!(*world.reports.lock(), [], "a stop is no failure");
     }
     // Dropping stops too, and a router without machines ends at once.
     drop(World::new(4, 2, 4));
