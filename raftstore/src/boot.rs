@@ -41,6 +41,8 @@ pub struct Replayed {
     pub entries: u64,
     /// Their payload bytes.
     pub bytes: u64,
+    /// There was a change of the topology among them.
+    pub admin: bool,
 }
 
 /// The state of a store that has just been created: `regions` with their peers on `store`, and the
@@ -173,7 +175,7 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
     }
 
     fn apply(
-        &self,
+        &mut self,
         apply: &mut Apply,
         entries: Vec<flotilla_proto::raft::Entry>,
     ) -> Result<Vec<Region>, StartError> {
@@ -189,6 +191,7 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
             return Err(error);
         }
         self.state.write(&effects.batch)?;
+        self.replayed.admin |= effects.batch.admin;
         let changes = effects
             .reports
             .into_iter()

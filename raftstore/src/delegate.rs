@@ -118,6 +118,13 @@ impl Delegate {
         self.version.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// As [`Delegate::suspend`]; changes nothing where there is no lease.
+    pub(crate) fn revoke(&self) {
+        if self.lease_until.load(Ordering::SeqCst) != 0 {
+            self.suspend();
+        }
+    }
+
     /// Reads may be served here until `until`.
     pub(crate) fn renew(&self, until: Mono) {
         self.lease_until.store(until.0, Ordering::SeqCst);

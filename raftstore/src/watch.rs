@@ -4,16 +4,21 @@ use flotilla_engine::FlushReason;
 use flotilla_proto::clock::Mono;
 
 use crate::Config;
+use crate::boot::Replayed;
 
 /// Looks at what is not durable yet and says when to flush.
 #[derive(Debug)]
 pub struct DurableWatch {
     replay_bytes_max: u64,
     admin_max: std::time::Duration,
-    /// Log bytes appended when the last durable cut was made.
+    /// Log bytes that the start replayed: a crash now would have them replayed again.
+    carried_bytes: u64,
+    /// Of those and the bytes appended since, what the last durable cut covers.
     cut_bytes: u64,
-    /// When the oldest admin change that is not durable was applied.
+    /// When the oldest admin change that no flush covers was applied.
     admin_since: Option<Mono>,
+    /// The same, as it was when the flush that runs was asked for.
+    admin_flushing: Option<Mono>,
     /// Not more than one flush a second.
     last_flush: Option<Mono>,
 }
@@ -22,13 +27,21 @@ pub struct DurableWatch {
 const FLUSH_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl DurableWatch {
-    /// A watch over a store that has just been opened.
+    /// A watch over a store whose start replayed nothing.
     pub fn new(config: &Config) -> Self {
+        Self::opened(config, Replayed::default(), Mono::default())
+    }
+
+    /// A watch over a store that was opened at `now`. What the start has replayed is in the state
+    /// and not durable there.
+    pub fn opened(config: &Config, replayed: Replayed, now: Mono) -> Self {
         Self {
             replay_bytes_max: config.replay_bytes_max,
             admin_max: config.admin_durable_max,
+            carried_bytes: replayed.bytes,
             cut_bytes: 0,
-            admin_since: None,
+            admin_since: replayed.admin.then_some(now),
+            admin_flushing: None,
             last_flush: None,
         }
     }
@@ -38,14 +51,15 @@ impl DurableWatch {
         self.admin_since.get_or_insert(now);
     }
 
-    /// A cut that covers everything applied when `appended_bytes` of log had been written is
-    /// durable.
+    /// The flush that was asked for when `appended_bytes` of log had been written since the start is
+    /// done: a cut that covers everything applied by then is durable.
     pub fn flushed(&mut self, appended_bytes: u64) {
-        self.cut_bytes = appended_bytes;
-        self.admin_since = None;
+        self.cut_bytes = self.carried_bytes + appended_bytes;
+        self.admin_flushing = None;
     }
 
-    /// Whether to flush now, and why.
+    /// Whether to flush now, and why. `appended_bytes` counts from the start. Not to be asked again
+    /// before [`DurableWatch::flushed`].
     pub fn poll(&mut self, now: Mono, appended_bytes: u64) -> Option<FlushReason> {
         if self
             .last_flush
@@ -53,8 +67,9 @@ impl DurableWatch {
         {
             return None;
         }
+        let undurable = (self.carried_bytes + appended_bytes).saturating_sub(self.cut_bytes);
         // Asked for at half the bound: the log goes on growing while the flush runs.
-        let replay = appended_bytes.saturating_sub(self.cut_bytes) > self.replay_bytes_max / 2;
+        let replay = undurable > self.replay_bytes_max / 2;
         let admin = self
             .admin_since
             .is_some_and(|since| now - since >= self.admin_max);
@@ -66,6 +81,8 @@ impl DurableWatch {
             return None;
         };
         self.last_flush = Some(now);
+        // A change that is applied from here on may come too late for the cut.
+        self.admin_flushing = self.admin_since.take();
         Some(reason)
     }
 }
@@ -106,5 +123,45 @@ mod tests {
         );
         watch.flushed(9 << 20);
         assert_eq!(watch.poll(at(90.0), 9 << 20), None);
+    }
+    #[test]
+    fn what_a_start_replayed_counts_as_not_durable() {
+        let config = Config {
+            replay_bytes_max: 8 << 20,
+            ..Config::default()
+        };
+        let at = |seconds: f64| Mono::default() + Duration::from_secs_f64(seconds);
+        let opened = |bytes, admin| {
+            let replayed = Replayed {
+                entries: 1,
+                bytes,
+                admin,
+            };
+            DurableWatch::opened(&config, replayed, at(10.0))
+        };
+        let mut watch = opened(4 << 20, false);
+        assert_eq!(watch.poll(at(10.1), 0), None);
+        assert_eq!(watch.poll(at(10.2), 1), Some(FlushReason::ReplayBound));
+        watch.flushed(1);
+        assert_eq!(
+            watch.poll(at(20.0), 4 << 20),
+            None,
+            "the flush covered both"
+        );
+        let mut watch = opened(1, true);
+        assert_eq!(watch.poll(at(39.9), 0), None);
+        assert_eq!(watch.poll(at(40.0), 0), Some(FlushReason::Admin));
+    }
+
+    #[test]
+    fn an_admin_change_during_a_flush_waits_for_the_next_one() {
+        let mut watch = DurableWatch::new(&Config::default());
+        let at = |seconds: f64| Mono::default() + Duration::from_secs_f64(seconds);
+        watch.admin_applied(at(1.0));
+        assert_eq!(watch.poll(at(31.0), 0), Some(FlushReason::Admin));
+        watch.admin_applied(at(31.1));
+        watch.flushed(0);
+        assert_eq!(watch.poll(at(61.0), 0), None);
+        assert_eq!(watch.poll(at(61.1), 0), Some(FlushReason::Admin));
     }
 }

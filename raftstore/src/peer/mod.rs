@@ -333,9 +333,12 @@ impl Peer {
         }
     }
 
+    /// The delegate has a lease exactly while the raft group does: it goes with the commit of an
+    /// entry that changes the region, before that entry is handed to apply (contracts: C16).
     fn renew_lease(&self) {
-        if let (true, Some(until)) = (self.unsettled.is_empty(), self.raft.lease_until()) {
-            self.delegate.renew(until);
+        match self.raft.lease_until() {
+            Some(until) if self.unsettled.is_empty() => self.delegate.renew(until),
+            _ => self.delegate.revoke(),
         }
     }
 
