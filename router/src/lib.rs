@@ -9,6 +9,48 @@
 //! | [`Poller`] | machines and inputs per round | the rest waits for the next round |
 //! | [`LogWriter`] | bytes per write; bytes not durable | [`LogWriter::is_behind`]: pollers wait |
 //! | [`Outgoing`] | messages and bytes per store and lane, bytes over all | the message comes back |
+//!
+//! ```
+//! use flotilla_router::{Budget, Executor, Fifo, Machine, Poller, Router, RouterConfig};
+//!
+//! struct Sum(u64);
+//!
+//! impl Machine for Sum {
+//!     type Input = u64;
+//!     type Effects = Vec<u64>;
+//!     type Now = ();
+//!
+//!     fn handle(&mut self, (): (), input: u64, _effects: &mut Vec<u64>) {
+//!         self.0 += input;
+//!     }
+//!
+//!     fn end_round(&mut self, (): (), effects: &mut Vec<u64>) {
+//!         effects.push(self.0);
+//!     }
+//!
+//!     fn retire(&mut self, (): (), _effects: &mut Vec<u64>) {}
+//! }
+//!
+//! struct Print;
+//!
+//! impl Executor<Vec<u64>> for Print {
+//!     type Fatal = std::convert::Infallible;
+//!
+//!     fn execute(&mut self, sums: &mut Vec<u64>) -> Result<(), Self::Fatal> {
+//!         println!("{sums:?}"); // once per round, for all machines in it
+//!         sums.clear();
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let router = Router::new(RouterConfig::default());
+//! router.register(7, Sum(0), 1_024).ok().expect("a free address");
+//! router.send(7, 40)?;
+//! router.send(7, 2)?;
+//! let mut poller = Poller::new(router, Print, Budget::default());
+//! assert_eq!(poller.round((), &mut Fifo), Ok(1));
+//! # Ok::<(), flotilla_router::SendError<u64>>(())
+//! ```
 
 mod counters;
 mod log_writer;

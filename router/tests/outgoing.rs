@@ -7,6 +7,7 @@
 //! Limits: control 3 messages and 30 bytes, append 10 and 60, snapshot 1 and 50; 100 bytes over all.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use expect_test::{Expect, expect};
 use flotilla_router::{Lane, LaneLimits, Loopback, Outgoing, OutgoingConfig, Routed};
@@ -381,6 +382,50 @@ fn a_removed_store_gives_its_messages_back() {
               d
         "#]],
     );
+}
+
+/// A message that has its store forgotten while it is pushed, as another thread might.
+struct Racing {
+    outgoing: Outgoing<Racing>,
+    raced: AtomicBool,
+}
+
+impl Routed for Racing {
+    fn store(&self) -> u64 {
+        2
+    }
+
+    fn lane(&self) -> Lane {
+        Lane::Append
+    }
+
+    fn bytes(&self) -> u64 {
+        // The queue was found, and is not locked yet.
+        if !self.raced.swap(true, Ordering::SeqCst) {
+            self.outgoing.remove(2);
+        }
+        10
+    }
+
+    fn coalesce_key(&self) -> Option<u64> {
+        None
+    }
+}
+
+#[test]
+fn a_message_pushed_while_its_store_is_forgotten_waits_in_the_new_queue() {
+    let outgoing = Outgoing::new(OutgoingConfig::default());
+    let message = Racing {
+        outgoing: outgoing.clone(),
+        raced: AtomicBool::new(false),
+    };
+    assert!(outgoing.push(message).is_ok());
+    assert_eq!(
+        (outgoing.waiting(2, Lane::Append), outgoing.bytes()),
+        (1, 10)
+    );
+    assert_eq!(outgoing.drain(2, Lane::Append, 100).len(), 1);
+    assert_eq!(outgoing.bytes(), 0);
 }
 
 #[test]

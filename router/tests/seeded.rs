@@ -570,6 +570,7 @@ impl Executor<GroupEffects> for Submitter {
     }
 
     fn execute(&mut self, effects: &mut GroupEffects) -> Result<(), String> {
+        assert!(!self.log.is_behind(), "a round under pressure");
         let effects = std::mem::take(effects);
         if effects.batch.is_empty() {
             return Ok(());
@@ -630,7 +631,7 @@ fn run_log(seed: u64) -> Outcome {
     });
     let config = LogConfig {
         write_bytes_max: rng.random_range(1..100),
-        pending_bytes_max: 64,
+        pending_bytes_max: rng.random_range(16..100),
     };
     let log: Log = LogWriter::new(Arc::clone(&disk), config);
     let announced = Arc::new(Mutex::new(BTreeMap::new()));
