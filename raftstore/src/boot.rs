@@ -165,6 +165,9 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
                 .map(|entry| entry.data.len() as u64)
                 .sum::<u64>();
             children.extend(self.apply(&mut apply, entries)?);
+            if apply.applied() < commit {
+                tracing::trace!(target: crate::PROBE_TARGET, "replay: in several pages");
+            }
         }
         let twice = self.done.insert(region, apply);
         assert!(twice.is_none(), "region {region} was replayed twice");

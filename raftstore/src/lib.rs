@@ -41,3 +41,7 @@ pub use watch::DurableWatch;
 
 /// The address of the store machine among the raft machines; no region has this id.
 pub const STORE_ADDRESS: u64 = 0;
+
+/// The target of trace events that say a rare path was reached, for simulators to count. The
+/// message is the path's name.
+pub const PROBE_TARGET: &str = "flotilla::probe";

@@ -185,6 +185,7 @@ impl Reads {
         if let Some((ticket, _)) = self.under_way.iter().find(|(_, asked)| **asked == low) {
             return Lookup::Pending(Ticket(*ticket));
         }
+        tracing::trace!(target: crate::PROBE_TARGET, "log view: fetch, not in the cache");
         self.last_ticket += 1;
         let ticket = self.last_ticket;
         self.under_way.insert(ticket, low);

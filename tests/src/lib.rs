@@ -1,1 +1,29 @@
-//! The deterministic simulator, checkers, crash tests on real processes.
+//! The deterministic simulator: production machines under virtual time, checked after every step.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`world`] | what a seed draws: limits, sizes, paces, rates |
+//! | [`sim`] | the run: events, steps, crashes, the end |
+//! | [`store`] | a store: its process, and how it serves requests |
+//! | [`disk`] | the in-memory engine, watched |
+//! | [`client`] | requests, workloads, what clients believe |
+//! | [`faults`] | what goes wrong |
+//! | [`checkers`] | what must hold, and the model of the committed log |
+//! | [`rules`], [`probe`], [`trace`] | counters, rare paths, the transcript |
+//! | [`run`] | a seed from start to end, and many of them |
+//!
+//! `docs/simulation.md` says how to replay a seed, and what is not simulated.
+
+pub mod checkers;
+pub mod client;
+pub mod disk;
+pub mod faults;
+pub mod pd;
+pub mod probe;
+pub mod rng;
+pub mod rules;
+pub mod run;
+pub mod sim;
+pub mod store;
+pub mod trace;
+pub mod world;

@@ -13,7 +13,7 @@ use super::Peer;
 use crate::effects::{Answer, WriteProposal};
 use crate::entry::{encode_split, encode_write};
 use crate::region::{self, META_REGION};
-use crate::{ReadContext, RequestError};
+use crate::{PROBE_TARGET, ReadContext, RequestError};
 
 /// What this peer owes to those who wrote.
 #[derive(Default)]
@@ -201,6 +201,7 @@ impl Peer {
 
     /// They wait for room in the log; in their old order, before everything that came later.
     fn put_back(&mut self, merged: Merged) {
+        tracing::trace!(target: PROBE_TARGET, "propose: put back, too much is uncommitted");
         let Merged {
             since,
             command,

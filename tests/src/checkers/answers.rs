@@ -1,0 +1,283 @@
+//! Proposals and what was said about them, held against what the log did.
+//!
+//! A write's point in time is the step in which its entry was first applied; every acknowledged
+//! write must have one between its call and its answer. The model is the state at each point, so a
+//! read that equals the model at its own point completes a linearization with explicit points: that
+//! is the whole proof, for every key at once, with unknown outcomes and batches included.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use flotilla_proto::store::Mod;
+use flotilla_raftstore::RequestError;
+use prost::Message;
+
+use super::model::AppliedPart;
+use crate::rules::{Checks, Rule};
+
+/// Names an operation in a run.
+pub type OpId = u64;
+
+/// What a compare-and-swap found before it proposed.
+#[derive(Clone, Debug)]
+pub struct Compared {
+    /// TTL time of the comparison, seconds.
+    pub seconds: u64,
+    /// The visible value; `None`: no row.
+    pub value: Option<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    Pending,
+    Answered,
+    /// Its store died before an answer.
+    Lost,
+}
+
+#[derive(Debug)]
+struct Proposal {
+    store: u64,
+    since: u64,
+    fate: Fate,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Write {
+        print: Vec<u8>,
+        compared: Option<Compared>,
+    },
+    Split {
+        keys: Vec<Bytes>,
+    },
+    Read,
+}
+
+/// All writes with the same changes: they cannot be told apart, so they are counted.
+#[derive(Debug, Default)]
+struct Alike {
+    proposed: u64,
+    refused: u64,
+    /// Applied, and not yet claimed by an acknowledgement: the step, the row before.
+    unclaimed: Vec<(u64, Option<Bytes>)>,
+    applied: u64,
+    /// Proposals whose store died.
+    lost: u64,
+}
+
+/// How an answered proposal ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Said {
+    /// Done.
+    Done,
+    /// Definitely not applied.
+    NotApplied,
+    /// Nobody knows.
+    Unknown,
+}
+
+impl Said {
+    /// What an answer says (contracts: C22).
+    pub fn of<T>(answer: &Result<T, RequestError>) -> Self {
+        match answer {
+            Ok(_) => Self::Done,
+            Err(RequestError::Undetermined { .. }) => Self::Unknown,
+            Err(_) => Self::NotApplied,
+        }
+    }
+}
+
+/// Every proposal of a run.
+#[derive(Debug, Default)]
+pub struct Answers {
+    proposals: BTreeMap<OpId, Proposal>,
+    alike: BTreeMap<Vec<u8>, Alike>,
+    /// Keys at which a split took effect.
+    split_at: BTreeMap<Bytes, u64>,
+}
+
+impl Answers {
+    /// A write goes to a peer.
+    pub fn write_proposed(
+        &mut self,
+        op: OpId,
+        store: u64,
+        step: u64,
+        mods: &[Mod],
+        compared: Option<Compared>,
+    ) {
+        let print = print(mods);
+        self.alike.entry(print.clone()).or_default().proposed += 1;
+        self.open(op, store, step, What::Write { print, compared });
+    }
+
+    /// A split with keys that no other split has.
+    pub fn split_proposed(&mut self, op: OpId, store: u64, step: u64, keys: Vec<Bytes>) {
+        self.open(op, store, step, What::Split { keys });
+    }
+
+    /// A question for a read index.
+    pub fn read_asked(&mut self, op: OpId, store: u64, step: u64) {
+        self.open(op, store, step, What::Read);
+    }
+
+    fn open(&mut self, op: OpId, store: u64, since: u64, what: What) {
+        let proposal = Proposal {
+            store,
+            since,
+            fate: Fate::Pending,
+            what,
+        };
+        let twice = self.proposals.insert(op, proposal);
+        assert!(
+            twice.is_none_or(|earlier| earlier.fate != Fate::Pending),
+            "operation {op} is proposed twice at once"
+        );
+    }
+
+    /// A part of an entry was applied for the first time. Answers whether it is a write that a
+    /// crash had left without an answer.
+    pub fn applied(&mut self, step: u64, part: &AppliedPart, checks: &mut Checks) -> bool {
+        let print = print(&part.mods);
+        let alike = self.alike.entry(print).or_default();
+        if part.skipped {
+            return false;
+        }
+        alike.applied += 1;
+        alike.unclaimed.push((step, part.before.clone()));
+        check_counts(alike, &part.mods, checks);
+        alike.lost > 0
+    }
+
+    /// A split took effect at these keys.
+    pub fn split_applied(&mut self, step: u64, keys: impl IntoIterator<Item = Bytes>) {
+        self.split_at
+            .extend(keys.into_iter().map(|key| (key, step)));
+    }
+
+    /// An answer was given.
+    pub fn answered(&mut self, op: OpId, said: Said, failed: bool, checks: &mut Checks) {
+        let Some(proposal) = self.proposals.get_mut(&op) else {
+            checks.check(Rule::AnsweredOnce, false, || {
+                format!("operation {op} was never proposed")
+            });
+            return;
+        };
+        let fate = std::mem::replace(&mut proposal.fate, Fate::Answered);
+        checks.check(Rule::AnsweredOnce, fate == Fate::Pending, || {
+            format!("operation {op} is answered, and was {fate:?}")
+        });
+        checks.check(
+            Rule::NothingAfterFailure,
+            !(failed && said == Said::Done),
+            || format!("operation {op} is acknowledged after the log failed"),
+        );
+        match (&proposal.what, said) {
+            (What::Write { print, compared }, Said::Done) => {
+                let alike = self.alike.entry(print.clone()).or_default();
+                check_acknowledged(op, proposal.since, alike, compared.as_ref(), checks);
+            }
+            (What::Write { print, .. }, Said::NotApplied) => {
+                let alike = self.alike.entry(print.clone()).or_default();
+                alike.refused += 1;
+                check_counts(alike, &[], checks);
+            }
+            (What::Split { keys }, Said::NotApplied) => {
+                let done = keys.iter().find(|key| self.split_at.contains_key(*key));
+                checks.check(Rule::DefinitelyNotApplied, done.is_none(), || {
+                    format!("operation {op}: the refused split at {done:?} took effect")
+                });
+            }
+            _ => {}
+        }
+    }
+
+    /// A store died without answering. Answers how many proposals that leaves unknown.
+    pub fn store_died(&mut self, store: u64) -> usize {
+        let mut lost = 0;
+        for proposal in self.proposals.values_mut() {
+            if proposal.store == store && proposal.fate == Fate::Pending {
+                proposal.fate = Fate::Lost;
+                lost += 1;
+                if let What::Write { print, .. } = &proposal.what {
+                    self.alike.entry(print.clone()).or_default().lost += 1;
+                }
+            }
+        }
+        lost
+    }
+
+    /// Proposals without an answer.
+    pub fn pending(&self) -> Vec<OpId> {
+        let pending = self
+            .proposals
+            .iter()
+            .filter(|(_, proposal)| proposal.fate == Fate::Pending);
+        pending.map(|(op, _)| *op).collect()
+    }
+
+    /// Writes that a crash left without an answer and that never came.
+    pub fn lost_for_ever(&self) -> u64 {
+        self.alike
+            .values()
+            .map(|alike| alike.lost.saturating_sub(alike.unclaimed.len() as u64))
+            .sum()
+    }
+}
+
+/// Nothing is applied more often than it was proposed and not refused.
+fn check_counts(alike: &Alike, mods: &[Mod], checks: &mut Checks) {
+    let may = alike.proposed - alike.refused;
+    checks.check(Rule::DefinitelyNotApplied, alike.applied <= may, || {
+        format!(
+            "{} of {may} writes with equal changes are applied ({} were refused): {mods:?}",
+            alike.applied, alike.refused
+        )
+    });
+}
+
+/// It has a point in time of its own, and a compare-and-swap finds there what it had compared.
+fn check_acknowledged(
+    op: OpId,
+    since: u64,
+    alike: &mut Alike,
+    compared: Option<&Compared>,
+    checks: &mut Checks,
+) {
+    let fits = |(step, before): &(u64, Option<Bytes>)| {
+        *step >= since && compared.is_none_or(|compared| compared.matches(before.as_ref()))
+    };
+    let in_time = alike.unclaimed.iter().any(|(step, _)| *step >= since);
+    checks.check(Rule::AcknowledgedIsApplied, in_time, || {
+        format!("operation {op}, proposed in step {since}, is acknowledged; applied and unclaimed: {:?}", alike.unclaimed)
+    });
+    let found = alike.unclaimed.iter().position(fits);
+    if compared.is_some() {
+        checks.check(Rule::AtomicSwap, found.is_some() || !in_time, || {
+            format!(
+                "operation {op} compared {compared:?} and wrote over {:?}",
+                alike.unclaimed
+            )
+        });
+    }
+    if let Some(nth) = found {
+        alike.unclaimed.remove(nth);
+    }
+}
+
+impl Compared {
+    fn matches(&self, stored: Option<&Bytes>) -> bool {
+        let row = stored.and_then(|stored| flotilla_engine::row::decode(stored).ok());
+        let visible = row.filter(|row| row.visible(self.seconds));
+        visible.map(|row| row.value) == self.value.as_deref()
+    }
+}
+
+/// Tells changes apart by their bytes.
+fn print(mods: &[Mod]) -> Vec<u8> {
+    mods.iter()
+        .flat_map(Message::encode_length_delimited_to_vec)
+        .collect()
+}

@@ -1,0 +1,292 @@
+//! What a store's raft log must hold: followed batch by batch, apart from the engine that keeps it.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use flotilla_engine::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, RegionLog, RegionWrite};
+use flotilla_proto::raft::{Entry, HardState};
+use flotilla_proto::store::{RaftRecord, TruncationRecord};
+
+use crate::rules::{Checks, Rule};
+
+/// One region's part of the log.
+#[derive(Clone, Debug, Default)]
+pub struct Held {
+    /// The hard state.
+    pub record: Option<RaftRecord>,
+    /// The truncation point, if the log was ever truncated.
+    pub truncation: Option<TruncationRecord>,
+    /// By index.
+    pub entries: BTreeMap<u64, Entry>,
+}
+
+impl Held {
+    /// The truncation point, or where the region was born.
+    pub fn truncated(&self) -> TruncationRecord {
+        self.truncation.unwrap_or(BIRTH)
+    }
+
+    /// The last index held.
+    pub fn last(&self) -> u64 {
+        let last = self.entries.last_key_value().map(|(index, _)| *index);
+        last.unwrap_or(self.truncated().index)
+    }
+
+    /// The hard state, or that of a region's birth.
+    pub fn hard_state(&self) -> HardState {
+        let found = self.record.and_then(|record| record.hard_state);
+        found.unwrap_or(HardState {
+            term: BIRTH.term,
+            vote: 0,
+            commit: BIRTH.index,
+        })
+    }
+
+    /// The term of an index that is held, or of the truncation point.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        let truncated = self.truncated();
+        if index == truncated.index {
+            return Some(truncated.term);
+        }
+        self.entries.get(&index).map(|entry| entry.term)
+    }
+}
+
+type Image = BTreeMap<u64, Held>;
+
+/// The log of one store: as a reader sees it, and as a crash would leave it at least.
+#[derive(Debug, Default)]
+pub struct LogModel {
+    held: Image,
+    durable: Image,
+    /// Written and not synced, by number.
+    waiting: VecDeque<(u64, Vec<(u64, RegionWrite)>)>,
+}
+
+/// What the log must be consistent with.
+pub struct LogContext<'a> {
+    /// Applied index by region that a crash now would leave in the state.
+    pub survives: &'a BTreeMap<u64, u64>,
+    /// The committed entry of a region at an index, once it was applied anywhere.
+    pub committed: &'a dyn Fn(u64, u64) -> Option<Entry>,
+}
+
+impl LogModel {
+    /// The log of `region` that a crash would leave, if the region ever wrote.
+    pub fn durable(&self, region: u64) -> Option<&Held> {
+        self.durable.get(&region)
+    }
+
+    /// The log of `region` as it is read.
+    pub fn held(&self, region: u64) -> Option<&Held> {
+        self.held.get(&region)
+    }
+
+    /// Batches written and not synced.
+    pub fn unsynced(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Bytes of the entries that the log holds and `applied` has not reached.
+    pub fn bytes_beyond(&self, applied: &BTreeMap<u64, u64>) -> u64 {
+        let of_region = |(region, held): (&u64, &Held)| {
+            let from = applied.get(region).copied().unwrap_or(BIRTH.index);
+            let beyond = held.entries.range(from + 1..);
+            beyond
+                .map(|(_, entry)| entry.data.len() as u64 + ENTRY_OVERHEAD_BYTES)
+                .sum::<u64>()
+        };
+        self.held.iter().map(of_region).sum()
+    }
+
+    /// A batch was written.
+    pub fn appended(
+        &mut self,
+        number: u64,
+        batch: &LogBatch,
+        context: &LogContext<'_>,
+        checks: &mut Checks,
+    ) {
+        let writes: Vec<_> = batch
+            .regions()
+            .map(|(region, write)| (region, write.clone()))
+            .collect();
+        for (region, write) in &writes {
+            let held = self.held.entry(*region).or_default();
+            check_write(*region, held, write, context, checks);
+            apply(held, write);
+            check_whole(*region, held, checks);
+        }
+        self.waiting.push_back((number, writes));
+    }
+
+    /// A write failed: what it wrote may be found after a crash all the same.
+    pub fn append_failed(&mut self, batch: &LogBatch) {
+        let number = self
+            .waiting
+            .back()
+            .map_or(u64::MAX / 2, |(number, _)| number + 1);
+        let writes = batch
+            .regions()
+            .map(|(region, write)| (region, write.clone()));
+        self.waiting.push_back((number, writes.collect()));
+    }
+
+    /// Batches up to `number` are durable.
+    pub fn synced(&mut self, number: u64) {
+        while let Some((_, writes)) = self.waiting.pop_front_if(|(waiting, _)| *waiting <= number) {
+            self.make_durable(&writes);
+        }
+    }
+
+    /// A crash that `kept` so many of the unsynced batches.
+    pub fn crashed(&mut self, kept: u64) {
+        for (_, writes) in std::mem::take(&mut self.waiting)
+            .into_iter()
+            .take(kept as usize)
+        {
+            self.make_durable(&writes);
+        }
+        self.held = self.durable.clone();
+    }
+
+    fn make_durable(&mut self, writes: &[(u64, RegionWrite)]) {
+        for (region, write) in writes {
+            apply(self.durable.entry(*region).or_default(), write);
+        }
+    }
+
+    /// What was found on disk is what this model says.
+    pub fn found(&self, found: &BTreeMap<u64, RegionLog>, checks: &mut Checks) {
+        for (region, held) in &self.held {
+            let log = found.get(region).cloned().unwrap_or_default();
+            let span = held
+                .entries
+                .first_key_value()
+                .map(|(first, _)| (*first, held.last()));
+            let same = log.span.map(|span| (span.first, span.last)) == span
+                && log.record == held.record
+                && log.truncation == held.truncation
+                && log.terms == runs(held);
+            checks.check(Rule::LogIsWhole, same, || {
+                format!(
+                    "region {region}: the disk holds {log:?}, written and kept was {span:?} {:?}",
+                    held.record
+                )
+            });
+        }
+    }
+}
+
+/// Terms by run, as the engine tells them.
+fn runs(held: &Held) -> Vec<(u64, u64)> {
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for (index, entry) in &held.entries {
+        if runs.last().is_none_or(|(_, term)| *term != entry.term) {
+            runs.push((*index, entry.term));
+        }
+    }
+    runs
+}
+
+fn check_write(
+    region: u64,
+    held: &Held,
+    write: &RegionWrite,
+    context: &LogContext<'_>,
+    checks: &mut Checks,
+) {
+    if let Some(record) = &write.record {
+        check_hard_state(region, held, record, checks);
+    }
+    if let Some(truncation) = write.truncation {
+        check_truncation(region, held, write, truncation, context, checks);
+    }
+    for entry in &write.entries {
+        let committed = (context.committed)(region, entry.index);
+        let same = committed
+            .as_ref()
+            .is_none_or(|committed| committed == entry);
+        checks.check(Rule::CommittedStays, same, || {
+            format!(
+                "region {region} index {}: term {} replaces the committed {committed:?}",
+                entry.index, entry.term
+            )
+        });
+    }
+}
+
+fn check_hard_state(region: u64, held: &Held, record: &RaftRecord, checks: &mut Checks) {
+    let before = held.hard_state();
+    let after = record.hard_state.unwrap_or_default();
+    let rises = after.term >= before.term && after.commit >= before.commit;
+    let one_vote = after.term > before.term || before.vote == 0 || after.vote == before.vote;
+    checks.check(Rule::HardStateRises, rises && one_vote, || {
+        format!("region {region}: the hard state {before:?} became {after:?}")
+    });
+}
+
+fn check_truncation(
+    region: u64,
+    held: &Held,
+    write: &RegionWrite,
+    to: TruncationRecord,
+    context: &LogContext<'_>,
+    checks: &mut Checks,
+) {
+    let survives = context.survives.get(&region).copied().unwrap_or(0);
+    checks.check(Rule::TruncatedIsDurable, to.index <= survives, || {
+        format!(
+            "region {region}: truncated up to {}, a crash leaves the state at {survives}",
+            to.index
+        )
+    });
+    let replaced = write.entries.iter().find(|entry| entry.index == to.index);
+    let term = replaced.map(|entry| entry.term).or(held.term(to.index));
+    let rises = to.index >= held.truncated().index && term == Some(to.term);
+    checks.check(Rule::LogIsWhole, rises, || {
+        format!(
+            "region {region}: truncated at {to:?}, the log has term {term:?} there, before {:?}",
+            held.truncation
+        )
+    });
+}
+
+/// No gap, no leftover behind the last entry, terms that rise, commit within.
+fn check_whole(region: u64, held: &Held, checks: &mut Checks) {
+    let truncated = held.truncated();
+    let mut before = (truncated.index, truncated.term);
+    let mut whole = true;
+    for entry in held.entries.values() {
+        whole &= entry.index == before.0 + 1 && entry.term >= before.1;
+        before = (entry.index, entry.term);
+    }
+    let hard_state = held.hard_state();
+    whole &= hard_state.commit <= before.0 && before.1 <= hard_state.term;
+    checks.check(Rule::LogIsWhole, whole, || {
+        let indexes: Vec<_> = held
+            .entries
+            .values()
+            .map(|entry| (entry.index, entry.term))
+            .collect();
+        format!("region {region}: truncated at {truncated:?}, then {indexes:?}, {hard_state:?}")
+    });
+}
+
+/// As [`RegionWrite`] says it: clear, cut, entries, record, truncation.
+fn apply(held: &mut Held, write: &RegionWrite) {
+    if write.clear.is_some() {
+        *held = Held::default();
+    }
+    if let Some((first, last)) = write.cut() {
+        held.entries
+            .retain(|index, _| *index < first || *index > last);
+    }
+    for entry in &write.entries {
+        held.entries.insert(entry.index, entry.clone());
+    }
+    held.record = write.record.or(held.record);
+    if let Some(truncation) = write.truncation {
+        held.truncation = Some(truncation);
+        held.entries.retain(|index, _| *index > truncation.index);
+    }
+}

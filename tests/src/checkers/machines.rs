@@ -1,0 +1,83 @@
+//! A look into the running peers, after each of their rounds.
+
+use flotilla_proto::clock::Mono;
+use flotilla_raft::LogView as _;
+use flotilla_raftstore::peer::Peer;
+use flotilla_raftstore::{Begin, Delegates, ReadContext};
+
+use super::Oracle;
+use crate::rules::Rule;
+
+/// A peer as it was last seen in this life of its store.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PeerSeen {
+    term: u64,
+    commit: u64,
+    applied: u64,
+    version: u64,
+}
+
+impl Oracle {
+    /// Nothing falls, and the indexes are in order.
+    pub fn look_at_peer(&mut self, store: u64, peer: &Peer) {
+        let raft = peer.raft();
+        let region = peer.region().id;
+        let now = PeerSeen {
+            term: raft.term(),
+            commit: raft.commit(),
+            applied: raft.applied_index(),
+            version: peer.region().region_epoch.unwrap_or_default().version,
+        };
+        let first = raft.log().first_index();
+        let last = raft.last_index();
+        let ordered = first <= now.applied + 1 && now.applied <= now.commit && now.commit <= last;
+        let state = self.stores[&store]
+            .applied
+            .get(&region)
+            .copied()
+            .unwrap_or(flotilla_engine::BIRTH.index);
+        self.checks.check(Rule::IndexesInOrder, ordered && now.applied <= state, || {
+            format!("store {store} region {region}: first {first}, {now:?}, last {last}, the state has {state}")
+        });
+        let seen = self.store(store);
+        let before = seen.peers.insert(region, now).unwrap_or_default();
+        let promised = seen
+            .log
+            .durable(region)
+            .map_or(0, |held| held.hard_state().term);
+        let falls = now.term < before.term.max(promised)
+            || now.commit < before.commit
+            || now.applied < before.applied
+            || now.version < before.version;
+        self.checks.check(Rule::IndexesInOrder, !falls, || {
+            format!(
+                "store {store} region {region}: {before:?}, durable term {promised}, became {now:?}"
+            )
+        });
+    }
+
+    /// Whoever would be served locally now has a leader with a lease behind it, which has applied
+    /// an entry of its own term, and no change of the region is between commit and apply.
+    pub fn look_at_lease(&mut self, store: u64, peer: &Peer, delegates: &Delegates, now: Mono) {
+        let region = peer.region();
+        let context = ReadContext {
+            region: region.id,
+            epoch: region.region_epoch,
+            ..ReadContext::default()
+        };
+        let leased = matches!(delegates.begin(&context, now), Ok(Begin::Local(_)));
+        let raft = peer.raft();
+        let backed = raft.lease_until().is_some_and(|until| now < until)
+            && raft
+                .first_index_of_term()
+                .is_some_and(|first| raft.applied_index() >= first);
+        self.checks
+            .check(Rule::LeaseIsBacked, !leased || backed, || {
+                format!(
+                    "store {store} region {}: local reads without a lease, {:?}",
+                    region.id,
+                    raft.lease_until()
+                )
+            });
+    }
+}

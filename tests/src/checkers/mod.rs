@@ -1,0 +1,94 @@
+//! The checkers: they see what goes to the disks, what is answered and what is shown, and hold it
+//! against the rules after every step. They share no code with what they check.
+
+pub mod answers;
+pub mod log;
+pub mod machines;
+pub mod model;
+pub mod state;
+pub mod topology;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::Region;
+use parking_lot::Mutex;
+
+use crate::probe::Probes;
+use crate::rules::{Checks, Violation};
+use crate::trace::Trace;
+
+use answers::Answers;
+use log::LogModel;
+use machines::PeerSeen;
+use model::{Applied, Model};
+use state::Undurable;
+
+/// All checkers of a run, shared by everything that is watched.
+pub type Shared = Arc<Mutex<Oracle>>;
+
+/// What is known of one store from outside.
+#[derive(Debug, Default)]
+pub struct StoreSeen {
+    /// Its raft log.
+    pub log: LogModel,
+    /// Applied by its state as it is now.
+    pub applied: Applied,
+    /// Applied by its state as a crash now would leave it.
+    pub survives: Applied,
+    /// What is applied and not durable.
+    pub undurable: Undurable,
+    /// The newest descriptor of each region that left the store.
+    pub shown: BTreeMap<u64, Region>,
+    /// Its peers, as last looked at in this life.
+    pub peers: BTreeMap<u64, PeerSeen>,
+    /// A write or sync of its log failed in this life.
+    pub failed: bool,
+}
+
+/// Everything that is known of a run from outside.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    /// Steps so far: the clock of linearization points. One step does one thing.
+    pub step: u64,
+    /// Virtual time.
+    pub now: Mono,
+    /// Counters, and the first violation.
+    pub checks: Checks,
+    /// Rare paths reached.
+    pub probes: Probes,
+    /// What happened.
+    pub trace: Trace,
+    /// What the committed log makes of the world.
+    pub model: Model,
+    /// Proposals and answers.
+    pub answers: Answers,
+    /// By store id.
+    pub stores: BTreeMap<u64, StoreSeen>,
+}
+
+impl Oracle {
+    /// Notes an event in the trace.
+    pub fn note(&mut self, event: fmt::Arguments<'_>) {
+        self.trace
+            .note(self.step, self.now - Mono::default(), event);
+    }
+
+    /// The first rule that was broken.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.checks.violation()
+    }
+
+    /// What is known of `store`.
+    pub fn store(&mut self, store: u64) -> &mut StoreSeen {
+        self.stores.entry(store).or_default()
+    }
+
+    /// Virtual time since the run began.
+    pub fn elapsed(&self) -> Duration {
+        self.now - Mono::default()
+    }
+}

@@ -1,0 +1,420 @@
+//! What the committed log makes of the world: regions and rows, derived a second time, on purpose
+//! without the code that the stores use for it.
+//!
+//! Every row keeps its versions, each with the region and index that wrote it, so that the model
+//! also knows what the state must be while a store has applied less: after a crash it is, for every
+//! row, the last version within the applied indexes.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+use flotilla_engine::{BIRTH, Cf, KeyRange, StateReader};
+use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
+use flotilla_proto::raft::{Entry, EntryKind};
+use flotilla_proto::store::{Mod, ModKind, SplitCommand, WriteCommand};
+use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::{Command, decode_command};
+
+use crate::rules::{Checks, Rule};
+
+/// Applied index by region.
+pub type Applied = BTreeMap<u64, u64>;
+
+/// A row's place: column family (its number), physical key.
+pub type RowKey = (i32, Bytes);
+
+/// What a row held from one entry on.
+#[derive(Clone, Debug)]
+struct Version {
+    region: u64,
+    index: u64,
+    /// As stored; `None`: gone.
+    stored: Option<Bytes>,
+}
+
+/// One region's life.
+#[derive(Clone, Debug)]
+struct Life {
+    /// The entry that made it: region and index. `None`: there from the start.
+    born: Option<(u64, u64)>,
+    /// Its descriptor from an index on, ascending.
+    shapes: Vec<(u64, Region)>,
+    /// Entries from [`BIRTH`] + 1 on, as they were first applied.
+    entries: Vec<Entry>,
+}
+
+impl Life {
+    fn newest(&self) -> &Region {
+        &self.shapes.last().expect("a region has a shape").1
+    }
+
+    fn shape_at(&self, applied: u64) -> &Region {
+        let past = self.shapes.partition_point(|(index, _)| *index <= applied);
+        &self.shapes[past.max(1) - 1].1
+    }
+}
+
+/// A part of an entry, as it was applied.
+#[derive(Clone, Debug)]
+pub struct AppliedPart {
+    /// What it changed.
+    pub mods: Vec<Mod>,
+    /// Its epoch had passed: it changed nothing.
+    pub skipped: bool,
+    /// What the row of its first change held before.
+    pub before: Option<Bytes>,
+}
+
+/// What one entry did.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Of a write, in order.
+    pub parts: Vec<AppliedPart>,
+    /// Of a split that took effect: the children, then the parent.
+    pub split: Option<Vec<Region>>,
+    /// A split that did not fit any more.
+    pub split_refused: bool,
+}
+
+/// Rows and regions as the committed log says.
+#[derive(Debug, Default)]
+pub struct Model {
+    rows: BTreeMap<RowKey, Vec<Version>>,
+    regions: BTreeMap<u64, Life>,
+}
+
+impl Model {
+    /// The first regions and PD's first rows.
+    pub fn bootstrap(regions: &[Region], meta: &[(Bytes, Bytes)]) -> Self {
+        let mut model = Self::default();
+        for region in regions {
+            model.create(region.clone(), None);
+        }
+        for (key, value) in meta {
+            let version = Version {
+                region: META_REGION,
+                index: BIRTH.index,
+                stored: Some(value.clone()),
+            };
+            model
+                .rows
+                .insert((Cf::CfMeta as i32, key.clone()), vec![version]);
+        }
+        model
+    }
+
+    fn create(&mut self, region: Region, born: Option<(u64, u64)>) -> bool {
+        let life = Life {
+            born,
+            shapes: vec![(BIRTH.index, region.clone())],
+            entries: Vec::new(),
+        };
+        self.regions.insert(region.id, life).is_none()
+    }
+
+    /// The entry of `region` at `index`, if it was ever applied.
+    pub fn committed(&self, region: u64, index: u64) -> Option<Entry> {
+        let life = self.regions.get(&region)?;
+        let nth = index.checked_sub(BIRTH.index + 1)?;
+        life.entries.get(nth as usize).cloned()
+    }
+
+    /// The last index of `region` that was ever applied.
+    pub fn applied(&self, region: u64) -> u64 {
+        let life = self.regions.get(&region);
+        life.map_or(0, |life| BIRTH.index + life.entries.len() as u64)
+    }
+
+    /// The newest applied indexes.
+    pub fn newest(&self) -> Applied {
+        self.regions
+            .keys()
+            .map(|region| (*region, self.applied(*region)))
+            .collect()
+    }
+
+    /// The newest descriptors, by id.
+    pub fn regions(&self) -> impl Iterator<Item = &Region> {
+        self.regions.values().map(Life::newest)
+    }
+
+    /// Whether `region` was ever what the descriptor says.
+    pub fn knows(&self, region: &Region) -> bool {
+        let life = self.regions.get(&region.id);
+        life.is_some_and(|life| life.shapes.iter().any(|(_, shape)| shape == region))
+    }
+
+    /// The regions that exist when so much is applied, as they are then.
+    pub fn regions_at(&self, applied: &Applied) -> BTreeMap<u64, Region> {
+        let reached = |region: u64| applied.get(&region).copied().unwrap_or(BIRTH.index);
+        let exists = |life: &Life| {
+            life.born
+                .is_none_or(|(parent, index)| reached(parent) >= index)
+        };
+        let alive = self.regions.iter().filter(|(_, life)| exists(life));
+        alive
+            .map(|(id, life)| (*id, life.shape_at(reached(*id)).clone()))
+            .collect()
+    }
+
+    /// Whether the split that made `region` lies at or below what is applied.
+    pub fn born(&self, region: u64) -> Option<(u64, u64)> {
+        self.regions.get(&region)?.born
+    }
+
+    /// Applies the next entry of `region` for the first time anywhere.
+    pub fn apply(&mut self, region: u64, entry: &Entry, checks: &mut Checks) -> Outcome {
+        let mut outcome = Outcome::default();
+        let Some(life) = self.regions.get_mut(&region) else {
+            checks.check(Rule::RegionIdsUnique, false, || {
+                format!("region {region} applies before it was made")
+            });
+            return outcome;
+        };
+        life.entries.push(entry.clone());
+        let shape = life.newest().clone();
+        if entry.kind() == EntryKind::ConfChange {
+            checks.check(Rule::StateIsLog, false, || {
+                format!("region {region}: nobody changed its members")
+            });
+            return outcome;
+        }
+        match decode_command(entry) {
+            Ok(Command::Empty) => {}
+            Ok(Command::Write(command)) => {
+                outcome.parts = self.write(&shape, entry.index, command, checks)
+            }
+            Ok(Command::Split(command)) => match divide(&shape, &command) {
+                Some(regions) => {
+                    self.split(region, entry.index, &regions, checks);
+                    outcome.split = Some(regions);
+                }
+                None => outcome.split_refused = true,
+            },
+            Err(error) => checks.check(Rule::StateIsLog, false, || {
+                format!("region {region} index {}: {error}", entry.index)
+            }),
+        }
+        outcome
+    }
+
+    fn write(
+        &mut self,
+        shape: &Region,
+        index: u64,
+        command: WriteCommand,
+        checks: &mut Checks,
+    ) -> Vec<AppliedPart> {
+        let version = shape.region_epoch.unwrap_or_default().version;
+        let mut parts = Vec::new();
+        for part in command.parts {
+            let first = part
+                .mods
+                .first()
+                .map(|change| (change.cf, change.key.clone()));
+            let before = first.and_then(|key| self.newest_of(&key).cloned());
+            let skipped = part.epoch_version != version;
+            if !skipped {
+                for change in &part.mods {
+                    self.change(shape, index, change, checks);
+                }
+            }
+            parts.push(AppliedPart {
+                mods: part.mods,
+                skipped,
+                before,
+            });
+        }
+        parts
+    }
+
+    fn change(&mut self, shape: &Region, index: u64, change: &Mod, checks: &mut Checks) {
+        let stored = match change.kind() {
+            ModKind::DeleteRange => {
+                let end = change.value.clone();
+                let inside = self.rows_within(change.cf, &change.key, &end);
+                for key in inside.into_iter().filter(|key| within(shape, &key.1)) {
+                    if self.newest_of(&key).is_some() {
+                        self.set(key, shape.id, index, None);
+                    }
+                }
+                return;
+            }
+            ModKind::Put => Some(change.value.clone()),
+            ModKind::Delete => None,
+        };
+        let own = shape.id == META_REGION || within(shape, &change.key);
+        checks.check(Rule::OwnKeys, own, || {
+            format!(
+                "region {} index {index} changes {:?}, outside its range",
+                shape.id, change.key
+            )
+        });
+        self.set((change.cf, change.key.clone()), shape.id, index, stored);
+    }
+
+    fn set(&mut self, key: RowKey, region: u64, index: u64, stored: Option<Bytes>) {
+        self.rows.entry(key).or_default().push(Version {
+            region,
+            index,
+            stored,
+        });
+    }
+
+    fn split(&mut self, parent: u64, index: u64, regions: &[Region], checks: &mut Checks) {
+        let (last, children) = regions.split_last().expect("a split keeps its parent");
+        for child in children {
+            let unique = self.create(child.clone(), Some((parent, index)));
+            checks.check(Rule::RegionIdsUnique, unique, || {
+                format!(
+                    "region {parent} index {index}: the id {} is used a second time",
+                    child.id
+                )
+            });
+        }
+        let life = self
+            .regions
+            .get_mut(&parent)
+            .expect("the parent applies the split");
+        life.shapes.push((index, last.clone()));
+    }
+
+    fn newest_of(&self, key: &RowKey) -> Option<&Bytes> {
+        self.rows.get(key)?.last()?.stored.as_ref()
+    }
+
+    /// Keys of `cf` in [start, end) that ever held something.
+    pub fn rows_within(&self, cf: i32, start: &Bytes, end: &Bytes) -> Vec<RowKey> {
+        let range = KeyRange { start, end };
+        let from = self.rows.range((cf, start.clone())..);
+        let rows = from.take_while(|((own, _), _)| *own == cf);
+        rows.map(|(key, _)| key.clone())
+            .filter(|(_, key)| range.contains(key))
+            .collect()
+    }
+
+    /// All keys that ever held something.
+    pub fn keys(&self) -> impl Iterator<Item = &RowKey> {
+        self.rows.keys()
+    }
+
+    /// What the row at `key` holds when so much is applied.
+    ///
+    /// # Errors
+    /// The applied indexes are no cut: they miss a version and contain a later one.
+    pub fn at(&self, key: &RowKey, applied: &Applied) -> Result<Option<&Bytes>, String> {
+        let versions = self.rows.get(key).map(Vec::as_slice).unwrap_or_default();
+        let reached = |version: &Version| {
+            applied
+                .get(&version.region)
+                .is_some_and(|a| *a >= version.index)
+        };
+        let count = versions
+            .iter()
+            .take_while(|version| reached(version))
+            .count();
+        if let Some(hole) = versions[count..].iter().find(|version| reached(version)) {
+            let missed = &versions[count];
+            return Err(format!(
+                "{key:?}: region {} index {} is in, the earlier region {} index {} is not",
+                hole.region, hole.index, missed.region, missed.index
+            ));
+        }
+        Ok(versions[..count]
+            .last()
+            .and_then(|version| version.stored.as_ref()))
+    }
+}
+
+/// The newest state, read as commands read it.
+impl StateReader for Model {
+    fn get(&self, cf: Cf, key: &[u8]) -> flotilla_engine::Result<Option<Bytes>> {
+        Ok(self
+            .newest_of(&(cf as i32, Bytes::copy_from_slice(key)))
+            .cloned())
+    }
+
+    fn scan(
+        &self,
+        cf: Cf,
+        range: KeyRange<'_>,
+        reverse: bool,
+        row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
+    ) -> flotilla_engine::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        let bound = |key: &[u8]| (cf as i32, Bytes::copy_from_slice(key));
+        let end = if range.end.is_empty() {
+            Bound::Excluded((cf as i32 + 1, Bytes::new()))
+        } else {
+            Bound::Excluded(bound(range.end))
+        };
+        let mut rows = self.rows.range((Bound::Included(bound(range.start)), end));
+        let mut next = || {
+            if reverse {
+                rows.next_back()
+            } else {
+                rows.next()
+            }
+        };
+        while let Some(((_, key), versions)) = next() {
+            let newest = versions.last().and_then(|version| version.stored.as_ref());
+            if newest.is_some_and(|stored| !row(key, stored)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `key` lies in the region's range.
+pub fn within(region: &Region, key: &[u8]) -> bool {
+    let range = KeyRange {
+        start: &region.start_key,
+        end: &region.end_key,
+    };
+    range.contains(key)
+}
+
+/// The children in key order, then the parent; `None` if the command does not fit the region
+/// (contracts: C21).
+fn divide(region: &Region, command: &SplitCommand) -> Option<Vec<Region>> {
+    let epoch = region.region_epoch?;
+    if command.epoch != Some(epoch) || command.parts.is_empty() {
+        return None;
+    }
+    let mut bounds = vec![region.start_key.clone()];
+    bounds.extend(command.parts.iter().map(|part| part.split_key.clone()));
+    let rising = bounds.windows(2).all(|pair| pair[0] < pair[1]);
+    let inside = command
+        .parts
+        .iter()
+        .all(|part| within(region, &part.split_key));
+    if !rising || !inside {
+        return None;
+    }
+    let region_epoch = Some(RegionEpoch {
+        version: epoch.version + command.parts.len() as u64,
+        ..epoch
+    });
+    let mut regions = Vec::new();
+    for (part, bound) in command.parts.iter().zip(bounds.windows(2)) {
+        let peers = region.peers.iter().zip(&part.peer_ids);
+        regions.push(Region {
+            id: part.region_id,
+            start_key: bound[0].clone(),
+            end_key: bound[1].clone(),
+            region_epoch,
+            peers: peers.map(|(peer, id)| Peer { id: *id, ..*peer }).collect(),
+            ..Region::default()
+        });
+    }
+    regions.push(Region {
+        start_key: bounds.last()?.clone(),
+        region_epoch,
+        ..region.clone()
+    });
+    Some(regions)
+}

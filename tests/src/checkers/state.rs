@@ -1,0 +1,435 @@
+//! What a store's state database must hold: exactly what the committed log makes of it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_engine::memory::MemoryState;
+use flotilla_engine::row::{self, DROP_DELAY_SECONDS};
+use flotilla_engine::{BIRTH, Cf, StateBatch, StateOp, StateReader, StateStore};
+use flotilla_proto::clock::Mono;
+use flotilla_proto::raft::EntryKind;
+use flotilla_proto::store::ApplyRecord;
+
+use super::Oracle;
+use super::model::{Applied, RowKey};
+use crate::rules::Rule;
+
+/// What one store has applied and would lose, and since when a flush is owed for it.
+#[derive(Debug, Default)]
+pub struct Undurable {
+    /// Log bytes ever appended.
+    appended: u64,
+    /// Of them, those that the durable cut covers.
+    covered: u64,
+    /// Of them, those that had been appended at the durable cut; at a start, those that were not
+    /// replayed. A flush is due when half the replay bound has come since.
+    before_cut: u64,
+    /// Since when it is due.
+    over_since: Option<Mono>,
+    /// Batches with an admin change, by number, and when each was written in this life.
+    admin: VecDeque<(u64, Mono)>,
+    /// Seconds up to which a compaction may have dropped expired rows.
+    compacted: u64,
+}
+
+/// What a flush under way will make durable.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut {
+    /// Log bytes that had been appended.
+    appended: u64,
+    /// Of them, those that were applied.
+    covered: u64,
+    /// The last state batch.
+    cut: u64,
+}
+
+/// What a state batch touches.
+#[derive(Default)]
+struct Touched {
+    rows: BTreeSet<RowKey>,
+    regions: bool,
+}
+
+impl Oracle {
+    /// A batch was written to the state of `store`, which now is `state`.
+    pub fn state_written(
+        &mut self,
+        store: u64,
+        number: u64,
+        batch: &StateBatch,
+        state: &MemoryState,
+    ) {
+        let mut touched = Touched::default();
+        let mut progress = Vec::new();
+        for op in &batch.ops {
+            match op {
+                StateOp::PutApplied { region, record } => progress.push((*region, *record)),
+                StateOp::Put { cf, key, .. } | StateOp::Delete { cf, key } => {
+                    touched.rows.insert((*cf as i32, key.clone()));
+                }
+                StateOp::DeleteRange { cf, start, end } => {
+                    touched
+                        .rows
+                        .extend(self.model.rows_within(*cf as i32, start, end));
+                }
+                StateOp::PutRegion { .. } => touched.regions = true,
+                StateOp::DeleteApplied { .. } => {}
+            }
+        }
+        for (region, record) in progress {
+            self.advance(store, region, record, &mut touched);
+        }
+        if batch.admin {
+            let now = self.now;
+            self.store(store).undurable.admin.push_back((number, now));
+        }
+        self.check_rows(store, touched.rows.iter(), state);
+        if touched.regions {
+            self.check_regions(store, state);
+        }
+    }
+
+    /// `region` moves on to what `record` says, entry by entry.
+    fn advance(&mut self, store: u64, region: u64, record: ApplyRecord, touched: &mut Touched) {
+        let from = self
+            .store(store)
+            .applied
+            .get(&region)
+            .copied()
+            .unwrap_or(BIRTH.index);
+        self.checks
+            .check(Rule::IndexesInOrder, record.index > from, || {
+                format!(
+                    "store {store} region {region}: applied {} after {from}",
+                    record.index
+                )
+            });
+        for index in from + 1..=record.index {
+            let seen = self.stores.entry(store).or_default();
+            let durable = seen.log.durable(region);
+            let entry = durable.and_then(|held| held.entries.get(&index)).cloned();
+            let commit = durable.map_or(0, |held| held.hard_state().commit);
+            self.checks.check(Rule::AppliedIsPersisted, entry.is_some(), || {
+                format!("store {store} region {region}: applied {index}, the durable log ends at {:?}", durable.map(super::log::Held::last))
+            });
+            let Some(entry) = entry else { return };
+            if entry.kind() != EntryKind::Data {
+                self.checks.check(Rule::AdminCommitDurable, commit >= index, || {
+                    format!("store {store} region {region}: applied the admin entry {index}, the durable commit is {commit}")
+                });
+            }
+            if index == record.index {
+                self.checks.check(Rule::StateIsLog, entry.term == record.term, || {
+                    format!("store {store} region {region}: applied {record:?}, the entry has term {}", entry.term)
+                });
+            }
+            if index <= self.model.applied(region) {
+                self.check_same(region, index, &entry);
+            } else {
+                self.first_applied(region, &entry, touched);
+            }
+        }
+        self.store(store).applied.insert(region, record.index);
+    }
+
+    fn check_same(&mut self, region: u64, index: u64, entry: &flotilla_proto::raft::Entry) {
+        let first = self.model.committed(region, index);
+        self.checks
+            .check(Rule::CommittedStays, first.as_ref() == Some(entry), || {
+                format!(
+                    "region {region} index {index}: applied again as another entry, of term {}",
+                    entry.term
+                )
+            });
+    }
+
+    fn first_applied(
+        &mut self,
+        region: u64,
+        entry: &flotilla_proto::raft::Entry,
+        touched: &mut Touched,
+    ) {
+        let (step, index) = (self.step, entry.index);
+        let outcome = self.model.apply(region, entry, &mut self.checks);
+        self.probes
+            .hit_if(outcome.parts.len() > 1, "write: several in one entry");
+        for part in &outcome.parts {
+            let late = self.answers.applied(step, part, &mut self.checks);
+            self.probes
+                .hit_if(late, "write: lost by a crash and applied later");
+            self.probes.hit_if(
+                part.skipped,
+                "write: skipped at apply, its epoch had passed",
+            );
+            for change in part
+                .mods
+                .iter()
+                .filter(|change| change.kind() != flotilla_proto::store::ModKind::DeleteRange)
+            {
+                touched.rows.insert((change.cf, change.key.clone()));
+            }
+        }
+        self.probes.hit_if(
+            outcome.split_refused,
+            "split: refused, its epoch had passed",
+        );
+        if let Some(regions) = outcome.split {
+            self.note(format_args!(
+                "region {region} index {index} is a split into {}",
+                regions.len()
+            ));
+            self.probes.hit("split: applied");
+            self.probes
+                .hit_if(regions.len() > 2, "split: in three or more");
+            let children = regions.iter().take(regions.len() - 1);
+            self.answers
+                .split_applied(step, children.map(|child| child.end_key.clone()));
+            self.check_tiling();
+            touched.regions = true;
+        }
+    }
+
+    /// These rows of the state are what the log makes of them.
+    fn check_rows<'a>(
+        &mut self,
+        store: u64,
+        rows: impl Iterator<Item = &'a RowKey>,
+        state: &impl StateReader,
+    ) {
+        let seen = self.stores.entry(store).or_default();
+        let compacted = seen.undurable.compacted;
+        for key in rows {
+            let expected = self.model.at(key, &seen.applied);
+            let cf = Cf::try_from(key.0).unwrap_or(Cf::CfDefault);
+            let found = state.get(cf, &key.1).unwrap_or_default();
+            let same = match &expected {
+                Ok(expected) => {
+                    *expected == found.as_ref()
+                        || (found.is_none() && dropped(*expected, cf, compacted))
+                }
+                Err(_) => false,
+            };
+            self.checks.check(Rule::StateIsLog, same, || {
+                format!("store {store}: {key:?} holds {found:?}, the log says {expected:?}")
+            });
+        }
+    }
+
+    /// All of the state is what the log makes of it.
+    pub fn check_all_rows(&mut self, store: u64, state: &MemoryState) {
+        let keys: Vec<RowKey> = self.model.keys().cloned().collect();
+        let snapshot = state.snapshot();
+        self.check_rows(store, keys.iter(), &snapshot);
+        let known: BTreeSet<&RowKey> = keys.iter().collect();
+        for cf in [Cf::CfDefault, Cf::CfLock, Cf::CfWrite, Cf::CfMeta] {
+            let everything = flotilla_engine::KeyRange {
+                start: b"",
+                end: b"",
+            };
+            let mut unknown = None;
+            let scanned = snapshot.scan(cf, everything, false, &mut |key, _| {
+                let key = (cf as i32, Bytes::copy_from_slice(key));
+                if !known.contains(&key) {
+                    unknown = Some(key);
+                }
+                true
+            });
+            self.checks.check(
+                Rule::StateIsLog,
+                scanned.is_ok() && unknown.is_none(),
+                || format!("store {store}: the state holds {unknown:?}, which nobody wrote"),
+            );
+        }
+    }
+
+    /// What a crash leaves is one cut: no region, no row ahead of another.
+    pub fn state_crashed(&mut self, store: u64, found: &MemoryState) {
+        let applied = applied_of(found);
+        let before = std::mem::take(&mut self.store(store).survives);
+        for (region, index) in &before {
+            let left = applied.get(region).copied().unwrap_or(0);
+            self.checks
+                .check(Rule::DurableSurvives, left >= *index, || {
+                    format!(
+                        "store {store} region {region}: {index} was durable, the crash left {left}"
+                    )
+                });
+        }
+        let behind = self.stores[&store].applied.keys().any(|region| {
+            let born = self.model.born(*region);
+            born.is_some_and(|(parent, index)| {
+                applied.get(&parent).is_none_or(|left| *left < index)
+            })
+        });
+        self.probes
+            .hit_if(behind, "crash: the state fell behind a split");
+        let seen = self.store(store);
+        seen.survives.clone_from(&applied);
+        seen.applied = applied;
+        self.check_regions(store, found);
+        self.check_cut(store, found);
+    }
+
+    fn check_cut(&mut self, store: u64, found: &MemoryState) {
+        let applied = self.stores[&store].applied.clone();
+        let holes: Vec<String> = self
+            .model
+            .keys()
+            .filter_map(|key| self.model.at(key, &applied).err())
+            .collect();
+        self.checks
+            .check(Rule::CrashIsPrefix, holes.is_empty(), || {
+                format!("store {store}: the crash left holes: {holes:?}")
+            });
+        self.check_all_rows(store, found);
+    }
+
+    /// The store says how far its regions survive a crash.
+    pub fn reported_durable(&mut self, store: u64, reported: &[(u64, u64)]) {
+        let seen = &self.stores[&store];
+        for (region, index) in reported {
+            let survives = seen.survives.get(region).copied().unwrap_or(0);
+            self.checks.check(Rule::DurableSurvives, *index <= survives, || {
+                format!("store {store} region {region}: {index} is reported durable, a crash leaves {survives}")
+            });
+        }
+    }
+
+    // ---- what a flush is owed for ----
+
+    /// Log bytes that a start of `store` would have to replay now, at most.
+    pub fn owed(&self, store: u64) -> u64 {
+        self.stores[&store].undurable.bytes()
+    }
+
+    /// A life of `store` begins after a replay of `bytes`, of which `owed` were due before.
+    pub fn replayed(&mut self, store: u64, bytes: u64, owed: u64) {
+        let now = self.now;
+        let undurable = &mut self.store(store).undurable;
+        undurable.over_since = None;
+        undurable.before_cut = undurable.appended - bytes.min(undurable.appended);
+        // What the replay itself wrote is younger than the start.
+        undurable
+            .admin
+            .iter_mut()
+            .for_each(|(_, since)| *since = now);
+        self.checks.check(Rule::ReplayIsBounded, bytes <= owed, || {
+            format!("store {store} replayed {bytes} bytes, {owed} came after the last durable cut")
+        });
+    }
+
+    /// `bytes` were appended to the log of `store`.
+    pub fn log_grew(&mut self, store: u64, bytes: u64) {
+        self.store(store).undurable.appended += bytes;
+    }
+
+    /// A flush of `store` begins after batch `cut`.
+    pub fn flush_begins(&self, store: u64, cut: u64) -> Cut {
+        let seen = &self.stores[&store];
+        let appended = seen.undurable.appended;
+        let covered = appended - seen.log.bytes_beyond(&seen.applied);
+        Cut {
+            appended,
+            covered,
+            cut,
+        }
+    }
+
+    /// A flush is durable.
+    pub fn flush_finished(&mut self, store: u64, cut: Cut, left_by_crash: &MemoryState) {
+        let seen = self.store(store);
+        seen.survives = applied_of(left_by_crash);
+        let undurable = &mut seen.undurable;
+        undurable.covered = undurable.covered.max(cut.covered);
+        undurable.before_cut = undurable.before_cut.max(cut.appended);
+        undurable.over_since = None;
+        while undurable
+            .admin
+            .pop_front_if(|(number, _)| *number <= cut.cut)
+            .is_some()
+        {}
+    }
+
+    /// A flush is asked for in time: for the replay bound, for an admin change.
+    pub fn check_flush_due(
+        &mut self,
+        store: u64,
+        replay_bytes_max: u64,
+        admin_max: Duration,
+        grace: Duration,
+    ) {
+        let now = self.now;
+        let undurable = &mut self.stores.entry(store).or_default().undurable;
+        let bytes = undurable.appended - undurable.before_cut;
+        if bytes > replay_bytes_max / 2 {
+            undurable.over_since.get_or_insert(now);
+        } else {
+            undurable.over_since = None;
+        }
+        let over = undurable
+            .over_since
+            .map_or(Duration::ZERO, |since| now - since);
+        self.checks.check(Rule::FlushInTime, over <= grace, || {
+            format!("store {store}: {bytes} log bytes are not durable in the state, too many for {over:?}")
+        });
+        let admin = undurable
+            .admin
+            .front()
+            .map_or(Duration::ZERO, |(_, since)| now - *since);
+        self.checks
+            .check(Rule::FlushInTime, admin <= admin_max + grace, || {
+                format!("store {store}: an admin change is not durable in the state for {admin:?}")
+            });
+    }
+
+    /// Time that the store could not use: it was stopped, or its clock jumped.
+    pub fn excuse(&mut self, store: u64, time: Duration) {
+        let undurable = &mut self.store(store).undurable;
+        undurable.over_since = undurable.over_since.map(|since| since + time);
+        undurable
+            .admin
+            .iter_mut()
+            .for_each(|(_, since)| *since = *since + time);
+    }
+
+    /// A crash forgets batches that were written after the last durable cut.
+    pub fn undurable_crashed(&mut self, store: u64) {
+        self.store(store).undurable.admin.clear();
+    }
+
+    /// A compaction may have dropped rows that had expired by `seconds`.
+    pub fn compacted(&mut self, store: u64, seconds: u64) {
+        let compacted = &mut self.store(store).undurable.compacted;
+        *compacted = seconds.max(*compacted);
+    }
+}
+
+impl Undurable {
+    /// Log bytes that a crash now would have to replay, at most.
+    fn bytes(&self) -> u64 {
+        self.appended - self.covered
+    }
+}
+
+/// The applied indexes that a state holds.
+pub fn applied_of(state: &MemoryState) -> Applied {
+    let regions = state.regions().unwrap_or_default();
+    let applied = regions.into_iter().map(|stored| {
+        let region = stored.record.region.unwrap_or_default().id;
+        (
+            region,
+            stored.applied.map_or(BIRTH.index, |record| record.index),
+        )
+    });
+    applied.collect::<BTreeMap<_, _>>()
+}
+
+/// A compaction at `seconds` may have dropped this row.
+fn dropped(stored: Option<&Bytes>, cf: Cf, seconds: u64) -> bool {
+    let row = stored
+        .filter(|_| cf != Cf::CfMeta)
+        .and_then(|stored| row::decode(stored).ok());
+    let expiry = row.and_then(|row| row.expiry);
+    expiry.is_some_and(|expiry| expiry.saturating_add(DROP_DELAY_SECONDS) <= seconds)
+}

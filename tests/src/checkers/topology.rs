@@ -1,0 +1,115 @@
+//! Regions: they tile the key space, and nothing that was shown of them is ever taken back.
+
+use std::collections::BTreeMap;
+
+use flotilla_engine::StateStore;
+use flotilla_engine::memory::MemoryState;
+use flotilla_proto::metapb::Region;
+use flotilla_raftstore::region::META_REGION;
+
+use super::Oracle;
+use crate::rules::Rule;
+
+impl Oracle {
+    /// The newest epochs of all regions tile the key space.
+    pub fn check_tiling(&mut self) {
+        let ranges: BTreeMap<_, _> = self
+            .model
+            .regions()
+            .filter(|region| region.id != META_REGION)
+            .map(|region| (&region.start_key, region))
+            .collect();
+        let gap = find_gap(ranges.values().copied());
+        self.checks
+            .check(Rule::RegionsTile, gap.is_none(), || gap.unwrap_or_default());
+    }
+
+    /// The regions that a state holds are those of its applied indexes, and they tile the key space.
+    pub fn check_regions(&mut self, store: u64, state: &MemoryState) {
+        let expected = self.model.regions_at(&self.stores[&store].applied);
+        let stored = state.regions().unwrap_or_default();
+        let found: BTreeMap<u64, Region> = stored
+            .into_iter()
+            .filter_map(|stored| stored.record.region)
+            .map(|region| (region.id, region))
+            .collect();
+        self.checks.check(Rule::StateIsLog, found == expected, || {
+            format!("store {store}: the state holds regions {found:?}, the log says {expected:?}")
+        });
+        let mut ranges: Vec<_> = found
+            .values()
+            .filter(|region| region.id != META_REGION)
+            .collect();
+        ranges.sort_by(|one, other| one.start_key.cmp(&other.start_key));
+        let gap = find_gap(ranges.into_iter());
+        self.checks.check(Rule::RegionsTile, gap.is_none(), || {
+            format!("store {store}: {}", gap.unwrap_or_default())
+        });
+    }
+
+    /// A descriptor leaves the store: in a report, an answer, a permit.
+    pub fn show(&mut self, store: u64, region: &Region) {
+        let known = self.model.knows(region);
+        self.checks.check(Rule::TopologyStays, known, || {
+            format!("store {store} shows {region:?}, which no committed entry has made")
+        });
+        let shown = &mut self.store(store).shown;
+        let newer = shown
+            .get(&region.id)
+            .is_none_or(|before| version(before) < version(region));
+        if newer {
+            shown.insert(region.id, region.clone());
+        }
+    }
+
+    /// After a start: every region that was ever shown is there, and not older.
+    pub fn check_topology(&mut self, store: u64, regions: &BTreeMap<u64, Region>) {
+        let shown = self.stores[&store].shown.clone();
+        for (id, before) in shown {
+            let now = regions.get(&id);
+            let stays = now.is_some_and(|now| version(now) >= version(&before));
+            self.checks.check(Rule::TopologyStays, stays, || {
+                format!("store {store} had shown {before:?}, after its start there is {now:?}")
+            });
+        }
+    }
+
+    /// After a start: everything whose commit was durable is applied.
+    pub fn check_barrier(&mut self, store: u64) {
+        let seen = &self.stores[&store];
+        for region in self.model.regions_at(&seen.applied).keys() {
+            let commit = seen
+                .log
+                .durable(*region)
+                .map_or(0, |held| held.hard_state().commit);
+            let applied = seen
+                .applied
+                .get(region)
+                .copied()
+                .unwrap_or(flotilla_engine::BIRTH.index);
+            self.checks.check(Rule::ReplayBarrier, applied >= commit, || {
+                format!("store {store} region {region} starts with {applied} applied, {commit} was durably committed")
+            });
+        }
+    }
+}
+
+fn version(region: &Region) -> (u64, u64) {
+    let epoch = region.region_epoch.unwrap_or_default();
+    (epoch.version, epoch.conf_ver)
+}
+
+/// Two neighbours, of regions in key order, that do not meet.
+fn find_gap<'a>(regions: impl Iterator<Item = &'a Region>) -> Option<String> {
+    let mut end = Some(bytes::Bytes::new());
+    for region in regions {
+        if end.as_ref() != Some(&region.start_key) {
+            return Some(format!(
+                "region {} starts at {:?}, the one before ends at {end:?}",
+                region.id, region.start_key
+            ));
+        }
+        end = (!region.end_key.is_empty()).then(|| region.end_key.clone());
+    }
+    end.map(|end| format!("nothing covers the keys from {end:?} on"))
+}

@@ -1,0 +1,99 @@
+//! The raft log, watched.
+
+use std::collections::BTreeMap;
+
+use flotilla_engine::memory::{Fault, MemoryLog};
+use flotilla_engine::{EngineError, LogBatch, RaftLog, RegionLog, Result};
+use flotilla_proto::raft::Entry;
+
+use crate::checkers::Shared;
+use crate::checkers::log::LogContext;
+
+/// The in-memory log; the checkers see every batch.
+#[derive(Debug)]
+pub struct WatchedLog {
+    store: u64,
+    pub(super) inner: MemoryLog,
+    oracle: Shared,
+}
+
+impl WatchedLog {
+    pub(super) fn new(store: u64, inner: MemoryLog, oracle: Shared) -> Self {
+        Self {
+            store,
+            inner,
+            oracle,
+        }
+    }
+
+    /// Plans a fault.
+    pub fn inject(&self, fault: Fault) {
+        self.inner.inject(fault);
+    }
+
+    fn failed(&self, error: EngineError) -> EngineError {
+        let mut oracle = self.oracle.lock();
+        oracle.note(format_args!("store {}: {error}", self.store));
+        oracle.store(self.store).failed = true;
+        error
+    }
+}
+
+impl RaftLog for WatchedLog {
+    fn append(&self, batch: &LogBatch) -> Result<u64> {
+        let result = self.inner.append(batch);
+        if let Err(error) = result {
+            let error = self.failed(error);
+            self.oracle
+                .lock()
+                .store(self.store)
+                .log
+                .append_failed(batch);
+            return Err(error);
+        }
+        let mut oracle = self.oracle.lock();
+        let oracle = &mut *oracle;
+        let number = *result.as_ref().expect("errors are gone");
+        oracle.note(format_args!(
+            "store {}: append {number}: {} entries, {} regions",
+            self.store,
+            batch.entry_count(),
+            batch.regions().len()
+        ));
+        for (_, write) in batch.regions() {
+            oracle
+                .probes
+                .hit_if(write.truncation.is_some(), "log: truncated");
+        }
+        oracle.log_grew(self.store, batch.stored_bytes());
+        let model = &oracle.model;
+        let seen = oracle.stores.entry(self.store).or_default();
+        let context = LogContext {
+            survives: &seen.survives,
+            committed: &|region, index| model.committed(region, index),
+        };
+        seen.log
+            .appended(number, batch, &context, &mut oracle.checks);
+        result
+    }
+
+    fn sync(&self) -> Result<u64> {
+        let number = self.inner.sync().map_err(|error| self.failed(error))?;
+        let mut oracle = self.oracle.lock();
+        oracle.note(format_args!("store {}: synced up to {number}", self.store));
+        oracle.store(self.store).log.synced(number);
+        Ok(number)
+    }
+
+    fn load(&self) -> Result<BTreeMap<u64, RegionLog>> {
+        self.inner.load()
+    }
+
+    fn entries(&self, region: u64, low: u64, high: u64, bytes_max: u64) -> Result<Vec<Entry>> {
+        self.inner.entries(region, low, high, bytes_max)
+    }
+
+    fn appended_bytes(&self) -> u64 {
+        self.inner.appended_bytes()
+    }
+}

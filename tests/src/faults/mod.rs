@@ -1,0 +1,195 @@
+//! What goes wrong, and how often: drawn per seed, each class present in about half of them.
+
+use std::fmt;
+use std::time::Duration;
+
+use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
+
+use crate::rng::Rng;
+
+/// The disk calls that can fail.
+pub const POINTS: [FaultPoint; 5] = [
+    FaultPoint::Append,
+    FaultPoint::Sync,
+    FaultPoint::Read,
+    FaultPoint::Write,
+    FaultPoint::Flush,
+];
+
+/// Rates per thousand steps or per thousand occasions, as each field says; 0: never.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// Crashes per 10,000 steps of a store.
+    pub crash: u64,
+    /// Chance per thousand of a crash right after a log write that is not synced.
+    pub crash_before_sync: u64,
+    /// Chance per thousand that a crash is the machine's and not only the process's: only then the
+    /// unsynced log may be lost.
+    pub power: u64,
+    /// Chance per thousand that a start is cut short by another crash.
+    pub crash_in_start: u64,
+    /// Stops in order per 10,000 steps.
+    pub stop: u64,
+    /// Failing disk calls, per 10,000 steps, in the order of [`POINTS`].
+    pub disk: [u64; POINTS.len()],
+    /// Chance per thousand that a failing disk is a full one.
+    pub full: u64,
+    /// Pauses of the whole process, per 10,000 steps.
+    pub pause: u64,
+    /// Apply is held back as if the state could not keep up, per 10,000 steps.
+    pub pressure: u64,
+    /// PD: chance per thousand to fail, and to answer late.
+    pub pd_fails: u64,
+    /// See `pd_fails`.
+    pub pd_late: u64,
+    /// The time of day jumps, per 10,000 steps.
+    pub clock: u64,
+    /// Compactions per 10,000 steps.
+    pub compaction: u64,
+}
+
+impl Faults {
+    /// The faults of a world.
+    pub fn draw(rng: &mut Rng) -> Self {
+        let mut rate = |most: u64| {
+            if rng.chance(500) {
+                rng.log_range(1..=most)
+            } else {
+                0
+            }
+        };
+        let crash = rate(60);
+        let crash_before_sync = rate(60);
+        let power = rate(1000);
+        let crash_in_start = rate(500);
+        let stop = rate(20);
+        let disk = POINTS.map(|_| rate(12));
+        Self {
+            crash,
+            crash_before_sync,
+            power,
+            crash_in_start,
+            stop,
+            disk,
+            full: rate(1000),
+            pause: rate(30),
+            pressure: rate(30),
+            pd_fails: rate(300),
+            pd_late: rate(300),
+            clock: rate(30),
+            compaction: rate(30),
+        }
+    }
+
+    /// A world without faults.
+    pub fn none() -> Self {
+        Self::default()
+    }
+}
+
+/// What strikes after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultPlan {
+    /// Nothing.
+    Nothing,
+    /// The process dies.
+    Crash,
+    /// The process is told to stop.
+    Stop,
+    /// The next call of a kind fails.
+    Disk(Fault),
+    /// The process stands still.
+    Pause(Duration),
+    /// Apply may not run for so long.
+    Pressure(Duration),
+    /// The time of day moves by so many seconds.
+    Clock(i64),
+    /// Expired rows may be dropped.
+    Compaction,
+}
+
+impl Faults {
+    /// What strikes after a step of a store.
+    pub fn after_step(&self, rng: &mut Rng) -> FaultPlan {
+        let disk: u64 = self.disk.iter().sum();
+        let rates = [
+            self.crash,
+            self.stop,
+            disk,
+            self.pause,
+            self.pressure,
+            self.clock,
+            self.compaction,
+        ];
+        let mut point = rng.below(10_000);
+        for (nth, rate) in rates.into_iter().enumerate() {
+            if point < rate {
+                return self.strike(nth, rng);
+            }
+            point -= rate;
+        }
+        FaultPlan::Nothing
+    }
+
+    fn strike(&self, nth: usize, rng: &mut Rng) -> FaultPlan {
+        match nth {
+            0 => FaultPlan::Crash,
+            1 => FaultPlan::Stop,
+            2 => FaultPlan::Disk(Fault {
+                point: POINTS[rng.weighted(&self.disk)],
+                after: rng.log_range(0..=8),
+                kind: if rng.chance(self.full) {
+                    FaultKind::NoSpace
+                } else {
+                    FaultKind::Io
+                },
+            }),
+            3 => FaultPlan::Pause(rng.micros(10_000..=5_000_000)),
+            4 => FaultPlan::Pressure(rng.micros(1_000..=300_000)),
+            // Never back by so much that a row dropped by a compaction could still be alive.
+            5 if rng.chance(300) => FaultPlan::Clock(-(rng.range(1..=900) as i64)),
+            5 => FaultPlan::Clock(rng.log_range(1..=7_200) as i64),
+            _ => FaultPlan::Compaction,
+        }
+    }
+
+    /// How many of `offered` unsynced log batches a crash keeps.
+    pub fn kept(&self, offered: u64, rng: &mut Rng) -> u64 {
+        if rng.chance(self.power) {
+            rng.below(offered + 1)
+        } else {
+            offered
+        }
+    }
+}
+
+impl fmt::Display for Faults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [append, sync, read, write, flush] = self.disk;
+        let named = [
+            ("crash", self.crash),
+            ("crash before sync", self.crash_before_sync),
+            ("power", self.power),
+            ("crash in start", self.crash_in_start),
+            ("stop", self.stop),
+            ("append", append),
+            ("sync", sync),
+            ("read", read),
+            ("write", write),
+            ("flush", flush),
+            ("full", self.full),
+            ("pause", self.pause),
+            ("pressure", self.pressure),
+            ("pd fails", self.pd_fails),
+            ("pd late", self.pd_late),
+            ("clock", self.clock),
+            ("compaction", self.compaction),
+        ];
+        let mut first = true;
+        for (name, rate) in named.into_iter().filter(|(_, rate)| *rate > 0) {
+            let comma = if std::mem::take(&mut first) { "" } else { ", " };
+            write!(f, "{comma}{name} {rate}")?;
+        }
+        if first { f.write_str("none") } else { Ok(()) }
+    }
+}

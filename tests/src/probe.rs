@@ -1,0 +1,176 @@
+//! Probes: rare paths by name, and how often a run reached them. A simulator that never gets there
+//! proves nothing about them.
+//!
+//! Paths inside the machines cannot be seen from here; they say themselves that they were reached,
+//! as an event of `tracing` with the target [`PROBE_TARGET`](TARGET) and the probe's name as its message.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use flotilla_raftstore::PROBE_TARGET as TARGET;
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Metadata, Subscriber};
+
+/// How often each probe was hit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Probes(BTreeMap<&'static str, u64>);
+
+/// Every probe there is: those of the simulator itself, then those inside the machines.
+pub const ALL: &[&str] = &[
+    "crash: between append and sync",
+    "crash: the unsynced log was lost in part",
+    "crash: the state fell behind a split",
+    "crash: in a replay",
+    "crash: again before it served",
+    "replay: of a split",
+    "replay: of a split whose child had moved on",
+    "split: applied",
+    "split: in three or more",
+    "split: by size",
+    "split: while writes waited",
+    "split: refused, its epoch had passed",
+    "split: ids came too late",
+    "split: PD failed",
+    "write: skipped at apply, its epoch had passed",
+    "write: several in one entry",
+    "write: mailbox full",
+    "write: waited too long",
+    "write: too large for an entry",
+    "write: lost by a crash and applied later",
+    "write: lost by a crash for ever",
+    "read: local",
+    "read: local, not confirmed",
+    "read: by index",
+    "read: of an expired row",
+    "latch: waited",
+    "swap: succeeded",
+    "swap: refused",
+    "log: truncated",
+    "flush: for the replay bound",
+    "flush: for an admin change",
+    "flush: by itself",
+    "fault: append failed",
+    "fault: sync failed",
+    "fault: state write failed",
+    "fault: flush failed",
+    "fault: log read failed",
+    "fault: disk full",
+    "fault: paused beyond the lease",
+    "fault: apply held back",
+    "fault: compaction dropped a row",
+    "stop: in order",
+    // Inside the machines.
+    "propose: put back, too much is uncommitted",
+    "log view: fetch, not in the cache",
+    "replay: in several pages",
+];
+
+impl Probes {
+    /// Counts a hit.
+    ///
+    /// # Panics
+    /// If there is no probe of that name.
+    pub fn hit(&mut self, name: &str) {
+        let known = ALL.iter().find(|probe| **probe == name);
+        let known = known.unwrap_or_else(|| panic!("no probe is called {name:?}"));
+        *self.0.entry(known).or_default() += 1;
+    }
+
+    /// Counts a hit if `reached`.
+    pub fn hit_if(&mut self, reached: bool, name: &str) {
+        if reached {
+            self.hit(name);
+        }
+    }
+
+    /// How often `name` was hit.
+    pub fn count(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// Adds the hits of another run.
+    pub fn add(&mut self, other: &Self) {
+        for (name, count) in &other.0 {
+            *self.0.entry(name).or_default() += count;
+        }
+    }
+}
+
+thread_local! {
+    static REACHED: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Takes the probes that the machines have reached on this thread since the last call.
+pub fn take_reached() -> Vec<String> {
+    REACHED.with_borrow_mut(std::mem::take)
+}
+
+/// The subscriber that collects probes and nothing else.
+#[derive(Debug)]
+pub struct Collector;
+
+struct Message<'a>(&'a mut Vec<String>);
+
+impl Visit for Message<'_> {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.0.push(format!("{value:?}"));
+        }
+    }
+}
+
+impl Subscriber for Collector {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if metadata.target() == TARGET {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == TARGET
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        REACHED.with_borrow_mut(|reached| event.record(&mut Message(reached)));
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_with_the_target_are_collected_and_others_are_not() {
+        tracing::subscriber::with_default(Collector, || {
+            tracing::trace!(target: TARGET, "log view: fetch, not in the cache");
+            tracing::error!("something else");
+        });
+        assert_eq!(take_reached(), ["log view: fetch, not in the cache"]);
+        assert_eq!(take_reached(), [""; 0]);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names = ALL.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), ALL.len());
+    }
+}

@@ -1,0 +1,148 @@
+//! The rules that are checked, how often each was, and the first that was broken.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// A rule. Each has one function that checks it and one counter; a rule whose counter stays 0 over
+/// the seeds of the test is itself a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A write that was acknowledged is in the log and applied, within its call (faults: 22).
+    AcknowledgedIsApplied,
+    /// A write that was answered *definitely not applied* never is, and none twice (faults: 40).
+    DefinitelyNotApplied,
+    /// A proposal is answered at most once (faults: 21).
+    AnsweredOnce,
+    /// Every proposal is answered while its store lives (faults: 21, 45).
+    AnsweredAtAll,
+    /// Nothing is acknowledged after a write or sync of the log failed (design, rule 8).
+    NothingAfterFailure,
+    /// A read shows the state of one moment within its call (faults: 12, 39).
+    LinearizableRead,
+    /// A compare-and-swap wrote over exactly what it compared (contracts: C18).
+    AtomicSwap,
+    /// The state is what the committed log makes of it; whole batches (faults: 14, 18).
+    StateIsLog,
+    /// A write changes only keys of its region, and only at its epoch (contracts: C21).
+    OwnKeys,
+    /// Nothing is applied beyond what is durable in the log here (contracts: C4 ii).
+    AppliedIsPersisted,
+    /// What changes the topology is applied only once its commit is durable (contracts: C4 iii).
+    AdminCommitDurable,
+    /// The log is truncated only up to what a crash leaves in the state (contracts: C11).
+    TruncatedIsDurable,
+    /// What is reported as durable survives a crash (contracts: C2).
+    DurableSurvives,
+    /// The state after a crash is one cut over all regions (design, rule 3).
+    CrashIsPrefix,
+    /// A region's log has no gap, no leftover tail, and terms that rise (faults: 8; contracts: C9).
+    LogIsWhole,
+    /// A hard state never falls, and a term has one vote (faults: 2, 6).
+    HardStateRises,
+    /// A committed entry is never replaced (faults: 5).
+    CommittedStays,
+    /// Term, commit and applied never fall; first - 1 <= applied <= commit <= last (faults: 6, 8).
+    IndexesInOrder,
+    /// The newest epochs of all regions tile the key space (faults: 13).
+    RegionsTile,
+    /// What was shown of the topology was real, and is not older after a restart (faults: 49).
+    TopologyStays,
+    /// A region id is used once (faults: 16, 28).
+    RegionIdsUnique,
+    /// After the start everything committed durably is applied (contracts: C5).
+    ReplayBarrier,
+    /// A restart replays no more than what came after the durable cut (contracts: C2).
+    ReplayIsBounded,
+    /// A flush comes in time: for the replay bound, for an admin change (contracts: C2).
+    FlushInTime,
+    /// No local read without a lease of the raft group (contracts: C16, C17).
+    LeaseIsBacked,
+    /// A queue keeps within its limit (faults: 42).
+    QueuesBounded,
+    /// Nothing but a failing disk ends a store, or keeps it from starting.
+    EndsByDiskOnly,
+    /// When faults stop every region serves (faults: 44).
+    ServesAgain,
+    /// A latch is free once nobody uses it (contracts: C18).
+    LatchesFree,
+}
+
+impl Rule {
+    /// All of them.
+    pub const ALL: [Self; 29] = [
+        Self::AcknowledgedIsApplied,
+        Self::DefinitelyNotApplied,
+        Self::AnsweredOnce,
+        Self::AnsweredAtAll,
+        Self::NothingAfterFailure,
+        Self::LinearizableRead,
+        Self::AtomicSwap,
+        Self::StateIsLog,
+        Self::OwnKeys,
+        Self::AppliedIsPersisted,
+        Self::AdminCommitDurable,
+        Self::TruncatedIsDurable,
+        Self::DurableSurvives,
+        Self::CrashIsPrefix,
+        Self::LogIsWhole,
+        Self::HardStateRises,
+        Self::CommittedStays,
+        Self::IndexesInOrder,
+        Self::RegionsTile,
+        Self::TopologyStays,
+        Self::RegionIdsUnique,
+        Self::ReplayBarrier,
+        Self::ReplayIsBounded,
+        Self::FlushInTime,
+        Self::LeaseIsBacked,
+        Self::QueuesBounded,
+        Self::EndsByDiskOnly,
+        Self::ServesAgain,
+        Self::LatchesFree,
+    ];
+}
+
+/// A rule that was broken, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Which.
+    pub rule: Rule,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.rule, self.detail)
+    }
+}
+
+/// Counters of all rules, and the first violation.
+#[derive(Debug, Default)]
+pub struct Checks {
+    counts: BTreeMap<Rule, u64>,
+    first: Option<Violation>,
+}
+
+impl Checks {
+    /// Counts a check of `rule`; the first that does not hold is kept with its detail.
+    pub fn check(&mut self, rule: Rule, holds: bool, detail: impl FnOnce() -> String) {
+        *self.counts.entry(rule).or_default() += 1;
+        if !holds && self.first.is_none() {
+            self.first = Some(Violation {
+                rule,
+                detail: detail(),
+            });
+        }
+    }
+
+    /// The first violation.
+    pub fn violation(&self) -> Option<&Violation> {
+        self.first.as_ref()
+    }
+
+    /// How often each rule was checked.
+    pub fn counts(&self) -> &BTreeMap<Rule, u64> {
+        &self.counts
+    }
+}

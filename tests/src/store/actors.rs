@@ -1,0 +1,89 @@
+//! The threads of a store as actors that take their time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flotilla_proto::clock::Mono;
+use flotilla_raftstore::runtime::StoreFatal;
+use flotilla_router::{Actor, Pick};
+
+use crate::rng::Rng;
+use crate::world::Pace;
+
+/// Virtual time, shared by everything that must know it.
+#[derive(Clone, Debug, Default)]
+pub struct Clock(Arc<AtomicU64>);
+
+impl Clock {
+    /// Now.
+    pub fn now(&self) -> Mono {
+        Mono(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Moves on to `now`; never back.
+    pub fn advance(&self, now: Mono) {
+        self.0.fetch_max(now.0, Ordering::Relaxed);
+    }
+}
+
+/// When an actor that has something to do will do it; `u64::MAX`: it has nothing to do.
+#[derive(Clone, Debug)]
+pub struct Wake(Arc<AtomicU64>);
+
+impl Wake {
+    const NEVER: u64 = u64::MAX;
+
+    /// The time, if there is one.
+    pub fn at(&self) -> Option<Mono> {
+        let at = self.0.load(Ordering::Relaxed);
+        (at != Self::NEVER).then_some(Mono(at))
+    }
+}
+
+/// An actor that waits at a pace before each of its steps.
+pub(super) struct Paced<A> {
+    inner: A,
+    pace: Pace,
+    rng: Rng,
+    clock: Clock,
+    wake: Wake,
+}
+
+impl<A> Paced<A> {
+    /// `inner` at `pace`, and when it wakes.
+    pub(super) fn new(inner: A, pace: Pace, rng: Rng, clock: Clock) -> (Self, Wake) {
+        let wake = Wake(Arc::new(AtomicU64::new(Wake::NEVER)));
+        let paced = Self {
+            inner,
+            pace,
+            rng,
+            clock,
+            wake: wake.clone(),
+        };
+        (paced, wake)
+    }
+}
+
+impl<A: Actor<Mono, StoreFatal>> Actor<Mono, StoreFatal> for Paced<A> {
+    fn is_ready(&mut self) -> bool {
+        if !self.inner.is_ready() {
+            self.wake.0.store(Wake::NEVER, Ordering::Relaxed);
+            return false;
+        }
+        let now = self.clock.now();
+        let at = match self.wake.at() {
+            Some(at) => at,
+            None => {
+                let at = now + self.pace.wait(&mut self.rng);
+                self.wake.0.store(at.0, Ordering::Relaxed);
+                at
+            }
+        };
+        at <= now
+    }
+
+    fn step(&mut self, now: Mono, pick: &mut dyn Pick) -> Result<(), StoreFatal> {
+        self.wake.0.store(Wake::NEVER, Ordering::Relaxed);
+        self.inner.step(now, pick)
+    }
+}

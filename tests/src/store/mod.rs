@@ -1,0 +1,288 @@
+//! A store of the cluster: a disk, and now and then a process that runs on it.
+//!
+//! The process is the production code as it is: the machines of `raftstore` behind the routers and
+//! the log writer of `router`, and the latches and commands of `kv`. What production runs on threads
+//! the simulator steps one at a time.
+
+mod actors;
+mod outside;
+mod service;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flotilla_engine::{RaftLog as _, StateStore as _};
+use flotilla_kv::{Latches, TtlClock};
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::Region;
+use flotilla_raftstore::boot::{self, Boot, Replayed};
+use flotilla_raftstore::effects::StoreInput;
+use flotilla_raftstore::runtime::{Runtime, StoreFatal};
+use flotilla_raftstore::{Config, DurableWatch, RaftInput, RaftMachine, STORE_ADDRESS, StartError};
+use flotilla_router::{LogAppend, LogSync, Poller, Seeded};
+
+use crate::checkers::Shared;
+use crate::checkers::answers::OpId;
+use crate::disk::{Disk, WatchedLog, WatchedState};
+use crate::rng::Rng;
+use crate::world::World;
+
+pub use actors::{Clock, Wake};
+pub use outside::{Answered, Asked, Inbox, Outside};
+pub use service::{Next, Reply, Running, Surroundings};
+
+/// Names one life of one store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LifeId {
+    /// The store.
+    pub store: u64,
+    /// Counts its starts.
+    pub number: u64,
+}
+
+/// A store: what lies on its disk, and the process if there is one.
+pub struct Node {
+    /// Its id.
+    pub id: u64,
+    /// Its databases.
+    pub disk: Disk,
+    /// The running process.
+    pub life: Option<Life>,
+    /// Processes so far.
+    pub lives: u64,
+    /// Starts in a row that ended before they served.
+    pub failed_starts: u64,
+}
+
+/// A running process.
+pub struct Life {
+    /// Its name.
+    pub id: LifeId,
+    /// The machines and queues.
+    pub runtime: Runtime<WatchedLog, WatchedState>,
+    actors: Seeded<'static, Mono, StoreFatal>,
+    wakes: Vec<Wake>,
+    /// What it asks of the world.
+    pub outside: Outside,
+    /// What it answers.
+    pub inbox: Inbox,
+    /// Latches, woken by operation.
+    pub latches: Latches<OpId>,
+    /// The clock of expiry.
+    pub ttl: TtlClock,
+    /// Requests being served.
+    pub requests: BTreeMap<OpId, Running>,
+    watch: DurableWatch,
+    admin_batches: Arc<AtomicU64>,
+    admin_seen: u64,
+    /// A flush that the watch asked for: log bytes appended when it began.
+    forced_flush: Option<u64>,
+    log: Arc<WatchedLog>,
+}
+
+/// What a look at the durable point led to.
+#[derive(Debug, Default)]
+pub struct Observed {
+    /// A flush has begun; this is its reason.
+    pub flush: Option<flotilla_engine::FlushReason>,
+}
+
+impl Node {
+    /// A store that has just been created and does not run yet.
+    pub fn create(id: u64, world: &World, oracle: &Shared) -> Self {
+        Self {
+            id,
+            disk: Disk::create(id, world, oracle),
+            life: None,
+            lives: 0,
+            failed_starts: 0,
+        }
+    }
+
+    /// Starts the process: replay, then everything that runs.
+    ///
+    /// # Errors
+    /// The disk failed, or what is on it makes no sense.
+    pub fn start(
+        &mut self,
+        world: &World,
+        clock: &Clock,
+        rng: &Rng,
+    ) -> Result<(Replayed, BTreeMap<u64, Region>), StartError> {
+        self.lives += 1;
+        let id = LifeId {
+            store: self.id,
+            number: self.lives,
+        };
+        let rng = rng.fork(&format!("store {} life {}", id.store, id.number));
+        let config = Config {
+            seed: rng.fork("raft").any(),
+            ..world.config.clone()
+        };
+        let boot = boot::open(
+            config.clone(),
+            self.id,
+            &*self.disk.log,
+            &*self.disk.state,
+            clock.now(),
+        )?;
+        let replayed = boot.replayed;
+        let watch = DurableWatch::opened(&config, replayed, clock.now());
+        let regions = boot
+            .regions
+            .iter()
+            .map(|spawn| (spawn.region, spawn.apply.region().clone()));
+        let regions = regions.collect();
+        self.life = Some(Life::new(id, boot, watch, &self.disk, world, clock, &rng));
+        self.failed_starts = 0;
+        Ok((replayed, regions))
+    }
+}
+
+impl Life {
+    fn new(
+        id: LifeId,
+        boot: Boot,
+        watch: DurableWatch,
+        disk: &Disk,
+        world: &World,
+        clock: &Clock,
+        rng: &Rng,
+    ) -> Self {
+        let runtime = Runtime::with_limits(
+            boot,
+            Arc::clone(&disk.log),
+            Arc::clone(&disk.state),
+            world.limits.clone(),
+        );
+        let outside = Outside::default();
+        let apply = runtime.apply_executor(world.apply_limits);
+        let admin_batches = Arc::clone(&apply.admin_batches);
+        let [raft_budget, apply_budget] = world.budgets;
+        let raft = Poller::new(
+            runtime.raft.clone(),
+            runtime.raft_executor(outside.clone()),
+            raft_budget,
+        );
+        let apply = Poller::new(runtime.apply.clone(), apply, apply_budget);
+        let release = runtime.clone();
+        let sync = LogSync(runtime.log.clone(), move |durable| release.release(durable));
+        let paces = &world.paces;
+        let mut actors = Seeded::new(rng.fork("scheduler").any());
+        let mut wakes = Vec::new();
+        let paced = |pace, name: &str| (pace, rng.fork(name), clock.clone());
+        macro_rules! add {
+            ($actor:expr, $pace:expr, $name:literal) => {
+                let (pace, rng, clock) = paced($pace, $name);
+                let (actor, wake) = actors::Paced::new($actor, pace, rng, clock);
+                actors.add(actor);
+                wakes.push(wake);
+            };
+        }
+        add!(raft, paces.raft, "raft");
+        add!(apply, paces.apply, "apply");
+        add!(LogAppend(runtime.log.clone()), paces.append, "append");
+        add!(sync, paces.sync, "sync");
+        Self {
+            id,
+            runtime,
+            actors,
+            wakes,
+            outside,
+            inbox: Inbox::default(),
+            latches: Latches::new(),
+            ttl: TtlClock::new(),
+            requests: BTreeMap::new(),
+            watch,
+            admin_batches,
+            admin_seen: 0,
+            forced_flush: None,
+            log: Arc::clone(&disk.log),
+        }
+    }
+
+    /// One of the threads takes a step, if any can. Answers its name.
+    ///
+    /// # Errors
+    /// The store must stop.
+    pub fn step(&mut self, now: Mono) -> Result<Option<&'static str>, StoreFatal> {
+        const NAMES: [&str; 4] = ["raft", "apply", "append", "sync"];
+        Ok(self.actors.step(now)?.map(|actor| NAMES[actor]))
+    }
+
+    /// When the next thread wakes that waits for its pace.
+    pub fn next_wake(&self) -> Option<Mono> {
+        self.wakes.iter().filter_map(Wake::at).min()
+    }
+
+    /// No request is being served, every region has a leader that has applied its whole log, and
+    /// nothing waits to be written.
+    pub fn at_rest(&self) -> bool {
+        let mut settled = true;
+        self.look_at_peers(|peer| {
+            let raft = peer.raft();
+            settled &= raft.leader().is_some() && raft.applied_index() == raft.last_index();
+        });
+        let log = &self.runtime.log;
+        settled && self.requests.is_empty() && !log.append_waits() && !log.sync_waits()
+    }
+
+    /// Looks at every peer.
+    pub fn look_at_peers(&self, mut look: impl FnMut(&flotilla_raftstore::peer::Peer)) {
+        for address in self.runtime.raft.addrs() {
+            self.runtime.raft.inspect(address, |machine| {
+                if let RaftMachine::Peer(peer) = machine {
+                    look(peer);
+                }
+            });
+        }
+    }
+
+    /// Looks how far the state is durable and whether a flush is due, as the observer does ten times
+    /// a second.
+    ///
+    /// # Errors
+    /// The state has failed.
+    pub fn observe(&mut self, now: Mono) -> flotilla_engine::Result<Observed> {
+        let admin = self.admin_batches.load(Ordering::SeqCst);
+        if admin != self.admin_seen {
+            self.admin_seen = admin;
+            self.watch.admin_applied(now);
+        }
+        let mut observed = Observed::default();
+        if self.forced_flush.is_none() {
+            let appended = self.log.appended_bytes();
+            if let Some(reason) = self.watch.poll(now, appended) {
+                self.forced_flush = Some(appended);
+                self.runtime.state.begin_flush();
+                observed.flush = Some(reason);
+            }
+        }
+        let risen = self.runtime.state.refresh_durable()?;
+        if !risen.is_empty() {
+            let input = RaftInput::Store(StoreInput::Durable(risen));
+            // A store that is stopping needs it no more.
+            let _stopping = self.runtime.raft.force_send(STORE_ADDRESS, input);
+        }
+        Ok(observed)
+    }
+
+    /// A flush is done: the one that the watch asked for, with all before it, or the oldest.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn flush_done(&mut self, forced: bool) -> flotilla_engine::Result<()> {
+        if !forced {
+            self.runtime.state.finish_flush()?;
+            return Ok(());
+        }
+        while self.runtime.state.flushes() > 0 {
+            self.runtime.state.finish_flush()?;
+        }
+        if let Some(appended) = self.forced_flush.take() {
+            self.watch.flushed(appended);
+        }
+        Ok(())
+    }
+}

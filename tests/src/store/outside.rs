@@ -1,0 +1,111 @@
+//! What a store asks of the world, and what it answers to it: both wait here for the simulator.
+
+use std::sync::Arc;
+
+use flotilla_proto::metapb::Region;
+use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, SizeCheck};
+use flotilla_raftstore::runtime::World;
+use flotilla_raftstore::{Answer, ReadPermit, RequestError};
+use parking_lot::Mutex;
+
+use crate::checkers::answers::OpId;
+
+/// What a store asked for.
+#[derive(Debug)]
+pub enum Asked {
+    /// To read entries.
+    Fetch(Fetch),
+    /// To measure a region.
+    SizeCheck(SizeCheck),
+    /// Of PD.
+    Pd(PdTask),
+    /// It became PD, or is not any more.
+    MetaRole(MetaRole),
+}
+
+/// An answer that a store gave.
+#[derive(Debug)]
+pub enum Answered {
+    /// To a write.
+    Write(OpId, Result<(), RequestError>),
+    /// To a question for a read index.
+    Read(OpId, Result<ReadPermit, RequestError>),
+    /// To a split.
+    Split(OpId, Result<Vec<Region>, RequestError>),
+}
+
+/// Answers of one life of a store. After a crash nobody hears them.
+#[derive(Clone, Debug, Default)]
+pub struct Inbox(Arc<Mutex<Waiting>>);
+
+#[derive(Debug, Default)]
+struct Waiting {
+    dead: bool,
+    answers: Vec<Answered>,
+}
+
+impl Inbox {
+    /// The process is gone: what it would still say is not said.
+    pub fn kill(&self) {
+        self.0.lock().dead = true;
+    }
+
+    /// What was said since the last call.
+    pub fn take(&self) -> Vec<Answered> {
+        std::mem::take(&mut self.0.lock().answers)
+    }
+
+    fn say(&self, answer: Answered) {
+        let mut waiting = self.0.lock();
+        if !waiting.dead {
+            waiting.answers.push(answer);
+        }
+    }
+
+    /// An answer to a write.
+    pub fn write(&self, op: OpId) -> Answer<()> {
+        let inbox = self.clone();
+        Answer::new(move |result| inbox.say(Answered::Write(op, result)))
+    }
+
+    /// An answer to a question for a read index.
+    pub fn read(&self, op: OpId) -> Answer<ReadPermit> {
+        let inbox = self.clone();
+        Answer::new(move |result| inbox.say(Answered::Read(op, result)))
+    }
+
+    /// An answer to a split.
+    pub fn split(&self, op: OpId) -> Answer<Vec<Region>> {
+        let inbox = self.clone();
+        Answer::new(move |result| inbox.say(Answered::Split(op, result)))
+    }
+}
+
+/// The world as a store sees it.
+#[derive(Clone, Debug, Default)]
+pub struct Outside(Arc<Mutex<Vec<Asked>>>);
+
+impl Outside {
+    /// What was asked since the last call.
+    pub fn take(&self) -> Vec<Asked> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+impl World for Outside {
+    fn fetch(&mut self, fetch: Fetch) {
+        self.0.lock().push(Asked::Fetch(fetch));
+    }
+
+    fn size_check(&mut self, check: SizeCheck) {
+        self.0.lock().push(Asked::SizeCheck(check));
+    }
+
+    fn pd(&mut self, task: PdTask) {
+        self.0.lock().push(Asked::Pd(task));
+    }
+
+    fn meta_role(&mut self, role: MetaRole) {
+        self.0.lock().push(Asked::MetaRole(role));
+    }
+}

@@ -1,0 +1,548 @@
+//! How a store serves a request: checks, latches, a look at the state, a proposal. Each stage is a
+//! step of its own, so that the world moves on in between.
+
+use bytes::Bytes;
+use flotilla_engine::StateStore as _;
+use flotilla_kv::{Failure, KeyMode, Lock, Scope, View};
+use flotilla_proto::clock::{Mono, Wall};
+use flotilla_proto::metapb::Region;
+use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
+use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::{
+    Begin, LocalRead, PeerInput, RaftInput, ReadContext, ReadPermit, RequestError, WriteProposal,
+};
+use flotilla_router::SendError;
+
+use super::Life;
+use crate::checkers::answers::{OpId, Said};
+use crate::checkers::{Oracle, Shared};
+use crate::client::{Need, Plan, Request};
+use crate::rules::Rule;
+
+/// A request being served.
+#[derive(Debug)]
+pub struct Running {
+    /// Who waits for it.
+    pub client: u64,
+    request: Request,
+    context: ReadContext,
+    lock: Option<Lock>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Fresh,
+    Latched,
+    /// The peer was asked for a read index.
+    Asked,
+    /// The state may be looked at.
+    Look(By),
+    /// It was; this is what was seen, and what should have been.
+    Confirm(By, Looked, Looked),
+    /// Proposed in a term; the response if it is done.
+    Proposed(u64, Vec<u8>),
+}
+
+#[derive(Debug)]
+enum By {
+    Lease(LocalRead),
+    Permit(ReadPermit),
+}
+
+impl By {
+    fn region(&self) -> &Region {
+        match self {
+            Self::Lease(read) => &read.serving.region,
+            Self::Permit(permit) => &permit.region,
+        }
+    }
+
+    fn term(&self) -> u64 {
+        match self {
+            Self::Lease(read) => read.serving.term,
+            Self::Permit(permit) => permit.term,
+        }
+    }
+}
+
+/// What a look at the state gave.
+#[derive(Clone, Debug)]
+enum Looked {
+    Read(Vec<u8>),
+    Plan(Plan),
+    Failed(String),
+}
+
+impl Looked {
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Read(one), Self::Read(other)) => one == other,
+            (Self::Plan(one), Self::Plan(other)) => {
+                one.mods == other.mods && one.response == other.response
+            }
+            (Self::Failed(one), Self::Failed(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+/// What the client is told.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// Done, with this response, encoded.
+    Response(Vec<u8>),
+    /// The request itself is wrong.
+    Refused(String),
+    /// Not here, not now.
+    Region(RequestError),
+}
+
+/// How a request goes on.
+#[derive(Debug)]
+pub enum Next {
+    /// Its next stage may run.
+    Again,
+    /// It waits for a latch or an answer.
+    Wait,
+    /// It is through; these operations got the latches that it held.
+    Done(Reply, Vec<OpId>),
+}
+
+/// What a request sees around it.
+pub struct Surroundings {
+    /// The checkers.
+    pub oracle: Shared,
+    /// Now.
+    pub now: Mono,
+    /// The time of day.
+    pub wall: Wall,
+    /// The cluster's key mode.
+    pub mode: KeyMode,
+}
+
+impl Surroundings {
+    fn probe(&self, name: &str) {
+        self.oracle.lock().probes.hit(name);
+    }
+}
+
+impl Running {
+    /// The request itself.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+}
+
+impl Life {
+    /// Takes a request in.
+    pub fn begin(&mut self, op: OpId, client: u64, request: Request, context: ReadContext) {
+        let running = Running {
+            client,
+            request,
+            context,
+            lock: None,
+            stage: Stage::Fresh,
+        };
+        self.requests.insert(op, running);
+    }
+
+    /// Runs the next stage of a request.
+    ///
+    /// # Panics
+    /// If there is no such request, or it waits for an answer.
+    pub fn serve(&mut self, op: OpId, around: &Surroundings) -> Next {
+        let mut running = self
+            .requests
+            .remove(&op)
+            .expect("the request is being served");
+        let next = match std::mem::replace(&mut running.stage, Stage::Fresh) {
+            Stage::Fresh => match running.request.lock() {
+                None => self.begin_read(op, &mut running, around),
+                Some(lock) => {
+                    running.lock = Some(lock);
+                    self.latch(op, &mut running, around)
+                }
+            },
+            Stage::Latched => self.latch(op, &mut running, around),
+            Stage::Look(by) => self.look(&mut running, by, around),
+            Stage::Confirm(by, seen, expected) => {
+                self.confirm(op, &mut running, by, seen, expected, around)
+            }
+            stage @ (Stage::Asked | Stage::Proposed(..)) => {
+                panic!("operation {op} is served while it waits in {stage:?}")
+            }
+        };
+        self.settle(op, running, next, around)
+    }
+
+    /// An answer came for a request.
+    pub fn answered(
+        &mut self,
+        op: OpId,
+        answer: Result<Option<ReadPermit>, RequestError>,
+        around: &Surroundings,
+    ) -> Next {
+        let Some(mut running) = self.requests.remove(&op) else {
+            return Next::Wait;
+        };
+        let stage = std::mem::replace(&mut running.stage, Stage::Fresh);
+        let next = match (answer, stage) {
+            (Ok(Some(permit)), Stage::Asked) => {
+                around.oracle.lock().show(self.id.store, &permit.region);
+                around.probe("read: by index");
+                running.stage = Stage::Look(By::Permit(permit));
+                Next::Again
+            }
+            (Ok(_), Stage::Proposed(_, response)) => {
+                if running.request.need() == Need::ReadWrite {
+                    around.probe("swap: succeeded");
+                }
+                Next::Done(Reply::Response(response), Vec::new())
+            }
+            (Err(error), Stage::Proposed(term, _))
+                if Said::of(&Err::<(), _>(error.clone())) == Said::Unknown =>
+            {
+                if let Some(lock) = running.lock.take() {
+                    self.latches.detain(lock, running.context.region, term);
+                }
+                Next::Done(Reply::Region(error), Vec::new())
+            }
+            (Err(error), _) => Next::Done(Reply::Region(error), Vec::new()),
+            (answer, stage) => panic!("operation {op} got {answer:?} in {stage:?}"),
+        };
+        self.settle(op, running, next, around)
+    }
+
+    /// Keeps a request that goes on; gives back what one that is through held.
+    fn settle(
+        &mut self,
+        op: OpId,
+        mut running: Running,
+        next: Next,
+        around: &Surroundings,
+    ) -> Next {
+        match next {
+            Next::Done(reply, mut woken) => {
+                if let Some(lock) = running.lock.take() {
+                    woken.extend(self.latches.release(lock));
+                }
+                if let Reply::Region(RequestError::EpochNotMatch { current }) = &reply {
+                    let mut oracle = around.oracle.lock();
+                    current
+                        .iter()
+                        .for_each(|region| oracle.show(self.id.store, region));
+                }
+                Next::Done(reply, woken)
+            }
+            next => {
+                self.requests.insert(op, running);
+                next
+            }
+        }
+    }
+
+    fn latch(&mut self, op: OpId, running: &mut Running, around: &Surroundings) -> Next {
+        let lock = running
+            .lock
+            .as_mut()
+            .expect("a request at its latches has a lock");
+        if !self.latches.acquire(lock, || op) {
+            around.probe("latch: waited");
+            running.stage = Stage::Latched;
+            return Next::Wait;
+        }
+        match running.request.need() {
+            Need::Write => self.plan(op, running, around),
+            Need::ReadWrite | Need::Read => self.begin_read(op, running, around),
+        }
+    }
+
+    fn begin_read(&mut self, op: OpId, running: &mut Running, around: &Surroundings) -> Next {
+        match self.runtime.delegates.begin(&running.context, around.now) {
+            Ok(Begin::Local(read)) => {
+                around
+                    .oracle
+                    .lock()
+                    .show(self.id.store, &read.serving.region);
+                running.stage = Stage::Look(By::Lease(read));
+                Next::Again
+            }
+            Ok(Begin::Ask) => self.ask(op, running, around),
+            Err(error) => Next::Done(Reply::Region(error), Vec::new()),
+        }
+    }
+
+    fn ask(&mut self, op: OpId, running: &mut Running, around: &Surroundings) -> Next {
+        {
+            let mut oracle = around.oracle.lock();
+            let step = oracle.step;
+            oracle.answers.read_asked(op, self.id.store, step);
+        }
+        running.stage = Stage::Asked;
+        let input = PeerInput::Read {
+            context: running.context,
+            answer: self.inbox.read(op),
+        };
+        self.send(running.context.region, input, around);
+        Next::Wait
+    }
+
+    /// A full mailbox is overload; without one there is no region. The answer goes its usual way.
+    fn send(&self, region: u64, input: PeerInput, around: &Surroundings) {
+        let refused = self.runtime.raft.send(region, RaftInput::Peer(input));
+        let (error, input) = match refused {
+            Ok(()) => return,
+            Err(SendError::Full(input)) => {
+                around.probe("write: mailbox full");
+                let reason = "the region's mailbox is full";
+                (RequestError::Busy { reason }, input)
+            }
+            Err(SendError::Closed(input)) => (RequestError::RegionNotFound { region }, input),
+        };
+        match input {
+            RaftInput::Peer(PeerInput::Read { answer, .. }) => answer.give(Err(error)),
+            RaftInput::Peer(PeerInput::Write(proposal)) => proposal.answer.give(Err(error)),
+            RaftInput::Peer(PeerInput::Split { answer, .. }) => answer.give(Err(error)),
+            other => panic!("{other:?} comes from no client"),
+        }
+    }
+
+    fn look(&mut self, running: &mut Running, by: By, around: &Surroundings) -> Next {
+        let seconds = self.ttl.now(around.wall);
+        let snapshot = self.runtime.state.snapshot();
+        let oracle = around.oracle.lock();
+        let scope = Scope {
+            mode: around.mode,
+            region: by.region(),
+            now: seconds,
+        };
+        let expired = || false;
+        let looked = |result: Result<Looked, Failure>| {
+            result.unwrap_or_else(|error| Looked::Failed(error.to_string()))
+        };
+        let request = &running.request;
+        macro_rules! look_at {
+            ($reader:expr) => {{
+                let view = View {
+                    scope,
+                    reader: $reader,
+                    expired: &expired,
+                };
+                looked(match request.need() {
+                    Need::ReadWrite => request.decide(&view).map(Looked::Plan),
+                    _ => request.read(&view).map(Looked::Read),
+                })
+            }};
+        }
+        let (seen, expected) = (look_at!(&snapshot), look_at!(&oracle.model));
+        drop(oracle);
+        running.stage = Stage::Confirm(by, seen, expected);
+        Next::Again
+    }
+
+    fn confirm(
+        &mut self,
+        op: OpId,
+        running: &mut Running,
+        by: By,
+        seen: Looked,
+        expected: Looked,
+        around: &Surroundings,
+    ) -> Next {
+        match &by {
+            By::Lease(read) if !read.confirm(around.now) => {
+                around.probe("read: local, not confirmed");
+                return self.ask(op, running, around);
+            }
+            By::Lease(_) => around.probe("read: local"),
+            By::Permit(permit) => {
+                let now = match self.runtime.delegates.serving(running.context.region) {
+                    Ok(serving) => serving,
+                    Err(error) => return Next::Done(Reply::Region(error), Vec::new()),
+                };
+                if now.region.region_epoch != permit.region.region_epoch {
+                    return Next::Done(Reply::Region(now.epoch_not_match()), Vec::new());
+                }
+            }
+        }
+        self.check_seen(op, running, &seen, &expected, around);
+        match seen {
+            Looked::Read(response) => Next::Done(Reply::Response(response), Vec::new()),
+            Looked::Failed(error) => Next::Done(Reply::Refused(error), Vec::new()),
+            Looked::Plan(plan) if plan.mods.is_empty() => {
+                around.probe("swap: refused");
+                Next::Done(Reply::Response(plan.response), Vec::new())
+            }
+            Looked::Plan(plan) => self.propose(op, running, plan, by.term(), true, around),
+        }
+    }
+
+    /// The point of the read is when it looked: there the model held the same.
+    fn check_seen(
+        &self,
+        op: OpId,
+        running: &Running,
+        seen: &Looked,
+        expected: &Looked,
+        around: &Surroundings,
+    ) {
+        let mut oracle = around.oracle.lock();
+        let name = running.request.name();
+        oracle
+            .checks
+            .check(Rule::LinearizableRead, seen.same(expected), || {
+                format!(
+                    "operation {op}, {name} of {:?}: saw {seen:?}, the log says {expected:?}",
+                    running.request
+                )
+            });
+        if let (Looked::Read(response), Request::Get(_)) = (seen, &running.request) {
+            note_expired(&mut oracle, running, response, around);
+        }
+    }
+
+    fn plan(&mut self, op: OpId, running: &mut Running, around: &Surroundings) -> Next {
+        let refused = |error| Next::Done(Reply::Region(error), Vec::new());
+        let serving = match self.runtime.delegates.serving(running.context.region) {
+            Ok(serving) => serving,
+            Err(error) => return refused(error),
+        };
+        if let Err(error) = serving.check(&running.context) {
+            return refused(error);
+        }
+        let scope = Scope {
+            mode: around.mode,
+            region: &serving.region,
+            now: self.ttl.now(around.wall),
+        };
+        match running.request.plan(&scope) {
+            Ok(plan) if plan.mods.is_empty() => {
+                Next::Done(Reply::Response(plan.response), Vec::new())
+            }
+            Ok(plan) => self.propose(op, running, plan, serving.term, false, around),
+            Err(failure) => Next::Done(Reply::Refused(failure.to_string()), Vec::new()),
+        }
+    }
+
+    fn propose(
+        &mut self,
+        op: OpId,
+        running: &mut Running,
+        plan: Plan,
+        term: u64,
+        read: bool,
+        around: &Surroundings,
+    ) -> Next {
+        {
+            let mut oracle = around.oracle.lock();
+            let step = oracle.step;
+            oracle
+                .answers
+                .write_proposed(op, self.id.store, step, &plan.mods, plan.compared);
+        }
+        let proposal = WriteProposal {
+            context: running.context,
+            read_term: read.then_some(term),
+            mods: plan.mods,
+            answer: self.inbox.write(op),
+        };
+        running.stage = Stage::Proposed(term, plan.response);
+        self.send(running.context.region, PeerInput::Write(proposal), around);
+        Next::Wait
+    }
+
+    /// Sends a split of an operator; its answer comes to the inbox.
+    pub fn split(
+        &self,
+        op: OpId,
+        context: Option<ReadContext>,
+        region: u64,
+        keys: Vec<Bytes>,
+        around: &Surroundings,
+    ) {
+        {
+            let mut oracle = around.oracle.lock();
+            let step = oracle.step;
+            oracle
+                .answers
+                .split_proposed(op, self.id.store, step, keys.clone());
+        }
+        let answer = self.inbox.split(op);
+        self.send(
+            region,
+            PeerInput::Split {
+                context,
+                keys,
+                answer,
+            },
+            around,
+        );
+    }
+
+    /// PD writes one of its records.
+    pub fn write_meta(&self, op: OpId, key: Bytes, value: Bytes, around: &Surroundings) {
+        let Ok(serving) = self.runtime.delegates.serving(META_REGION) else {
+            return;
+        };
+        let change = Mod {
+            kind: ModKind::Put.into(),
+            cf: ColumnFamily::CfMeta.into(),
+            key,
+            value,
+        };
+        let mods = vec![change];
+        {
+            let mut oracle = around.oracle.lock();
+            let step = oracle.step;
+            oracle
+                .answers
+                .write_proposed(op, self.id.store, step, &mods, None);
+        }
+        let context = ReadContext {
+            region: META_REGION,
+            epoch: serving.region.region_epoch,
+            ..ReadContext::default()
+        };
+        let answer = self.inbox.write(op);
+        let proposal = WriteProposal {
+            context,
+            read_term: None,
+            mods,
+            answer,
+        };
+        self.send(META_REGION, PeerInput::Write(proposal), around);
+    }
+
+    /// Regions have applied entries of these terms: latches of unknown fate may go.
+    pub fn terms_applied(&self, terms: impl IntoIterator<Item = (u64, u64)>) -> Vec<OpId> {
+        terms
+            .into_iter()
+            .flat_map(|(region, term)| self.latches.decided(region, term))
+            .collect()
+    }
+}
+
+/// Counts reads that found a row which has expired.
+fn note_expired(oracle: &mut Oracle, running: &Running, response: &[u8], around: &Surroundings) {
+    use flotilla_engine::StateReader as _;
+    use flotilla_proto::kvrpcpb::RawGetResponse;
+    let Request::Get(request) = &running.request else {
+        return;
+    };
+    let found = <RawGetResponse as prost::Message>::decode(response)
+        .is_ok_and(|response| !response.not_found);
+    let cf = match &request.cf[..] {
+        "lock" => flotilla_engine::Cf::CfLock,
+        "write" => flotilla_engine::Cf::CfWrite,
+        _ => flotilla_engine::Cf::CfDefault,
+    };
+    let stored = oracle
+        .model
+        .get(cf, &around.mode.physical(&request.key))
+        .ok()
+        .flatten();
+    oracle
+        .probes
+        .hit_if(!found && stored.is_some(), "read: of an expired row");
+}

@@ -1,0 +1,104 @@
+//! Limits turned tiny, so that a short run reaches them.
+
+use std::time::Duration;
+
+use flotilla_raftstore::Config;
+use flotilla_raftstore::runtime::RuntimeLimits;
+use flotilla_router::{Budget, LogConfig, OutgoingConfig, RouterConfig};
+
+use crate::rng::Rng;
+
+/// A legal configuration of the machines.
+pub(super) fn config(rng: &mut Rng) -> Config {
+    let tick = Duration::from_millis(*rng.pick(&[10, 50, 100]));
+    let entry = rng.log_range(400..=8_192);
+    let tight = rng.chance(500);
+    // At least one entry must always fit.
+    let mut room = |most: u64| {
+        if tight {
+            entry
+        } else {
+            rng.log_range(entry..=most.max(entry))
+        }
+    };
+    let (uncommitted, backlog, waiting) = (room(1 << 16), room(1 << 16), room(1 << 16));
+    let (inflight, replay) = (room(1 << 16), room(1 << 17).max(4 * entry));
+    let seldom = rng.chance(300);
+    Config {
+        tick,
+        heartbeat: tick * 3,
+        election_min: tick * 10,
+        election_max: tick * 20,
+        lease: tick * rng.range(1..=7) as u32,
+        entry_bytes_max: entry,
+        merge_bytes_max: rng.log_range(64..=entry),
+        append_bytes_max: rng.log_range(64..=1 << 16),
+        inflight_messages_max: rng.range(1..=8) as usize,
+        inflight_bytes_max: inflight,
+        uncommitted_bytes_max: uncommitted,
+        apply_backlog_bytes_max: backlog,
+        waiting_bytes_max: waiting,
+        waiting_time_max: Duration::from_millis(*rng.pick(&[1, 20, 100])),
+        undecided_time_max: Duration::from_secs(10),
+        split_bytes: if seldom {
+            1 << 40
+        } else {
+            rng.log_range(512..=1 << 14)
+        },
+        split_keys: if seldom { 1 << 40 } else { rng.range(4..=64) },
+        lag_entries_max: rng.range(0..=32),
+        truncate_entries_min: rng.log_range(1..=64),
+        truncate_bytes_min: rng.log_range(64..=1 << 14),
+        replay_bytes_max: replay,
+        replay_page_bytes: rng.log_range(1..=4_096),
+        admin_durable_max: Duration::from_millis(rng.log_range(100..=30_000)),
+        region_heartbeat: Duration::from_millis(rng.log_range(100..=10_000)),
+        store_heartbeat: Duration::from_millis(rng.log_range(100..=10_000)),
+        entry_cache_bytes: if rng.chance(500) {
+            rng.log_range(1..=4_096)
+        } else {
+            1 << 20
+        },
+        encoded_keys: false,
+        seed: 0,
+    }
+}
+
+/// Bounds of the queues between machines.
+pub(super) fn runtime(config: &Config, rng: &mut Rng) -> RuntimeLimits {
+    let tiny = rng.chance(300);
+    let mut bytes = |least: u64| {
+        if tiny {
+            least
+        } else {
+            rng.log_range(least..=1 << 20)
+        }
+    };
+    RuntimeLimits {
+        raft: RouterConfig {
+            queued_bytes_max: bytes(2 * config.entry_bytes_max),
+        },
+        apply: RouterConfig {
+            queued_bytes_max: 1 << 20,
+        },
+        log: LogConfig {
+            write_bytes_max: bytes(64),
+            pending_bytes_max: bytes(config.entry_bytes_max),
+        },
+        outgoing: OutgoingConfig::default(),
+        mailbox_inputs_max: if tiny {
+            rng.range(1..=4) as usize
+        } else {
+            4_096
+        },
+    }
+}
+
+/// How much a round takes.
+pub(super) fn budget(rng: &mut Rng) -> Budget {
+    Budget {
+        machines_max: rng.log_range(1..=64) as usize,
+        heavy_machines_max: 1,
+        inputs_per_machine_max: rng.log_range(1..=64) as usize,
+    }
+}

@@ -1,0 +1,72 @@
+//! Seeds of the simulator. By default a kept list and some hundreds of fresh ones;
+//! `FLOTILLA_SIM_SEED=n` replays one with its transcript, `FLOTILLA_SIM_SEEDS=n` runs as many as
+//! asked for.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+
+use flotilla_tests::run::{Summary, run_seed};
+use flotilla_tests::world::World;
+
+/// Seeds that once found something, or reach what few others do.
+const KEPT: [u64; 0] = [];
+/// Fresh seeds of an ordinary run.
+const FRESH: u64 = 300;
+
+fn number(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name} is a number, not {text:?}")),
+    )
+}
+
+#[test]
+fn every_rule_holds_in_every_world() {
+    if let Some(seed) = number("FLOTILLA_SIM_SEED") {
+        return replay(seed);
+    }
+    let asked = number("FLOTILLA_SIM_SEEDS");
+    let first = RandomState::new().hash_one("seeds") >> 16;
+    let fresh = asked.unwrap_or(FRESH);
+    println!("{} kept seeds, {fresh} fresh ones from {first}", KEPT.len());
+    let mut summary = Summary::default();
+    for seed in KEPT.into_iter().chain(first..first + fresh) {
+        match run_seed(seed) {
+            Ok(report) => summary.add(&report),
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    println!("{summary}");
+    if fresh >= FRESH {
+        assert_eq!(
+            summary.missing(),
+            [""; 0],
+            "never checked, or never reached"
+        );
+    }
+}
+
+fn replay(seed: u64) {
+    println!("seed {seed}: {}", World::draw(seed));
+    match run_seed(seed) {
+        Ok(report) => {
+            println!("{}", report.transcript);
+            println!("{} steps, trace {:016x}", report.steps, report.trace_hash);
+        }
+        Err(failure) => panic!("{failure}"),
+    }
+}
+
+/// A difference here is a fault of the simulator, and goes before all others.
+#[test]
+fn a_seed_runs_the_same_twice() {
+    for seed in 1..=8 {
+        let [one, other] =
+            [(); 2].map(|()| run_seed(seed).map(|report| (report.trace_hash, report.steps)));
+        match (one, other) {
+            (Ok(one), Ok(other)) => assert_eq!(one, other, "seed {seed}"),
+            (Err(failure), _) | (_, Err(failure)) => panic!("{failure}"),
+        }
+    }
+}
