@@ -1,6 +1,6 @@
 //! The raft log in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_proto::raft::Entry;
 use flotilla_proto::store::{RaftRecord, TruncationRecord};
@@ -31,7 +31,7 @@ struct Inner {
     appended_bytes: u64,
     faults: Faults,
     /// Indexes whose bytes have rotten.
-    rotten: BTreeMap<(u64, u64), ()>,
+    rotten: BTreeSet<(u64, u64)>,
 }
 
 type Waiting = Vec<(u64, RegionWrite)>;
@@ -57,24 +57,32 @@ impl MemoryLog {
     /// # Panics
     /// If `keep` answers more than it was offered.
     pub fn crash(&self, keep: impl FnOnce(u64) -> u64) -> Self {
-        let inner = self.inner.lock();
-        let offered = inner.waiting.len() as u64;
+        // `keep` is called without the lock: it may want to ask this log something.
+        let (mut durable, waiting, synced, rotten) = {
+            let inner = self.inner.lock();
+            (
+                inner.durable.clone(),
+                inner.waiting.clone(),
+                inner.synced,
+                inner.rotten.clone(),
+            )
+        };
+        let offered = waiting.len() as u64;
         let kept = keep(offered);
         assert!(
             kept <= offered,
             "{kept} of {offered} unsynced batches cannot survive"
         );
-        let mut durable = inner.durable.clone();
-        for batch in inner.waiting.iter().take(kept as usize) {
+        for batch in waiting.iter().take(kept as usize) {
             apply(&mut durable, batch);
         }
-        let number = inner.synced + kept;
+        let number = synced + kept;
         let found = Inner {
             held: durable.clone(),
             durable,
             appended: number,
             synced: number,
-            rotten: inner.rotten.clone(),
+            rotten,
             ..Inner::default()
         };
         Self {
@@ -94,7 +102,7 @@ impl MemoryLog {
 
     /// Damages the bytes of one entry: reading it from now on is a named corruption.
     pub fn rot(&self, region: u64, index: u64) {
-        self.inner.lock().rotten.insert((region, index), ());
+        self.inner.lock().rotten.insert((region, index));
     }
 
     /// The end of a sync that began when `number` was the last batch appended: what came later
@@ -161,7 +169,7 @@ impl RaftLog for MemoryLog {
 
     fn load(&self) -> Result<BTreeMap<u64, RegionLog>> {
         let inner = self.inner.lock();
-        if let Some(((region, index), ())) = inner.rotten.first_key_value() {
+        if let Some((region, index)) = inner.rotten.first() {
             return Err(rotten(*region, *index));
         }
         let mut regions = BTreeMap::new();
@@ -183,7 +191,7 @@ impl RaftLog for MemoryLog {
         let mut found = Vec::new();
         let mut bytes = 0;
         for index in low..high {
-            if inner.rotten.contains_key(&(region, index)) {
+            if inner.rotten.contains(&(region, index)) {
                 return Err(rotten(region, index));
             }
             let entry = inner

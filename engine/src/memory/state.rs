@@ -111,6 +111,12 @@ impl MemoryState {
         self.inner.lock().finish_flush()
     }
 
+    /// Number of the last batch that a crash keeps; [`StateStore::durable_cut`] learns of it at the
+    /// next look.
+    pub fn flushed_cut(&self) -> u64 {
+        self.inner.lock().flushed.cut
+    }
+
     /// Overrides what [`StateStore::pressure`] answers; `None` goes back to the truth.
     pub fn force_pressure(&self, pressure: Option<Pressure>) {
         self.inner.lock().pressure = pressure;
@@ -146,10 +152,11 @@ impl Inner {
     }
 
     fn finish_flush(&mut self) -> Result<bool> {
-        self.faults.pass(FaultPoint::Flush, "flushing the state")?;
-        let Some(image) = self.flushing.pop_front() else {
+        if self.flushing.is_empty() {
             return Ok(false);
-        };
+        }
+        self.faults.pass(FaultPoint::Flush, "flushing the state")?;
+        let image = self.flushing.pop_front().expect("not empty");
         assert!(image.cut >= self.flushed.cut, "flushes finish in order");
         self.flushed = image;
         Ok(true)

@@ -114,6 +114,22 @@ impl RocksLog {
         }
     }
 
+    /// Number of the last batch appended. Right after opening: of the last one recovered.
+    pub fn appended(&self) -> u64 {
+        self.appended.load(Ordering::Acquire)
+    }
+
+    /// Number up to which batches are durable.
+    pub fn synced(&self) -> u64 {
+        self.syncer.lock().synced
+    }
+
+    /// Fails if a flush or compaction failed in the background (contracts: C13).
+    pub fn check_background(&self) -> Result<()> {
+        self.poison
+            .guard(|| stats::check_background(&self.db, &self.path))
+    }
+
     /// What the database has done.
     pub fn stats(&self) -> DbStats {
         stats::read(&self.db, &self.options, &[])

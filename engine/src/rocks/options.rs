@@ -20,13 +20,13 @@ pub const STATE_WRITE_BUFFER_BYTES: usize = 128 * MIB;
 /// entries are truncated before they would be flushed (contracts: C26).
 pub const LOG_WRITE_BUFFER_BYTES: usize = 128 * MIB;
 /// The least a write buffer may have, in bytes.
-pub const WRITE_BUFFER_BYTES_MIN: usize = MIB;
+pub const WRITE_BUFFER_BYTES_MIN: usize = 64 * KIB;
 
 /// Old WAL files that the log keeps to write over: a sync of one writes no metadata.
 const WAL_FILES_RECYCLED: usize = 2;
 /// Memtables of one column family that may wait for their flush before writes stop.
 const MEMTABLES_MAX: i32 = 6;
-/// A memtable grows by this; small, so that an idle store stays small.
+/// A memtable grows by at most this; small, so that an idle store stays small.
 const ARENA_BLOCK_BYTES: usize = 64 * KIB;
 const BLOCK_BYTES: usize = 8 * KIB;
 const BLOOM_BITS_PER_KEY: f64 = 10.0;
@@ -88,15 +88,14 @@ impl LogOptions {
     pub(super) fn rocks(&self, create: bool) -> Options {
         // A region's entries are inserted next to each other: starting where the last one went
         // in makes an append three times cheaper. The prefix is region and kind.
-        let mut options = base(
-            create,
-            "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.9",
-        );
+        let buffer = self.write_buffer_bytes.max(WRITE_BUFFER_BYTES_MIN);
+        let hint = "memtable_insert_with_hint_prefix_extractor=rocksdb.FixedPrefix.9";
+        let mut options = base(create, buffer, hint);
         // A recycled file is only trusted up to its first bad record, which is what point-in-time
         // recovery does; the watermark notices what such a cut loses (contracts: C10).
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         options.set_recycle_log_file_num(WAL_FILES_RECYCLED);
-        options.set_write_buffer_size(self.write_buffer_bytes.max(WRITE_BUFFER_BYTES_MIN));
+        options.set_write_buffer_size(buffer);
         options.set_max_write_buffer_number(MEMTABLES_MAX);
         options.set_compression_type(DBCompressionType::None);
         options.set_block_based_table_factory(&tables(&self.block_cache));
@@ -131,7 +130,7 @@ impl StateOptions {
     }
 
     pub(super) fn rocks(&self, create: bool, write_buffers: &WriteBufferManager) -> Options {
-        let mut options = base(create, "");
+        let mut options = base(create, self.budget() / 2, "");
         options.create_missing_column_families(create);
         // One cut over all column families, whoever starts the flush.
         options.set_atomic_flush(true);
@@ -167,7 +166,7 @@ impl StateOptions {
 
 /// What both databases have in common. `more` is in RocksDB's own notation, for what the crate has
 /// no call for.
-fn base(create: bool, more: &str) -> Options {
+fn base(create: bool, write_buffer_bytes: usize, more: &str) -> Options {
     // Closing is no flush door: what was not flushed before is replayed from the log.
     let text = format!("avoid_flush_during_shutdown=true;{more}");
     let mut options = Options::default()
@@ -177,7 +176,7 @@ fn base(create: bool, more: &str) -> Options {
     options.set_error_if_exists(create);
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);
-    options.set_arena_block_size(ARENA_BLOCK_BYTES);
+    options.set_arena_block_size(ARENA_BLOCK_BYTES.min(write_buffer_bytes / 8));
     options.enable_statistics();
     options.set_stats_dump_period_sec(0);
     options.set_stats_persist_period_sec(0);

@@ -10,8 +10,9 @@ use parking_lot::Mutex;
 use prost::Message;
 use rocksdb::properties as property;
 use rocksdb::{
-    ColumnFamily, ColumnFamilyDescriptor, DB, FlushOptions, Options, Range, ReadOptions, ReadTier,
-    Snapshot, WriteBatch, WriteBufferManager, WriteOptions,
+    BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    FlushOptions, Options, Range, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 
 use super::files::refuse_logged_writes;
@@ -104,6 +105,24 @@ impl RocksState {
     /// Flushes that [`StateStore::flush_all`] was asked for, by reason.
     pub fn flushes(&self) -> BTreeMap<FlushReason, u64> {
         self.flushes.lock().clone()
+    }
+
+    /// Rewrites all files of all data column families, which drops what is deleted or expired.
+    /// For tools: it reads and writes everything.
+    pub fn compact(&self) -> Result<()> {
+        self.flush_all(FlushReason::Manual)?;
+        for cf in DATA_CFS {
+            let mut options = CompactOptions::default();
+            // The lowest level holds most of the rows and would be left out.
+            options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+            self.shared.db.compact_range_cf_opt(
+                self.shared.cf(cf),
+                None::<&[u8]>,
+                None::<&[u8]>,
+                &options,
+            );
+        }
+        self.poison.guard(|| self.shared.check_background())
     }
 
     /// What the database has done.
