@@ -234,9 +234,10 @@ fn keyspace(id: u32, record: &KeyspaceRecord) -> KeyspaceView {
     }
 }
 
-/// Rounded down, but a region is never nothing: schedulers weigh it.
+/// Rounded down, but a region that holds something is never nothing: schedulers weigh it.
 fn size_mib(route: &Route) -> u64 {
-    (route.approximate_size / MIB).max(1)
+    let some = u64::from(route.approximate_size > 0);
+    (route.approximate_size / MIB).max(some)
 }
 
 /// `silent`: since its last report to this leader; `None`: it has not reported yet.
