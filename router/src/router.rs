@@ -83,7 +83,8 @@ pub(crate) struct Slot<M: Machine> {
     pub(crate) mailbox: Mailbox<M::Input>,
     /// The lane the machine is queued in; written by its owner before it gives the machine back.
     pub(crate) heavy: AtomicBool,
-    /// Locked by the poller that runs it, and by nobody else: never contended. `None` once retired.
+    /// Locked by the poller that runs it, so never contended unless somebody inspects it. `None` once
+    /// retired.
     pub(crate) machine: Mutex<Option<Box<M>>>,
 }
 

@@ -778,6 +778,45 @@ fn what_goes_to_all_goes_in_order_of_address() {
 }
 
 #[test]
+fn a_machine_can_be_looked_at_until_it_has_retired() {
+    let router = Router::new(RouterConfig::default());
+    let writer = Writer {
+        router: router.clone(),
+        lines: Vec::new(),
+    };
+    let mut poller = Poller::new(router.clone(), writer, Budget::default());
+    let heavy = || router.inspect(1, |machine: &Scribe| machine.heavy);
+    assert_eq!(heavy(), None);
+    assert!(
+        router
+            .register(
+                1,
+                Scribe {
+                    addr: 1,
+                    heavy: false
+                },
+                4
+            )
+            .is_ok()
+    );
+    assert_eq!(heavy(), Some(false));
+    assert!(
+        router
+            .send(
+                1,
+                Input {
+                    name: "heavy".into(),
+                    bytes: 0
+                }
+            )
+            .is_ok()
+    );
+    assert_eq!((poller.round(0, &mut Fifo), heavy()), (Ok(1), Some(true)));
+    router.close(1);
+    assert_eq!((poller.round(0, &mut Fifo), heavy()), (Ok(1), None));
+}
+
+#[test]
 fn send_errors_say_what_happened() {
     let texts = [SendError::Full(()), SendError::Closed(())]
         .map(|error| (error.to_string(), format!("{error:?}")));
