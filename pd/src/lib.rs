@@ -41,7 +41,8 @@
 //! `QueryRegion` is a stream of [`calls::QueryRegion`]. `Tso` and `GetMinTS` are the oracle's.
 //! `RegionHeartbeat` is [`Input::RegionHeartbeat`] in and [`Effect::RegionInstruction`] or
 //! [`Effect::CloseStream`] out. Every other method is [`Status::unimplemented`].
-//! A node that does not lead forwards; where it cannot, the machine answers `not leader`.
+//! A node that does not lead forwards. Where it cannot, it answers `GetMembers` itself, by
+//! [`members_response`] from what it last knew, and lets the machine answer the rest: `not leader`.
 
 mod call;
 mod changes;

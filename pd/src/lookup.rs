@@ -4,7 +4,7 @@
 //! before the other. A look-up that meets such a hole waits for it to close, at most
 //! [`PARKED_FOR`]: the stock Rust client gives up on the first "no region" it sees.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
@@ -213,7 +213,7 @@ impl Leading {
 
     pub(crate) fn query_region(&self, request: &QueryRegionRequest) -> Answer<QueryRegionResponse> {
         self.check_bootstrapped()?;
-        let mut regions_by_id = HashMap::new();
+        let mut regions_by_id = BTreeMap::new();
         let mut note = |route: Option<&Route>| {
             let route = route?;
             regions_by_id
@@ -241,7 +241,7 @@ impl Leading {
         Ok(QueryRegionResponse {
             key_id_map,
             prev_key_id_map,
-            regions_by_id,
+            regions_by_id: regions_by_id.into_iter().collect(),
             ..QueryRegionResponse::default()
         })
     }

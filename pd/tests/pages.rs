@@ -80,94 +80,94 @@ fn regions() {
         &mut busy(),
         ViewKind::Regions,
         expect![[r#"
-        {
-          "count": 2,
-          "regions": [
             {
-              "id": 3,
-              "start_key": "",
-              "end_key": "6BC3BF",
-              "epoch": {
-                "conf_ver": 1,
-                "version": 2
-              },
-              "peers": [
+              "count": 2,
+              "regions": [
                 {
-                  "role_name": "Voter",
-                  "id": 31,
-                  "store_id": 1
+                  "id": 3,
+                  "start_key": "",
+                  "end_key": "6BC3BF",
+                  "epoch": {
+                    "conf_ver": 1,
+                    "version": 2
+                  },
+                  "peers": [
+                    {
+                      "role_name": "Voter",
+                      "id": 31,
+                      "store_id": 1
+                    },
+                    {
+                      "role_name": "Learner",
+                      "role": 1,
+                      "id": 39,
+                      "store_id": 2,
+                      "is_learner": true
+                    }
+                  ],
+                  "leader": {
+                    "role_name": "Voter",
+                    "id": 31,
+                    "store_id": 1
+                  },
+                  "down_peers": [
+                    {
+                      "peer": {
+                        "role_name": "Learner",
+                        "role": 1,
+                        "id": 39,
+                        "store_id": 2,
+                        "is_learner": true
+                      },
+                      "down_seconds": 7
+                    }
+                  ],
+                  "pending_peers": [
+                    {
+                      "role_name": "Learner",
+                      "role": 1,
+                      "id": 39,
+                      "store_id": 2,
+                      "is_learner": true
+                    }
+                  ],
+                  "written_bytes": 1,
+                  "read_bytes": 2,
+                  "written_keys": 3,
+                  "read_keys": 4,
+                  "approximate_size": 5,
+                  "approximate_keys": 6
                 },
                 {
-                  "role_name": "Learner",
-                  "role": 1,
-                  "id": 39,
-                  "store_id": 2,
-                  "is_learner": true
-                }
-              ],
-              "leader": {
-                "role_name": "Voter",
-                "id": 31,
-                "store_id": 1
-              },
-              "down_peers": [
-                {
-                  "peer": {
-                    "role_name": "Learner",
-                    "role": 1,
-                    "id": 39,
-                    "store_id": 2,
-                    "is_learner": true
+                  "id": 5,
+                  "start_key": "6BC3BF",
+                  "end_key": "",
+                  "epoch": {
+                    "conf_ver": 1,
+                    "version": 1
                   },
-                  "down_seconds": 7
+                  "peers": [
+                    {
+                      "role_name": "Voter",
+                      "id": 51,
+                      "store_id": 1
+                    }
+                  ],
+                  "leader": {
+                    "role_name": "Voter",
+                    "id": 51,
+                    "store_id": 1
+                  },
+                  "written_bytes": 0,
+                  "read_bytes": 0,
+                  "written_keys": 0,
+                  "read_keys": 0,
+                  "approximate_size": 0,
+                  "approximate_keys": 0
                 }
-              ],
-              "pending_peers": [
-                {
-                  "role_name": "Learner",
-                  "role": 1,
-                  "id": 39,
-                  "store_id": 2,
-                  "is_learner": true
-                }
-              ],
-              "written_bytes": 1,
-              "read_bytes": 2,
-              "written_keys": 3,
-              "read_keys": 4,
-              "approximate_size": 5,
-              "approximate_keys": 6
-            },
-            {
-              "id": 5,
-              "start_key": "6BC3BF",
-              "end_key": "",
-              "epoch": {
-                "conf_ver": 1,
-                "version": 1
-              },
-              "peers": [
-                {
-                  "role_name": "Voter",
-                  "id": 51,
-                  "store_id": 1
-                }
-              ],
-              "leader": {
-                "role_name": "Voter",
-                "id": 51,
-                "store_id": 1
-              },
-              "written_bytes": 0,
-              "read_bytes": 0,
-              "written_keys": 0,
-              "read_keys": 0,
-              "approximate_size": 1,
-              "approximate_keys": 0
+              ]
             }
-          ]
-        }
-    "#]],
+        "#]],
     );
 }
 
@@ -177,45 +177,45 @@ fn stores() {
         &mut busy(),
         ViewKind::Stores,
         expect![[r#"
-        {
-          "count": 1,
-          "stores": [
             {
-              "store": {
-                "id": 1,
-                "address": "10.0.0.1:20160",
-                "labels": [
-                  {
-                    "key": "zone",
-                    "value": "a"
+              "count": 1,
+              "stores": [
+                {
+                  "store": {
+                    "id": 1,
+                    "address": "10.0.0.1:20160",
+                    "labels": [
+                      {
+                        "key": "zone",
+                        "value": "a"
+                      }
+                    ],
+                    "version": "8.5.0",
+                    "status_address": "10.0.0.1:20160",
+                    "git_hash": "",
+                    "start_timestamp": 0,
+                    "deploy_path": "",
+                    "last_heartbeat": 1719792000000000000,
+                    "state_name": "Up"
+                  },
+                  "status": {
+                    "capacity": "1TiB",
+                    "available": "768GiB",
+                    "used_size": "1.431MiB",
+                    "leader_count": 2,
+                    "leader_weight": 1.0,
+                    "leader_size": 5,
+                    "region_count": 2,
+                    "region_weight": 1.0,
+                    "region_size": 5,
+                    "start_ts": "2024-06-30T22:58:20Z",
+                    "last_heartbeat_ts": "2024-07-01T00:00:00Z",
+                    "uptime": "1h1m40s"
                   }
-                ],
-                "version": "8.5.0",
-                "status_address": "10.0.0.1:20160",
-                "git_hash": "",
-                "start_timestamp": 0,
-                "deploy_path": "",
-                "last_heartbeat": 1719792000000000000,
-                "state_name": "Up"
-              },
-              "status": {
-                "capacity": "1TiB",
-                "available": "768GiB",
-                "used_size": "1.431MiB",
-                "leader_count": 2,
-                "leader_weight": 1.0,
-                "leader_size": 6,
-                "region_count": 2,
-                "region_weight": 1.0,
-                "region_size": 6,
-                "start_ts": "2024-06-30T22:58:20Z",
-                "last_heartbeat_ts": "2024-07-01T00:00:00Z",
-                "uptime": "1h1m40s"
-              }
+                }
+              ]
             }
-          ]
-        }
-    "#]],
+        "#]],
     );
 }
 

@@ -308,7 +308,7 @@ fn elect(world: &mut World, dice: &mut Dice) {
 #[test]
 fn whatever_happens() {
     let mut given = 0;
-    seeds(200, |_, mut dice| {
+    seeds(1_000, |_, mut dice| {
         let mut world = World::leading();
         world.commits = false;
         let (mut truth, mut checks) = (Truth::new(), Checks::default());

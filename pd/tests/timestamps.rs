@@ -210,7 +210,7 @@ fn whoever_needs_a_larger_window_waits_for_it() {
 /// get lost or are applied without anybody hearing of it. Every timestamp is above all before it.
 #[test]
 fn timestamps_rise_across_crashes_elections_and_clock_jumps() {
-    seeds(300, |_, mut dice| {
+    seeds(1_000, |_, mut dice| {
         let mut nodes: Vec<World> = (0..3).map(|_| World::idle(&common::genesis())).collect();
         let mut rows = nodes[0].rows.clone();
         let (mut leader, mut term, mut last, mut taken) = (0, 0, 0, 0);
