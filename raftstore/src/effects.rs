@@ -148,6 +148,8 @@ pub enum PeerInput {
     },
     /// The applied index that survives a crash rose.
     Durable { index: u64 },
+    /// PD has forgotten what it heard: a leader shows its region again.
+    Report,
     /// Campaign now: the parent's leader was on this store.
     Campaign,
     /// Hand leadership to this peer.
@@ -186,6 +188,8 @@ pub enum StoreInput {
         parent: Region,
         leading: bool,
     },
+    /// PD is another, or forgot what it heard: the store and its leaders show themselves again.
+    Report,
     /// Applied indexes that survive a crash rose.
     Durable(Vec<(u64, u64)>),
 }

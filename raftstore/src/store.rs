@@ -109,6 +109,12 @@ impl Store {
             } => {
                 self.on_split(now, children, parent, leading, effects);
             }
+            StoreInput::Report => {
+                self.last_heartbeat = None;
+                self.heartbeat(now, effects);
+                let report = |region: &Region| (region.id, RaftInput::Peer(PeerInput::Report));
+                effects.to_raft.extend(self.ranges.values().map(report));
+            }
             StoreInput::Durable(risen) => {
                 let inform =
                     |(region, index)| (region, RaftInput::Peer(PeerInput::Durable { index }));
@@ -117,7 +123,7 @@ impl Store {
         }
     }
 
-    fn tick(&mut self, now: Mono, effects: &mut RaftEffects) {
+    fn heartbeat(&mut self, now: Mono, effects: &mut RaftEffects) {
         let due = self
             .last_heartbeat
             .is_none_or(|last| now - last >= self.shared.config.store_heartbeat);
@@ -238,7 +244,7 @@ impl Machine for RaftMachine {
     fn tick(&mut self, now: Now, effects: &mut RaftEffects) {
         match self {
             Self::Peer(peer) => peer.tick(now, effects),
-            Self::Store(store) => store.tick(now, effects),
+            Self::Store(store) => store.heartbeat(now, effects),
         }
     }
 

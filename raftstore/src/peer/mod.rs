@@ -182,6 +182,11 @@ impl Peer {
                 self.truncate_log(effects);
             }
             PeerInput::Campaign => self.campaign = true,
+            PeerInput::Report => {
+                if self.is_leader() {
+                    self.report_region(now, effects);
+                }
+            }
             PeerInput::Transfer { to } => {
                 self.delegate.suspend();
                 // A refused transfer leaves the leader as it is; whoever asked looks at the outcome.
