@@ -1,79 +1,104 @@
-# `make run` and `make test` are all a user needs; `make help` lists the rest.
+# Everything a user or a contributor runs. `make help` lists it.
 #
-# RocksDB takes minutes to compile for each cargo profile: whatever links it is built, linted and tested
-# in `release`, the pure crates in `dev`. Build products live outside the clone and are shared.
+# Whatever links RocksDB is built in the release profile and nothing else: RocksDB takes minutes to
+# compile per profile. Cargo resolves features for the packages a command selects, so the release
+# commands select the whole workspace, each time: another selection would compile RocksDB again.
 
 SHELL := /bin/bash
-export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flotilla/target
-export CARGO_TERM_COLOR ?= auto
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flotilla
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+export RUSTDOCFLAGS ?= -D warnings
 
 FLOTILLA := $(CARGO_TARGET_DIR)/release/flotilla
-DATA ?= data
-ADDR ?= 127.0.0.1:20160
+CARGO := cargo
+RELEASE := --release --workspace
 
-PURE := $(addprefix -p flotilla-,proto mailbox raft engine router raftstore kv pd-client pd tests) \
-	--features flotilla-router/threads
-LINKED := -p flotilla -p flotilla-benches -p flotilla-engine -p flotilla-pd-client \
-	--features flotilla-engine/rocks,flotilla-pd-client/transport
+# Packages without RocksDB, threads or sockets: built and tested in `dev`, with debug assertions.
+PURE := flotilla-proto flotilla-raft flotilla-engine flotilla-mailbox flotilla-router flotilla-raftstore \
+	flotilla-kv flotilla-pd flotilla-tests
+# Packages that link RocksDB or need the whole stack: release only.
+LINKED := flotilla-engine flotilla-router flotilla-pd-client flotilla-benches flotilla
+
+pure := $(addprefix -p ,$(PURE))
 
 .PHONY: help
-help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+help: ## List what there is
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# ---- running ----
 
 .PHONY: run
-run: build ## a node in a temporary folder, a short YCSB load through the stock client, the figures
-	@$(FLOTILLA) bench ycsb --embedded --workload a --records 20000 --duration 10s --threads 64
+run: build ## Build, start a node, drive a short YCSB load through the stock client, print the figures
+	@$(FLOTILLA) demo
 
+DATA ?= ./data
+ADDR ?= 127.0.0.1:20160
 .PHONY: serve
-serve: build ## a node on $(ADDR) with its data in $(DATA), until Ctrl-C
+serve: build ## Start a node that stays: make serve DATA=./data ADDR=127.0.0.1:20160
 	@$(FLOTILLA) server --data-dir $(DATA) --addr $(ADDR)
 
-.PHONY: test
-test: system fmt edges clippy docs loom test-pure test-linked ## everything that must hold
-
 .PHONY: build
-build: system ## the release binary
-	cargo build --locked --release -p flotilla
-
-.PHONY: system
-system:
-	@scripts/system.sh
-
-.PHONY: fmt
-fmt: ## is everything formatted?
-	cargo fmt --all --check
-
-.PHONY: fix
-fix: ## formats; the only target that edits files
-	cargo fmt --all
-
-.PHONY: edges
-edges: ## does each crate use only what it may?
-	@scripts/edges.sh
-
-.PHONY: clippy
-clippy: system ## lints, warnings as errors
-	cargo clippy --locked --all-targets $(PURE) -- -D warnings
-	cargo clippy --locked --release --all-targets $(LINKED) -- -D warnings
-
-.PHONY: docs
-docs: system ## do the docs build, links and all?
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps $(PURE)
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --release --no-deps $(LINKED)
-
-.PHONY: loom
-loom: ## the mailbox under every interleaving; a target folder of its own, since the flag breaks others
-	RUSTFLAGS='--cfg loom' CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom \
-		cargo test --locked --release -p flotilla-mailbox
-
-.PHONY: test-pure
-test-pure: ## the pure crates: transcripts, models, the simulator
-	cargo test --locked $(PURE)
-
-.PHONY: test-linked
-test-linked: system ## RocksDB, the server, the stock client
-	cargo test --locked --release $(LINKED)
+build: system ## Build the release binary
+	@$(CARGO) build $(RELEASE) --bin flotilla
 
 .PHONY: bench
-bench: build ## the figures of docs/performance.md
-	@scripts/bench.sh
+bench: build ## Measure: the figures of docs/performance.md
+	@$(CARGO) build $(RELEASE) --bins --examples
+	@FLOTILLA=$(FLOTILLA) benches/run.sh
+
+# ---- checking ----
+
+.PHONY: test
+test: system format lint edges docs-check loom test-pure test-linked test-docs ## The whole gate; changes nothing
+
+.PHONY: format
+format:
+	$(CARGO) fmt --all --check
+
+.PHONY: lint
+lint: system
+	$(CARGO) clippy $(pure) --all-targets -- -D warnings
+	$(CARGO) clippy $(RELEASE) --all-targets --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport -- -D warnings
+
+.PHONY: edges
+edges:
+	tests/edges.sh
+
+.PHONY: docs-check
+docs-check: system
+	$(CARGO) doc $(RELEASE) --no-deps --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
+
+.PHONY: loom
+loom: ## The mailbox under every interleaving
+	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom $(CARGO) test -p flotilla-mailbox --release
+
+.PHONY: test-pure
+test-pure: ## Tests of the pure crates, with debug assertions
+	$(CARGO) test $(pure) --all-targets
+
+.PHONY: test-linked
+test-linked: system ## Tests of everything that links RocksDB, opens sockets or starts threads
+	$(CARGO) test $(RELEASE) --all-targets --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
+
+.PHONY: test-docs
+test-docs: system
+	$(CARGO) test $(RELEASE) --doc --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
+
+.PHONY: test-python
+test-python: build ## The stock Python client against a node, if python3 can install it
+	@server/tests/python/run.sh $(FLOTILLA)
+
+.PHONY: fix
+fix: ## Format and apply what clippy can; the only target that edits files
+	$(CARGO) fmt --all
+	$(CARGO) clippy $(RELEASE) --all-targets --fix --allow-dirty --allow-staged
+
+# ---- the machine ----
+
+# RocksDB needs a C++ compiler, its bindings need libclang.
+.PHONY: system
+system:
+	@scripts/system-packages.sh

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{Args, Parser, Subcommand};
 
+use flotilla_benches::Bench;
+
 use crate::config::{ConfigError, Layers, Loaded};
+use crate::demo::DemoArgs;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -23,6 +26,9 @@ and other nodes on one port. Point any TiKV client at that port.";
 
 const AFTER: &str = "\
 Examples:
+  See it work: a node in a temporary folder under a short load, and the figures:
+      flotilla demo
+
   Start a node; the first start creates a cluster, later ones continue it:
       flotilla server --data-dir ./data
 
@@ -33,7 +39,7 @@ Examples:
       flotilla config --explain
 
   Measure a running node with the YCSB core workload A:
-      flotilla bench ycsb --workload a --records 100000 --duration 30s --threads 64
+      flotilla bench ycsb --workload a --records 100000 --duration 30s --threads 64 --pd 127.0.0.1:20160
 
 Every setting can stand in the configuration file, in the environment (FLOTILLA_RAFT_LEASE for
 raft.lease) and on the command line (--set raft.lease=500ms); the last of these wins.
@@ -58,6 +64,11 @@ pub enum Command {
     /// Run a node until it is stopped by SIGTERM or Ctrl-C
     #[command(long_about = SERVER_LONG)]
     Server(ConfigArgs),
+    /// Start a node in a temporary folder, put a short load on it, and print the figures
+    Demo(DemoArgs),
+    /// Measure a running cluster
+    #[command(subcommand, long_about = BENCH_LONG)]
+    Bench(Bench),
     /// Print the configuration that a node would run with
     #[command(long_about = CONFIG_LONG)]
     Config(PrintArgs),
@@ -69,6 +80,12 @@ Run a node until it is stopped by SIGTERM or Ctrl-C.
 With an empty or missing data folder it creates a cluster of one node; with the folder of an \
 earlier run it continues that one. Once it serves it prints one line, `flotilla serves on ...`, to \
 standard output; everything else is logged to standard error.";
+
+const BENCH_LONG: &str = "\
+Measure a running cluster from outside, as its users see it.
+
+`ycsb` is the usual yardstick, through the stock Rust client. `raw` issues bare RPCs and takes turns \
+with an echo server, so that the ratio shows what the store costs beyond the RPC itself.";
 
 const CONFIG_LONG: &str = "\
 Print the configuration that a node would run with, as a TOML file.
@@ -85,7 +102,7 @@ pub struct ConfigArgs {
     /// Folder of the node's data, created at the first start
     #[arg(long, value_name = "DIR")]
     data_dir: Option<String>,
-    /// Address to listen on; port 0 takes any free one [default: 127.0.0.1:2379]
+    /// Address to listen on; port 0 takes any free one [default: 127.0.0.1:20160]
     #[arg(long, value_name = "HOST:PORT")]
     addr: Option<String>,
     /// Address that clients and other nodes dial [default: the one listened on]

@@ -13,8 +13,14 @@
 
 pub mod cli;
 pub mod config;
+pub mod demo;
+mod gauges;
+mod http;
 pub mod logging;
 pub mod metrics;
 pub mod net;
+pub mod node;
+pub mod placement;
 pub mod process;
+pub mod rpc;
 pub mod store;

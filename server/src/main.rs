@@ -1,6 +1,122 @@
 //! The `flotilla` binary.
 
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use flotilla::cli::{Cli, Command, ConfigArgs};
+use flotilla::config::{Config, Loaded};
+use flotilla::node::Node;
+use flotilla::{demo, logging, process};
+
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-fn main() {}
+/// The command line or the configuration is wrong; nothing was touched.
+const EXIT_USAGE: u8 = 2;
+/// The work failed.
+const EXIT_FAILED: u8 = 1;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Server(args) => with_config(&args, server),
+        Command::Demo(args) => report(with_runtime(None, demo::run(&args))),
+        Command::Bench(bench) => report(with_runtime(None, flotilla_benches::run(bench))),
+        Command::Config(args) => with_config(&args.config, |loaded| {
+            print!("{}", loaded.to_toml(args.explain));
+            Ok(())
+        }),
+    }
+}
+
+/// Runs `work` with the configuration from all layers.
+fn with_config(args: &ConfigArgs, work: impl FnOnce(Loaded) -> anyhow::Result<()>) -> ExitCode {
+    let env = std::env::vars_os().filter_map(|(name, value)| {
+        // What is not text is no setting of ours.
+        Some((name.into_string().ok()?, value.into_string().ok()?))
+    });
+    let loaded = match args.load(env) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            eprintln!("flotilla: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    report(work(loaded))
+}
+
+fn report(result: anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("flotilla: {error:#}");
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Runs `work` on `threads` threads; as many as there are cores unless given.
+fn with_runtime(
+    threads: Option<usize>,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = threads {
+        runtime.worker_threads(threads);
+    }
+    let runtime = runtime
+        .thread_name("rpc")
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let result = runtime.block_on(work);
+    // A task that hangs must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+fn server(loaded: Loaded) -> anyhow::Result<()> {
+    process::end_on_panic();
+    let Config {
+        log_level,
+        log_format,
+        connections_max,
+        runtime_threads,
+        ..
+    } = loaded.config;
+    let logging = logging::start(log_level, log_format);
+    let files = process::raise_open_files(connections_max);
+    if files.allowed < files.wanted {
+        tracing::warn!(
+            allowed = files.allowed,
+            wanted = files.wanted,
+            "fewer open files are allowed than network.connections-max may need: raise the limit (ulimit -n)"
+        );
+    }
+    let result = with_runtime(runtime_threads, serve(&loaded));
+    drop(logging);
+    result
+}
+
+async fn serve(loaded: &Loaded) -> anyhow::Result<()> {
+    let node = Node::start(loaded).await?;
+    println!("flotilla serves on {}", node.advertised());
+    let created = if node.store().created {
+        "created"
+    } else {
+        "continued"
+    };
+    let ids = node.store().ids;
+    tracing::info!(addr = %node.addr(), advertised = %node.advertised(), cluster = ids.cluster_id, store = ids.store_id,
+        "serving; the cluster was {created}");
+    tokio::select! {
+        signal = process::stop_signal() => {
+            let signal = signal.context("cannot wait for signals")?;
+            tracing::info!(signal, "stopping");
+            node.stop().await?;
+            tracing::info!("stopped");
+            Ok(())
+        }
+        fatal = node.failed() => Err(fatal.into()),
+    }
+}

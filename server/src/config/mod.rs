@@ -17,12 +17,12 @@ pub use error::{ConfigError, Origin};
 pub use load::{Layers, Loaded, env_name};
 pub use value::{ByteSize, HostPort, KeyMode, LogFormat, LogLevel};
 
+use flotilla_engine::{FLUSH_STALL_MAX, disk_reserve_bytes};
 use flotilla_kv::limits::ENTRY_BYTES_MAX;
 use value::Value;
 
-/// Where a node listens unless told otherwise: PD's customary port, because that is the address
-/// that clients are given.
-pub const DEFAULT_ADDR: &str = "127.0.0.1:2379";
+/// Where a node listens unless told otherwise.
+pub const DEFAULT_ADDR: &str = "127.0.0.1:20160";
 
 /// What a node is configured with; see [`SETTINGS`] for the names and meanings.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,6 +55,7 @@ pub struct Config {
     pub block_cache: Option<ByteSize>,
     pub state_write_buffer: ByteSize,
     pub log_write_buffer: ByteSize,
+    pub entry_cache: ByteSize,
     pub disk_reserve: Option<ByteSize>,
     pub flush_timeout: Duration,
     pub tick: Duration,
@@ -110,8 +111,9 @@ impl Default for Config {
             block_cache: None,
             state_write_buffer: ByteSize::mib(128),
             log_write_buffer: ByteSize::mib(128),
+            entry_cache: ByteSize(raft.entry_cache_bytes),
             disk_reserve: None,
-            flush_timeout: Duration::from_secs(60),
+            flush_timeout: FLUSH_STALL_MAX,
             tick: raft.tick,
             heartbeat: raft.heartbeat,
             election_min: raft.election_min,
@@ -199,6 +201,7 @@ settings! {
     "storage.block-cache" block_cache "Cache of data blocks; 30 % of memory, at least 64MiB, unless set.";
     "storage.state-write-buffer" state_write_buffer "Memory for applied writes that are not in files yet.";
     "storage.log-write-buffer" log_write_buffer "Memory for the raft log before it goes to files; at least twice raft.replay-max.";
+    "storage.entry-cache" entry_cache "Memory for recent raft entries, all regions together.";
     "storage.disk-reserve" disk_reserve "Free space below which writes other than deletes are refused; twice both write buffers + 512MiB unless set.";
     "storage.flush-timeout" flush_timeout "A state flush that takes longer stops the node.";
     "raft.tick" tick "How often regions are woken.";
@@ -241,9 +244,8 @@ impl Config {
 
     /// The reserve of free disk space (contracts: C13).
     pub fn disk_reserve(&self) -> ByteSize {
-        let buffers = self.log_write_buffer.0 + self.state_write_buffer.0;
-        self.disk_reserve
-            .unwrap_or(ByteSize(2 * buffers + ByteSize::mib(512).0))
+        let default = disk_reserve_bytes(self.log_write_buffer.0, self.state_write_buffer.0);
+        self.disk_reserve.unwrap_or(ByteSize(default))
     }
 
     /// The peers' share of it.
@@ -273,8 +275,10 @@ impl Config {
             admin_durable_max: self.admin_durable,
             region_heartbeat: self.region_heartbeat,
             store_heartbeat: self.store_heartbeat,
+            entry_cache_bytes: self.entry_cache.0,
             encoded_keys: self.key_mode == KeyMode::Encoded,
             seed,
+            ..flotilla_raftstore::Config::default()
         }
     }
 }

@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn contradictions_name_the_setting_the_place_and_the_other_one() {
         refused(
-            &[("addr", "0.0.0.0:2379"), ("allow-plaintext", "true")],
+            &[("addr", "0.0.0.0:20160"), ("allow-plaintext", "true")],
             "addr",
             "set advertise-addr",
         );
@@ -255,14 +255,14 @@ mod tests {
             "advertise-addr",
             "others can dial",
         );
-        refused(&[("addr", "10.0.0.1:2379")], "addr", "without TLS");
+        refused(&[("addr", "10.0.0.1:20160")], "addr", "without TLS");
         refused(
-            &[("status-addr", "10.0.0.1:2379")],
+            &[("status-addr", "10.0.0.1:20160")],
             "status-addr",
             "without TLS",
         );
         refused(
-            &[("status-addr", "127.0.0.1:2379")],
+            &[("status-addr", "127.0.0.1:20160")],
             "status-addr",
             "must differ from addr",
         );
@@ -340,12 +340,12 @@ mod tests {
     #[test]
     fn a_wildcard_with_an_address_to_dial_is_fine() {
         let loaded = Loaded::from_defaults(|config| {
-            config.addr = "0.0.0.0:2379".parse().expect("an address");
-            config.advertise_addr = Some("db.example:2379".parse().expect("an address"));
+            config.addr = "0.0.0.0:20160".parse().expect("an address");
+            config.advertise_addr = Some("db.example:20160".parse().expect("an address"));
             config.allow_plaintext = true;
         });
         let config = loaded.expect("valid").config;
-        assert_eq!(config.advertised(2379).to_string(), "db.example:2379");
+        assert_eq!(config.advertised(20160).to_string(), "db.example:20160");
     }
 
     #[test]

@@ -129,7 +129,8 @@ impl FromStr for HostPort {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let problem = || "expected HOST:PORT, for example 127.0.0.1:2379 or [::1]:2379".to_owned();
+        let problem =
+            || "expected HOST:PORT, for example 127.0.0.1:20160 or [::1]:20160".to_owned();
         let (host, port) = text.rsplit_once(':').ok_or_else(problem)?;
         let bracketed = host
             .strip_prefix('[')
@@ -333,9 +334,9 @@ mod tests {
             port,
         };
         check(
-            "127.0.0.1:2379",
-            Ok(at("127.0.0.1", 2379)),
-            "127.0.0.1:2379",
+            "127.0.0.1:20160",
+            Ok(at("127.0.0.1", 20160)),
+            "127.0.0.1:20160",
         );
         check("[::1]:0", Ok(at("::1", 0)), "[::1]:0");
         check(
@@ -345,12 +346,12 @@ mod tests {
         );
         for bad in [
             "",
-            "2379",
-            ":2379",
+            "20160",
+            ":20160",
             "host",
             "host:",
             "host:70000",
-            "::1:2379",
+            "::1:20160",
             "[x]:1",
             "http://h:1",
             "a b:1",

@@ -1,9 +1,10 @@
 //! Free space: writes stop before it runs out (contracts: C13).
 
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use flotilla_engine::{Result, free_bytes};
 
 use crate::metrics::StoreMetrics;
 
@@ -14,7 +15,6 @@ pub struct DiskWatch {
     reserve: u64,
     full: AtomicBool,
     free: AtomicU64,
-    total: AtomicU64,
     metrics: Arc<StoreMetrics>,
 }
 
@@ -23,13 +23,12 @@ impl DiskWatch {
     ///
     /// # Errors
     /// The file system does not tell.
-    pub fn new(path: &Path, reserve: u64, metrics: Arc<StoreMetrics>) -> io::Result<Self> {
+    pub fn new(path: &Path, reserve: u64, metrics: Arc<StoreMetrics>) -> Result<Self> {
         let watch = Self {
             path: path.to_owned(),
             reserve,
             full: AtomicBool::new(false),
             free: AtomicU64::new(0),
-            total: AtomicU64::new(0),
             metrics,
         };
         watch.look()?;
@@ -40,16 +39,13 @@ impl DiskWatch {
     ///
     /// # Errors
     /// The file system does not tell; what was seen before still counts.
-    pub fn look(&self) -> io::Result<()> {
-        let space = rustix::fs::statvfs(&self.path)?;
-        let free = space.f_bavail.saturating_mul(space.f_frsize);
-        self.saw(free, space.f_blocks.saturating_mul(space.f_frsize));
+    pub fn look(&self) -> Result<()> {
+        self.saw(free_bytes(&self.path)?);
         Ok(())
     }
 
-    fn saw(&self, free: u64, total: u64) {
+    fn saw(&self, free: u64) {
         self.free.store(free, Ordering::Relaxed);
-        self.total.store(total, Ordering::Relaxed);
         let full = free < self.reserve;
         if self.full.swap(full, Ordering::Relaxed) != full {
             let (free_mib, reserve_mib) = (free >> 20, self.reserve >> 20);
@@ -80,12 +76,9 @@ impl DiskWatch {
         })
     }
 
-    /// Free and all bytes of the file system.
-    pub fn space(&self) -> (u64, u64) {
-        (
-            self.free.load(Ordering::Relaxed),
-            self.total.load(Ordering::Relaxed),
-        )
+    /// Free bytes when it last looked.
+    pub fn free(&self) -> u64 {
+        self.free.load(Ordering::Relaxed)
     }
 }
 
@@ -98,7 +91,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let watch =
             DiskWatch::new(folder.path(), 100 << 20, Arc::default()).expect("a file system");
-        assert!(watch.space().1 > 0);
+        assert!(watch.free() > 0);
         for (free_mib, full) in [
             (101, false),
             (100, false),
@@ -106,10 +99,10 @@ mod tests {
             (0, true),
             (100, false),
         ] {
-            watch.saw(free_mib << 20, 1 << 40);
+            watch.saw(free_mib << 20);
             assert_eq!(watch.refusal().is_some(), full, "{free_mib} MiB");
         }
-        watch.saw(7 << 20, 1 << 40);
+        watch.saw(7 << 20);
         assert!(
             watch
                 .refusal()

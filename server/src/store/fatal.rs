@@ -28,22 +28,12 @@ pub enum Fatal {
     },
     /// A flush does not end (contracts: C13).
     #[error(
-        "a flush of the state has not finished after {}: the disk hangs; check it, then start the node again",
+        "a flush of the state makes no progress since {}: the disk hangs; check it, then start the node again",
         humantime::format_duration(*.waited)
     )]
     FlushHangs {
         /// How long it has been running.
         waited: Duration,
-    },
-    /// Flushes or compactions of the state fail (contracts: C13).
-    #[error(
-        "the state database reports {count} background errors; see {path}/LOG, then start the node again"
-    )]
-    Background {
-        /// How many.
-        count: u64,
-        /// Its folder.
-        path: String,
     },
     /// PD's own rows are not what they should be.
     #[error("the placement driver cannot read its records: {cause}")]

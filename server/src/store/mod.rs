@@ -21,14 +21,13 @@ mod worker;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use flotilla_engine::rocks::{BlockCache, DbStats, RocksState};
 use flotilla_engine::row::Expiry;
-use flotilla_engine::{DataDir, FlushReason, StateStore, StoreIds};
+use flotilla_engine::{DataDir, FlushReason, SplitLimits, StateStore, StoreIds};
 use flotilla_kv::{KeyMode, TtlClock};
 use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, SizeCheck};
 use flotilla_raftstore::runtime::{ApplyLimits, Runtime, World};
@@ -46,7 +45,7 @@ use crate::config::{ByteSize, Config, HostPort};
 use crate::metrics::StoreMetrics;
 use measured::{ApplyRounds, RaftRounds};
 use observer::Observer;
-use worker::{SplitLimits, Work};
+use worker::Work;
 
 /// A store's machines and databases.
 pub type RocksRuntime = Runtime<MeasuredLog, RocksState>;
@@ -137,7 +136,7 @@ pub struct Threads {
     stop: Option<Sender<()>>,
     others: Vec<JoinHandle<()>>,
     /// Released last.
-    dir: DataDir,
+    _dir: DataDir,
 }
 
 /// Opens the store in `path`, replays its log, and starts its threads. Blocks for as long as the
@@ -177,11 +176,7 @@ pub fn start(
         if opened.created { "created" } else { "opened" }
     );
     let runtime = Runtime::new(boot, Arc::clone(&opened.log), Arc::clone(&opened.state));
-    let disk = DiskWatch::new(path, config.disk_reserve().0, Arc::clone(metrics));
-    let disk = disk.map_err(|source| OpenError::Space {
-        path: path.to_owned(),
-        source,
-    })?;
+    let disk = DiskWatch::new(path, config.disk_reserve().0, Arc::clone(metrics))?;
     let store = Arc::new(Store {
         ids,
         runtime,
@@ -210,13 +205,8 @@ fn check_room(path: &Path, config: &Config) -> Result<(), OpenError> {
         .ancestors()
         .find(|folder| folder.is_dir())
         .unwrap_or(Path::new("."));
-    let space = |source: std::io::Error| OpenError::Space {
-        path: path.to_owned(),
-        source,
-    };
-    let found = rustix::fs::statvfs(existing).map_err(|error| space(error.into()))?;
     let (free, reserve) = (
-        ByteSize(found.f_bavail.saturating_mul(found.f_frsize)),
+        ByteSize(flotilla_engine::free_bytes(existing)?),
         config.disk_reserve(),
     );
     if free < reserve {
@@ -277,7 +267,6 @@ fn spawn(
         level0_files_max: LEVEL0_FILES_MAX,
     };
     let apply = runtime.apply_executor(limits);
-    let admin_batches: Arc<AtomicU64> = Arc::clone(&apply.admin_batches);
     let mut apply = Some(ApplyRounds {
         inner: apply,
         metrics: Arc::clone(metrics),
@@ -305,7 +294,7 @@ fn spawn(
         log: None,
         stop: Some(stop),
         others: Vec::new(),
-        dir,
+        _dir: dir,
     };
     let release = runtime.clone();
     let on_durable = move |releases| release.release(releases);
@@ -344,8 +333,9 @@ fn spawn(
         fatal.clone(),
     )?);
     let limits = SplitLimits {
-        bytes: config.split_size.0,
-        keys: config.split_keys,
+        size_max: config.split_size.0,
+        size_split: config.split_size.0.div_ceil(2),
+        keys_max: config.split_keys,
     };
     let expiry = Arc::clone(&store.expiry);
     let mode = move || known_mode(&expiry);
@@ -362,11 +352,9 @@ fn spawn(
         runtime: runtime.clone(),
         log,
         watch,
-        admin_batches,
         disk: Arc::clone(&store.disk),
         expiry: Arc::clone(&store.expiry),
         flush_timeout: config.flush_timeout,
-        state_path: threads.dir.state_path().display().to_string(),
         fatal: fatal.clone(),
     };
     others.extend(observer.spawn(stopped.clone())?);

@@ -2,14 +2,13 @@
 //! how much space is left.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use flotilla_engine::rocks::RocksState;
 use flotilla_engine::row::Expiry;
-use flotilla_engine::{EngineError, FlushReason, RaftLog, StateStore};
+use flotilla_engine::{EngineError, FlushProgress, FlushReason, FlushWatch, RaftLog, StateStore};
 use flotilla_raftstore::effects::{RaftInput, StoreInput};
 use flotilla_raftstore::{DurableWatch, STORE_ADDRESS};
 
@@ -20,7 +19,7 @@ use super::{RocksRuntime, clock};
 
 /// How often the durable cut is looked up (contracts: C2).
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often disk space and background errors are looked at, in looks.
+/// How often disk space is looked at, in looks.
 const SLOW_LOOKS: u64 = 10;
 
 /// Everything the observer looks at.
@@ -28,17 +27,14 @@ pub(super) struct Observer {
     pub(super) runtime: RocksRuntime,
     pub(super) log: Arc<MeasuredLog>,
     pub(super) watch: DurableWatch,
-    pub(super) admin_batches: Arc<AtomicU64>,
     pub(super) disk: Arc<DiskWatch>,
     pub(super) expiry: Arc<Expiry>,
     pub(super) flush_timeout: Duration,
-    pub(super) state_path: String,
     pub(super) fatal: FatalSink,
 }
 
 /// A flush that was asked for.
 struct Flush {
-    since: Instant,
     /// Log bytes that had been appended when it was asked for.
     appended_bytes: u64,
     done: Receiver<Result<(), EngineError>>,
@@ -64,15 +60,19 @@ impl Observer {
 
     fn run(mut self, asks: &Sender<Ask>, stop: &Receiver<()>) {
         let mut flush: Option<Flush> = None;
-        let mut admin_seen = 0;
+        let mut stalls = FlushWatch::default();
         for look in 0u64.. {
             if stop.recv_timeout(LOOK_EVERY) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            let admin = self.admin_batches.load(Ordering::SeqCst);
-            if admin != admin_seen {
-                admin_seen = admin;
+            let state = &*self.runtime.state;
+            if state.first_undurable_admin().is_some() {
                 self.watch.admin_applied(clock::mono());
+            }
+            let waited = stalls.observe(clock::mono(), FlushProgress::of(state));
+            if waited > self.flush_timeout {
+                let waited = Duration::from_secs(waited.as_secs());
+                self.fatal.report(Fatal::FlushHangs { waited });
             }
             flush = match flush.take() {
                 Some(running) => self.follow(running),
@@ -107,7 +107,6 @@ impl Observer {
         let (tell, done) = bounded(1);
         asks.send((reason, tell)).ok()?;
         Some(Flush {
-            since: Instant::now(),
             appended_bytes,
             done,
         })
@@ -123,15 +122,7 @@ impl Observer {
                 self.fatal.engine("flushing the state", error);
                 None
             }
-            Err(_) => {
-                let waited = flush.since.elapsed();
-                if waited > self.flush_timeout {
-                    self.fatal.report(Fatal::FlushHangs {
-                        waited: Duration::from_secs(waited.as_secs()),
-                    });
-                }
-                Some(flush)
-            }
+            Err(_) => Some(flush),
         }
     }
 
@@ -140,13 +131,6 @@ impl Observer {
             tracing::warn!(%error, "cannot look up the free disk space");
         }
         self.expiry.advance(clock::wall().seconds());
-        let count = self.runtime.state.stats().background_errors;
-        if count > 0 {
-            self.fatal.report(Fatal::Background {
-                count,
-                path: self.state_path.clone(),
-            });
-        }
     }
 }
 

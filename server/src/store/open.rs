@@ -38,14 +38,6 @@ pub enum OpenError {
     /// The first records of a cluster cannot be made.
     #[error("the cluster cannot be created: {0}")]
     Genesis(#[from] GenesisError),
-    /// The file system does not tell how much space is left.
-    #[error("cannot look up the free space of {path}: {source}")]
-    Space {
-        /// The data folder.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// A first start without room for the reserve.
     #[error(
         "only {free} are free where {path} is, and {reserve} are to be kept in reserve: free some space or \

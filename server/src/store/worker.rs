@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
-use flotilla_engine::{DATA_CFS, KeyRange, RaftLog, StateReader, StateStore};
+use flotilla_engine::{
+    KeyRange, RaftLog, SplitCheck, SplitLimits, StateReader, StateStore, split_check,
+};
 use flotilla_kv::KeyMode;
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::effects::{Fetch, RegionSize, SizeCheck};
@@ -59,13 +61,6 @@ pub(super) fn spawn_fetcher<L: RaftLog, S: StateStore>(
                 metrics.fetch_seconds.record(start.elapsed());
             }
         })
-}
-
-/// At which sizes regions are split, and where they may be.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SplitLimits {
-    pub(super) bytes: u64,
-    pub(super) keys: u64,
 }
 
 /// Starts a thread that measures regions. It ends when all senders of `checks` or `stop` are gone.
@@ -123,84 +118,18 @@ fn measure(
         start: &region.start_key,
         end: &region.end_key,
     };
-    let mut total = RegionSize::default();
-    let mut largest = (0, Vec::new());
-    for cf in DATA_CFS {
-        let mut cuts = Cuts::new(region, limits, mode);
-        state.scan(cf, range, false, &mut |key, value| {
-            cuts.row(key, value.len() as u64);
-            true
-        })?;
-        total.bytes += cuts.all.bytes;
-        total.keys += cuts.all.keys;
-        if cuts.all.bytes >= largest.0 {
-            largest = (cuts.all.bytes, cuts.finish());
-        }
-    }
-    let too_large = total.bytes > limits.bytes || total.keys > limits.keys;
-    Ok((total, if too_large { largest.1 } else { Vec::new() }))
-}
-
-/// Boundaries that leave about half of the split size in each part.
-struct Cuts<'a> {
-    region: &'a Region,
-    mode: Option<KeyMode>,
-    part_limit: RegionSize,
-    all: RegionSize,
-    part: RegionSize,
-    keys: Vec<Bytes>,
-}
-
-impl<'a> Cuts<'a> {
-    fn new(region: &'a Region, limits: SplitLimits, mode: Option<KeyMode>) -> Self {
-        let part_limit = RegionSize {
-            bytes: limits.bytes.div_ceil(2),
-            keys: limits.keys.div_ceil(2),
-        };
-        let (all, part) = Default::default();
-        Self {
-            region,
-            mode,
-            part_limit,
-            all,
-            part,
-            keys: Vec::new(),
-        }
-    }
-
-    fn row(&mut self, key: &[u8], value_bytes: u64) {
-        if self.part.bytes >= self.part_limit.bytes || self.part.keys >= self.part_limit.keys {
-            self.cut(key);
-        }
-        for size in [&mut self.all, &mut self.part] {
-            size.bytes += key.len() as u64 + value_bytes;
-            size.keys += 1;
-        }
-    }
-
-    /// Cuts before `key`, if clients of this cluster can read such a boundary; otherwise the next
-    /// row is tried.
-    fn cut(&mut self, key: &[u8]) {
-        let key = Bytes::copy_from_slice(key);
-        let Some(boundary) = self.mode.and_then(|mode| mode.boundary(&key)) else {
-            return;
-        };
-        let behind_last = self.keys.last().is_none_or(|last| *last < boundary);
-        if behind_last && region::strictly_inside(self.region, &boundary) {
-            self.keys.push(boundary);
-            self.part = RegionSize::default();
-        }
-    }
-
-    /// Without a last part that would be less than half of the others.
-    fn finish(mut self) -> Vec<Bytes> {
-        let small = self.part.bytes < self.part_limit.bytes / 2
-            && self.part.keys < self.part_limit.keys / 2;
-        if small && self.keys.len() > 1 {
-            self.keys.pop();
-        }
-        self.keys
-    }
+    let SplitCheck {
+        bytes,
+        keys,
+        split_keys,
+    } = split_check(state, range, limits)?;
+    // Clients must be able to read a boundary: while the key mode is not known there is none.
+    let boundaries = split_keys.iter().filter_map(|key| mode?.boundary(key));
+    let mut cuts: Vec<Bytes> = boundaries
+        .filter(|key| region::strictly_inside(region, key))
+        .collect();
+    cuts.dedup();
+    Ok((RegionSize { bytes, keys }, cuts))
 }
 
 /// Where the pollers leave work for these threads. Bounded by the machines: each has at most one
@@ -235,10 +164,12 @@ mod tests {
     #[track_caller]
     fn check(rows: &[(&[u8], usize)], mode: Option<KeyMode>, size: (u64, u64), cuts: &[&[u8]]) {
         let limits = SplitLimits {
-            bytes: 100,
-            keys: 10,
+            size_max: 100,
+            size_split: 50,
+            keys_max: 10,
         };
         let region = Region {
+            start_key: Bytes::from_static(b"b"),
             end_key: Bytes::from_static(b"z"),
             ..Region::default()
         };
@@ -248,37 +179,33 @@ mod tests {
     }
 
     #[test]
-    fn a_region_is_cut_into_halves_of_the_split_size() {
+    fn a_region_is_measured_and_cut_inside_its_range() {
         let plain = Some(KeyMode::Plain);
         check(&[], plain, (0, 0), &[]);
-        check(&[(b"a", 49), (b"b", 49)], plain, (100, 2), &[]);
         check(
-            &[(b"a", 49), (b"b", 49), (b"c", 9)],
+            &[(b"a", 500), (b"c", 49), (b"zz", 500)],
             plain,
-            (110, 3),
-            &[b"b"],
+            (50, 1),
+            &[],
         );
         check(
-            &[(b"a", 49), (b"b", 49), (b"c", 49)],
+            &[(b"b", 49), (b"c", 49), (b"d", 49)],
             plain,
             (150, 3),
-            &[b"b", b"c"],
+            &[b"c", b"d"],
         );
-        check(&[(b"a", 500), (b"b", 9)], plain, (511, 2), &[b"b"]);
-        check(&[(b"a", 500)], plain, (501, 1), &[]);
-        check(&[(b"a", 9), (b"zz", 500)], plain, (10, 1), &[]);
-        let many: Vec<String> = (0..11).map(|row| format!("k{row:02}")).collect();
-        let many: Vec<(&[u8], usize)> = many.iter().map(|key| (key.as_bytes(), 0)).collect();
-        check(&many, plain, (33, 11), &[b"k05"]);
     }
 
     #[test]
     fn boundaries_are_such_that_clients_can_read_them() {
         let long = flotilla_kv::key::encode(b"k1");
-        let versioned = [&long[..], &[0xff; 8]].concat();
-        let rows: [(&[u8], usize); 3] = [(b"a", 60), (&versioned, 60), (b"y", 60)];
-        let bytes = 180 + 2 + versioned.len() as u64;
-        check(&rows, Some(KeyMode::Encoded), (bytes, 3), &[&long]);
-        check(&rows, None, (bytes, 3), &[]);
+        let (one, other) = (
+            [&long[..], &[0xff; 8]].concat(),
+            [&long[..], &[0x11; 8]].concat(),
+        );
+        let rows: [(&[u8], usize); 4] = [(b"c", 60), (&other, 60), (&one, 60), (b"y", 60)];
+        let bytes = 240 + 2 + (one.len() + other.len()) as u64;
+        check(&rows, Some(KeyMode::Encoded), (bytes, 4), &[&long]);
+        check(&rows, None, (bytes, 4), &[]);
     }
 }

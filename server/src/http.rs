@@ -1,0 +1,183 @@
+//! What is served over plain HTTP: the health check, the metrics, PD's JSON API.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use flotilla_pd::view::View;
+use flotilla_pd::{CreateKeyspace, ViewKind, calls};
+use http::{StatusCode, header};
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::Metrics;
+use crate::placement::PdHandle;
+use crate::store::Store;
+
+/// What the pages show.
+#[derive(Clone)]
+pub(crate) struct Pages {
+    /// PD.
+    pub(crate) pd: PdHandle,
+    /// Metrics.
+    pub(crate) metrics: Arc<Metrics>,
+    /// The store, for metrics that are read when they are asked for.
+    pub(crate) store: Arc<Store>,
+    /// Whether the node takes requests.
+    pub(crate) serving: Arc<AtomicBool>,
+}
+
+/// A failure, as JSON.
+#[derive(Serialize)]
+struct Problem {
+    error: String,
+}
+
+fn problem(status: StatusCode, error: impl ToString) -> Response {
+    (
+        status,
+        Json(Problem {
+            error: error.to_string(),
+        }),
+    )
+        .into_response()
+}
+
+/// The pages that everybody may see.
+pub(crate) fn health(pages: Pages) -> Router {
+    Router::new()
+        .route("/health", get(show_health))
+        .with_state(pages)
+}
+
+/// All other pages.
+pub(crate) fn api(pages: Pages) -> Router {
+    Router::new()
+        .route("/", get(show_index))
+        .route("/metrics", get(show_metrics))
+        .route(
+            "/pd/api/v1/regions",
+            get(|pages| show(pages, ViewKind::Regions)),
+        )
+        .route(
+            "/pd/api/v1/stores",
+            get(|pages| show(pages, ViewKind::Stores)),
+        )
+        .route(
+            "/pd/api/v1/members",
+            get(|pages| show(pages, ViewKind::Members)),
+        )
+        .route(
+            "/pd/api/v1/cluster",
+            get(|pages| show(pages, ViewKind::Cluster)),
+        )
+        .route(
+            "/pd/api/v1/version",
+            get(|pages| show(pages, ViewKind::Version)),
+        )
+        .route(
+            "/pd/api/v2/keyspaces",
+            get(|pages| show(pages, ViewKind::Keyspaces)).post(create_keyspace),
+        )
+        .route("/pd/api/v2/keyspaces/{name}", get(show_keyspace))
+        .with_state(pages)
+}
+
+/// The paths, for somebody who looks at the port with a browser.
+const INDEX: &str = "\
+flotilla
+
+/health                     whether this node takes requests
+/metrics                    for Prometheus
+/pd/api/v1/cluster          the cluster's id and limits
+/pd/api/v1/members          who serves PD
+/pd/api/v1/stores           stores and their space
+/pd/api/v1/regions          regions, their ranges and leaders
+/pd/api/v1/version          the version of this node
+/pd/api/v2/keyspaces        keyspaces; POST {\"name\": \"..\"} creates one
+";
+
+async fn show_index() -> &'static str {
+    INDEX
+}
+
+#[derive(Serialize)]
+struct Health {
+    status: &'static str,
+}
+
+async fn show_health(State(pages): State<Pages>) -> Response {
+    if pages.serving.load(Ordering::Acquire) && !pages.store.fatal.is_reported() {
+        Json(Health { status: "serving" }).into_response()
+    } else {
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            Json(Health {
+                status: "not serving",
+            }),
+        )
+            .into_response()
+    }
+}
+
+async fn show_metrics(State(pages): State<Pages>) -> Response {
+    let (metrics, store) = (Arc::clone(&pages.metrics), Arc::clone(&pages.store));
+    // Some are read from RocksDB, under its lock.
+    let text = tokio::task::spawn_blocking(move || {
+        crate::gauges::read(&metrics, &store);
+        metrics.render()
+    });
+    match text.await {
+        Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, error),
+    }
+}
+
+async fn show(State(pages): State<Pages>, kind: ViewKind) -> Response {
+    match pages.pd.call::<calls::View>(kind).await {
+        Ok(view @ View::NotFound(_)) => (StatusCode::NOT_FOUND, Json(view)).into_response(),
+        Ok(view) => Json(view).into_response(),
+        Err(status) => problem(StatusCode::SERVICE_UNAVAILABLE, status.message),
+    }
+}
+
+async fn show_keyspace(pages: State<Pages>, Path(name): Path<String>) -> Response {
+    show(pages, ViewKind::Keyspace { name }).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewKeyspace {
+    name: String,
+    #[serde(default)]
+    config: BTreeMap<String, String>,
+}
+
+async fn create_keyspace(
+    State(pages): State<Pages>,
+    body: Result<Json<NewKeyspace>, JsonRejection>,
+) -> Response {
+    let NewKeyspace { name, config } = match body {
+        Ok(Json(new)) => new,
+        Err(rejection) => return problem(rejection.status(), rejection.body_text()),
+    };
+    let created = pages
+        .pd
+        .call::<calls::CreateKeyspace>(CreateKeyspace {
+            name: name.clone(),
+            config,
+        })
+        .await;
+    match created.map(|created| created.0) {
+        Ok(Ok(_)) => show(State(pages), ViewKind::Keyspace { name }).await,
+        Ok(Err(error)) => {
+            let status = StatusCode::from_u16(error.http_status());
+            problem(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), error)
+        }
+        Err(status) => problem(StatusCode::SERVICE_UNAVAILABLE, status.message),
+    }
+}

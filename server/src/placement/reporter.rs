@@ -1,0 +1,385 @@
+//! What the store tells PD and asks of it, and what PD tells the store to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_kv::KeyMode;
+use flotilla_pd::{CONFIG_KEY_MODE, CONFIG_PATH};
+use flotilla_pd_client::{ClientConfig, HeartbeatLost, PdClient, PdError, RegionHeartbeats};
+use flotilla_proto::metapb::{Peer, Region};
+use flotilla_proto::pdpb::{
+    RegionHeartbeatRequest, RegionHeartbeatResponse, SplitReason, StoreStats, TimeInterval,
+};
+use flotilla_raftstore::effects::{NewIds, PdTask, RaftInput, RegionSize};
+use flotilla_raftstore::{Answer, PeerInput};
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::Instant;
+
+use crate::config::HostPort;
+use crate::store::{PdQueue, Store, clock, descriptor};
+
+/// Pause before the heartbeat stream is opened again, at first and at most.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Questions for split ids that are under way at once.
+const ASKS_MAX: usize = 64;
+/// PD counts region sizes in these.
+const MIB: u64 = 1 << 20;
+
+/// Asks PD on behalf of requests.
+#[derive(Clone, Debug)]
+pub struct Placement(PdClient);
+
+impl Placement {
+    /// Decides the cluster's key mode, unless it is decided; returns the one that holds.
+    ///
+    /// # Errors
+    /// PD cannot be asked now.
+    pub async fn decide_mode(&self, wanted: KeyMode) -> Result<KeyMode, PdError> {
+        // A refusal means that another mode was first; what is recorded then is the answer.
+        let stored = self
+            .0
+            .store_config_item(CONFIG_PATH, CONFIG_KEY_MODE, wanted.name())
+            .await;
+        match (self.recorded_mode().await?, stored) {
+            (Some(mode), _) => Ok(mode),
+            (None, Err(error)) => Err(error),
+            (None, Ok(())) => Err(PdError::Malformed {
+                call: "LoadGlobalConfig",
+                what: "no key mode, though one was stored",
+            }),
+        }
+    }
+
+    /// The cluster's key mode, if it is decided.
+    ///
+    /// # Errors
+    /// PD cannot be asked now.
+    pub async fn recorded_mode(&self) -> Result<Option<KeyMode>, PdError> {
+        let name = self
+            .0
+            .load_config_item(CONFIG_PATH, CONFIG_KEY_MODE)
+            .await?;
+        Ok(KeyMode::from_name(&name))
+    }
+}
+
+/// Why the store does not fit its cluster; the node must not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "storage.key-mode = {}: this cluster's keys are {} since its first use; set that, or auto, or use another cluster",
+    configured.name(), recorded.name()
+)]
+pub struct WrongMode {
+    configured: KeyMode,
+    recorded: KeyMode,
+}
+
+/// The task that speaks with PD.
+#[derive(Debug)]
+pub struct Reporter {
+    store: Arc<Store>,
+    pd: PdClient,
+    advertised: HostPort,
+    tasks: mpsc::Receiver<PdTask>,
+    asks: Arc<Semaphore>,
+    started: Instant,
+    last_store_heartbeat: u64,
+    stream: Option<RegionHeartbeats>,
+    /// The last heartbeat of each region this store leads: a new PD knows none of them.
+    latest: BTreeMap<u64, RegionHeartbeatRequest>,
+}
+
+impl Reporter {
+    /// A reporter for `store` to the PD at `address` (`host:port`), and the handle for requests.
+    ///
+    /// # Errors
+    /// The address cannot be used.
+    pub fn new(
+        store: Arc<Store>,
+        address: String,
+        advertised: HostPort,
+        tasks: mpsc::Receiver<PdTask>,
+    ) -> Result<(Self, Placement), PdError> {
+        let config = ClientConfig {
+            cluster_id: Some(store.ids.cluster_id),
+            ..ClientConfig::new(vec![address])
+        };
+        let pd = PdClient::new(config)?;
+        let placement = Placement(pd.clone());
+        let reporter = Self {
+            store,
+            pd,
+            advertised,
+            tasks,
+            asks: Arc::new(Semaphore::new(ASKS_MAX)),
+            started: Instant::now(),
+            last_store_heartbeat: clock::wall().seconds(),
+            stream: None,
+            latest: BTreeMap::new(),
+        };
+        Ok((reporter, placement))
+    }
+
+    /// Registers the store and learns the key mode; tries until PD answers.
+    ///
+    /// # Errors
+    /// The configuration asks for another key mode than the cluster has.
+    pub async fn register(&self) -> Result<(), WrongMode> {
+        loop {
+            match self.try_register().await {
+                Ok(None) => return Ok(()),
+                Ok(Some(recorded)) => {
+                    self.store.set_mode(recorded);
+                    return match self.store.configured_mode {
+                        Some(configured) if configured != recorded => Err(WrongMode {
+                            configured,
+                            recorded,
+                        }),
+                        _ => Ok(()),
+                    };
+                }
+                // The client has tried for a while by itself.
+                Err(error) => tracing::warn!(%error, "cannot register the store, trying again"),
+            }
+            tokio::time::sleep(RETRY_FIRST).await;
+        }
+    }
+
+    async fn try_register(&self) -> Result<Option<KeyMode>, PdError> {
+        self.pd
+            .put_store(descriptor(self.store.ids.store_id, &self.advertised))
+            .await?;
+        let placement = Placement(self.pd.clone());
+        match (placement.recorded_mode().await?, self.store.configured_mode) {
+            (None, Some(configured)) => placement.decide_mode(configured).await.map(Some),
+            (recorded, _) => Ok(recorded),
+        }
+    }
+
+    /// Carries tasks to PD and instructions back, until the store is gone.
+    pub async fn run(mut self) {
+        let mut pause = RETRY_FIRST;
+        let mut next_try = Instant::now();
+        loop {
+            tokio::select! {
+                task = self.tasks.recv() => match task {
+                    None => return,
+                    Some(task) => self.on_task(task),
+                },
+                instruction = next_instruction(&mut self.stream) => match instruction {
+                    Some(Ok(instruction)) => self.on_instruction(instruction),
+                    Some(Err(PdError::Refused { message, .. })) => {
+                        tracing::warn!(message, "PD refused a region heartbeat");
+                    }
+                    Some(Err(_)) | None => self.stream = None,
+                },
+                () = tokio::time::sleep_until(next_try), if self.stream.is_none() => {
+                    match self.pd.region_heartbeats().await {
+                        Ok(opened) => {
+                            self.stream = Some(opened);
+                            pause = RETRY_FIRST;
+                            self.report_all();
+                        }
+                        Err(error) => tracing::warn!(%error, "no heartbeat stream to PD, trying again"),
+                    }
+                    next_try = Instant::now() + pause;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+
+    /// Reports every region that this store leads.
+    fn report_all(&mut self) {
+        let delegates = Arc::clone(&self.store.runtime.delegates);
+        self.latest.retain(|region, _| {
+            delegates
+                .serving(*region)
+                .is_ok_and(|serving| serving.is_leader())
+        });
+        for heartbeat in self.latest.clone().into_values() {
+            self.send(heartbeat);
+        }
+    }
+
+    fn send(&mut self, heartbeat: RegionHeartbeatRequest) {
+        let Some(stream) = &self.stream else { return };
+        match stream.send(heartbeat) {
+            // A full queue loses it: the region's next heartbeat says the same.
+            Ok(()) | Err(HeartbeatLost::Full) => {}
+            Err(HeartbeatLost::Ended) => self.stream = None,
+        }
+    }
+
+    fn on_task(&mut self, task: PdTask) {
+        match task {
+            PdTask::RegionHeartbeat {
+                region,
+                leader,
+                term,
+                size,
+                written,
+            } => {
+                let id = region.id;
+                let heartbeat = region_heartbeat(region, leader, term, size, written);
+                self.latest.insert(id, heartbeat.clone());
+                self.send(heartbeat);
+            }
+            PdTask::AskSplit {
+                region,
+                epoch,
+                keys,
+                answer,
+            } => {
+                let (pd, store, asks) = (
+                    self.pd.clone(),
+                    Arc::clone(&self.store),
+                    Arc::clone(&self.asks),
+                );
+                tokio::spawn(async move {
+                    let _turn = asks.acquire().await;
+                    let id = region.id;
+                    let ids = ask_ids(&pd, region, keys.len()).await;
+                    store.runtime.to_peer(
+                        id,
+                        PeerInput::SplitIds {
+                            epoch,
+                            keys,
+                            ids,
+                            answer,
+                        },
+                    );
+                });
+            }
+            PdTask::ReportSplit { regions } => {
+                let pd = self.pd.clone();
+                tokio::spawn(async move {
+                    // Informational: the regions' own heartbeats say the same.
+                    let _ = pd.report_batch_split(regions).await;
+                });
+            }
+            PdTask::StoreHeartbeat { regions, .. } => self.store_heartbeat(regions),
+        }
+    }
+
+    fn store_heartbeat(&mut self, regions: u64) {
+        let (pd, store) = (self.pd.clone(), Arc::clone(&self.store));
+        let since = std::mem::replace(&mut self.last_store_heartbeat, clock::wall().seconds());
+        let start_time = clock::wall()
+            .seconds()
+            .saturating_sub(self.started.elapsed().as_secs());
+        let stats = StoreStats {
+            store_id: store.ids.store_id,
+            region_count: u32::try_from(regions).unwrap_or(u32::MAX),
+            start_time: u32::try_from(start_time).unwrap_or(u32::MAX),
+            interval: Some(TimeInterval {
+                start_timestamp: since,
+                end_timestamp: self.last_store_heartbeat,
+            }),
+            ..StoreStats::default()
+        };
+        tokio::spawn(async move {
+            let for_stats = Arc::clone(&store);
+            let Ok(used) = tokio::task::spawn_blocking(move || {
+                let (log, state) = for_stats.stats();
+                log.file_bytes + state.file_bytes
+            })
+            .await
+            else {
+                return;
+            };
+            let available = store.disk.free();
+            let stats = StoreStats {
+                capacity: available + used,
+                available,
+                used_size: used,
+                ..stats
+            };
+            if let Err(error) = pd.store_heartbeat(stats).await {
+                tracing::warn!(%error, "the store's heartbeat was not taken");
+            }
+        });
+    }
+
+    fn on_instruction(&self, instruction: RegionHeartbeatResponse) {
+        let region = instruction.region_id;
+        let input = if let Some(split) = instruction.split_region {
+            let answer = Answer::new(move |outcome: Result<Vec<Region>, _>| match outcome {
+                Ok(regions) => tracing::info!(region, parts = regions.len(), "split as PD asked"),
+                Err(error) => tracing::info!(region, %error, "could not split as PD asked"),
+            });
+            let mut keys = split.keys;
+            keys.sort_unstable();
+            keys.dedup();
+            PeerInput::Split {
+                context: None,
+                keys,
+                answer,
+            }
+        } else if let Some(to) = instruction
+            .transfer_leader
+            .and_then(|transfer| transfer.peer)
+        {
+            PeerInput::Transfer { to: to.id }
+        } else {
+            return;
+        };
+        // PD asks again if it still wants it.
+        let _ = self.store.runtime.raft.send(region, RaftInput::Peer(input));
+    }
+}
+
+async fn next_instruction(
+    stream: &mut Option<RegionHeartbeats>,
+) -> Option<Result<RegionHeartbeatResponse, PdError>> {
+    match stream {
+        None => std::future::pending().await,
+        Some(stream) => stream.next().await,
+    }
+}
+
+fn region_heartbeat(
+    region: Region,
+    leader: Peer,
+    term: u64,
+    size: RegionSize,
+    written: RegionSize,
+) -> RegionHeartbeatRequest {
+    RegionHeartbeatRequest {
+        region: Some(region),
+        leader: Some(leader),
+        term,
+        approximate_size: size.bytes.div_ceil(MIB),
+        approximate_kv_size: size.bytes.div_ceil(MIB),
+        approximate_keys: size.keys,
+        bytes_written: written.bytes,
+        keys_written: written.keys,
+        ..RegionHeartbeatRequest::default()
+    }
+}
+
+async fn ask_ids(pd: &PdClient, region: Region, count: usize) -> Result<Vec<NewIds>, String> {
+    let count = u32::try_from(count).map_err(|_| "too many parts".to_owned())?;
+    let ids = pd.ask_batch_split(region, count, SplitReason::Admin).await;
+    let new = ids.map_err(|error| error.to_string())?.into_iter();
+    Ok(new
+        .map(|ids| NewIds {
+            region: ids.new_region_id,
+            peers: ids.new_peer_ids,
+        })
+        .collect())
+}
+
+impl PdQueue {
+    /// Takes the queue apart: reports and questions, roles.
+    pub fn split(
+        self,
+    ) -> (
+        mpsc::Receiver<PdTask>,
+        mpsc::UnboundedReceiver<flotilla_raftstore::effects::MetaRole>,
+    ) {
+        (self.tasks, self.roles)
+    }
+}
