@@ -10,9 +10,11 @@ mod envelope;
 mod keyspace;
 mod kv;
 mod pd;
+mod stopping;
 mod tikv;
 
 pub use keyspace::KeyspaceService;
 pub use kv::Kv;
 pub use pd::PdService;
+pub use stopping::{StopStreams, Stopping};
 pub use tikv::TikvService;

@@ -8,18 +8,20 @@ use flotilla_proto::pdpb::pd_server::Pd;
 use tonic::codegen::BoxStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::stopping::Stopping;
 use crate::placement::PdHandle;
 
 /// The service.
 #[derive(Clone, Debug)]
 pub struct PdService {
     pd: PdHandle,
+    stopping: Stopping,
 }
 
 impl PdService {
     /// The service in front of `pd`.
-    pub fn new(pd: PdHandle) -> Self {
-        Self { pd }
+    pub fn new(pd: PdHandle, stopping: Stopping) -> Self {
+        Self { pd, stopping }
     }
 }
 
@@ -53,6 +55,7 @@ macro_rules! calls {
 /// Answers a stream, one response per request, in order, until either side ends it.
 fn serve_stream<Q, A, F>(
     mut incoming: Streaming<Q>,
+    mut stopping: Stopping,
     mut serve: impl FnMut(Q) -> F + Send + 'static,
 ) -> BoxStream<A>
 where
@@ -63,7 +66,11 @@ where
     let (tell, told) = tokio::sync::mpsc::channel(ANSWERS_MAX);
     tokio::spawn(async move {
         loop {
-            let answer = match incoming.message().await {
+            let message = tokio::select! {
+                () = stopping.wait() => Err(Stopping::status()),
+                message = incoming.message() => message,
+            };
+            let answer = match message {
                 Ok(Some(request)) => serve(request).await,
                 Ok(None) => return,
                 Err(status) => Err(status),
@@ -116,7 +123,11 @@ impl Pd for PdService {
                 served.await.map_err(status)
             }
         };
-        Ok(Response::new(serve_stream(request.into_inner(), serve)))
+        Ok(Response::new(serve_stream(
+            request.into_inner(),
+            self.stopping.clone(),
+            serve,
+        )))
     }
 
     async fn get_min_ts(
@@ -144,7 +155,11 @@ impl Pd for PdService {
             let pd = pd.clone();
             async move { pd.call::<calls::QueryRegion>(request).await.map_err(status) }
         };
-        Ok(Response::new(serve_stream(request.into_inner(), serve)))
+        Ok(Response::new(serve_stream(
+            request.into_inner(),
+            self.stopping.clone(),
+            serve,
+        )))
     }
 
     async fn region_heartbeat(
