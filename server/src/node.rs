@@ -20,7 +20,7 @@ use crate::http::{self, Pages};
 use crate::metrics::Metrics;
 use crate::net::{self, BindError, Bound, Limits, Server};
 use crate::placement::{Driver, Reporter, WrongMode};
-use crate::rpc::{KeyspaceService, Kv, PdService, TikvService};
+use crate::rpc::{KeyspaceService, Kv, PdService, StopStreams, TikvService};
 use crate::store::{self, Fatal, FatalSink, OpenError, Store, Threads};
 
 /// How long a start waits for its own regions to elect their leaders.
@@ -70,6 +70,7 @@ pub struct Node {
     metrics: Arc<Metrics>,
     serving: Arc<AtomicBool>,
     health: HealthReporter,
+    streams: StopStreams,
     tasks: Tasks,
     stop_timeout: Duration,
 }
@@ -132,15 +133,17 @@ impl Node {
             store: Arc::clone(&store),
             serving: Arc::clone(&serving),
         };
+        let (streams, stopping) = StopStreams::new();
         let message_max = config.message_max.memory();
         let kv = Arc::new(Kv::new(Arc::clone(&store), placement));
         let grpc = Routes::new(
-            TikvServer::new(TikvService::new(kv, &metrics))
+            TikvServer::new(TikvService::new(kv, &metrics, stopping.clone()))
                 .max_decoding_message_size(message_max)
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(
-            PdServer::new(PdService::new(pd.clone())).max_decoding_message_size(message_max),
+            PdServer::new(PdService::new(pd.clone(), stopping))
+                .max_decoding_message_size(message_max),
         )
         .add_service(
             KeyspaceServer::new(KeyspaceService::new(pd.clone()))
@@ -163,6 +166,7 @@ impl Node {
             metrics,
             serving,
             health,
+            streams,
             tasks: running,
             stop_timeout: config.stop_timeout,
         };
@@ -235,6 +239,7 @@ impl Node {
         self.health
             .set_service_status("", ServingStatus::NotServing)
             .await;
+        self.streams.stop();
         let mut cut_off = self.server.stop(self.stop_timeout).await;
         if let Some(server) = self.status_server {
             cut_off += server.stop(self.stop_timeout).await;

@@ -21,6 +21,7 @@ use tonic::{Status, Streaming};
 
 use super::deadline::Deadline;
 use super::kv::{Kv, Origin, Reach, Served};
+use super::stopping::Stopping;
 use super::tikv::{Extent, Meters, TRANSACTIONS, health_feedback, not_served};
 use crate::net::{Client, Reserved};
 
@@ -50,12 +51,13 @@ pub(super) fn serve(
     meters: Arc<Meters>,
     incoming: Streaming<BatchCommandsRequest>,
     client: Option<Client>,
+    stopping: Stopping,
 ) -> BoxStream<BatchCommandsResponse> {
     let (tell, told) = mpsc::channel(ANSWERS_MAX);
     let (end, ended) = tokio::sync::oneshot::channel();
     let reader = tokio::spawn(async move {
         // A stream that ends well ends with all its answers.
-        if let Err(status) = read(kv, meters, incoming, client, tell).await {
+        if let Err(status) = read(kv, meters, incoming, client, tell, stopping).await {
             let _ = end.send(status);
         }
     });
@@ -100,10 +102,16 @@ async fn read(
     mut incoming: Streaming<BatchCommandsRequest>,
     client: Option<Client>,
     tell: mpsc::Sender<Done>,
+    mut stopping: Stopping,
 ) -> Result<(), Status> {
     let room = Arc::new(Semaphore::new(CALLS_MAX));
     let mut calls = JoinSet::new();
-    while let Some(message) = incoming.message().await? {
+    loop {
+        let message = tokio::select! {
+            () = stopping.wait() => break,
+            message = incoming.message() => message?,
+        };
+        let Some(message) = message else { break };
         if message.requests.len() != message.request_ids.len() {
             return Err(Status::invalid_argument(
                 "a batch needs one request id per request",
@@ -129,6 +137,7 @@ async fn read(
             while calls.try_join_next().is_some() {}
         }
     }
+    // Every call that came in is answered, also when the node stops.
     while calls.join_next().await.is_some() {}
     Ok(())
 }
@@ -151,7 +160,7 @@ macro_rules! no_transactions {
         let error = Some(told_status(&not_served($call, TRANSACTIONS)));
         (
             Some(Told::$variant(kvrpcpb::$response {
-                region_error: error,
+                region_error: error.map(Into::into),
                 ..Default::default()
             })),
             None,

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use flotilla_pd::calls;
 use flotilla_proto::pdpb as p;
 use flotilla_proto::pdpb::pd_server::Pd;
+use futures::StreamExt;
 use tonic::codegen::BoxStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
@@ -177,8 +178,10 @@ impl Pd for PdService {
             }
         });
         let instructions = tokio_stream::wrappers::ReceiverStream::new(heartbeats.instructions);
-        let instructions =
-            tokio_stream::StreamExt::map(instructions, |instruction| instruction.map_err(status));
+        let mut stopping = self.stopping.clone();
+        let instructions = instructions
+            .map(|instruction| instruction.map_err(status))
+            .take_until(async move { stopping.wait().await });
         Ok(Response::new(Box::pin(instructions)))
     }
 

@@ -28,6 +28,7 @@ use super::batch;
 use super::deadline::Deadline;
 use super::envelope::{self, Stop};
 use super::kv::{Kv, Origin, Reach, Served, answer_channel, closing, passed};
+use super::stopping::Stopping;
 use crate::metrics::Metrics;
 use crate::net::Client;
 
@@ -40,6 +41,7 @@ const ROWS_HERE_MAX: u64 = 128;
 pub struct TikvService {
     kv: Arc<Kv>,
     meters: Arc<Meters>,
+    stopping: Stopping,
 }
 
 /// One call's latency and failures.
@@ -111,10 +113,11 @@ impl Meter {
 
 impl TikvService {
     /// The service in front of `kv`.
-    pub fn new(kv: Arc<Kv>, metrics: &Metrics) -> Self {
+    pub fn new(kv: Arc<Kv>, metrics: &Metrics, stopping: Stopping) -> Self {
         Self {
             kv,
             meters: Arc::new(Meters::new(metrics)),
+            stopping,
         }
     }
 }
@@ -265,7 +268,7 @@ fn split_response(regions: Vec<Region>) -> SplitRegionResponse {
 
 fn split_error(error: errorpb::Error) -> SplitRegionResponse {
     SplitRegionResponse {
-        region_error: Some(error),
+        region_error: Some(error.into()),
         ..SplitRegionResponse::default()
     }
 }
@@ -434,6 +437,7 @@ impl Tikv for TikvService {
             Arc::clone(&self.meters),
             request.into_inner(),
             client,
+            self.stopping.clone(),
         )))
     }
 
