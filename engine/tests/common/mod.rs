@@ -3,6 +3,8 @@
 
 pub(crate) mod log_script;
 pub(crate) mod state_script;
+#[cfg(feature = "rocks")]
+pub(crate) mod store;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};

@@ -3,17 +3,17 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use flotilla_engine::rocks;
+use flotilla_engine::rocks::{self, BlockCache, LogOptions};
 use flotilla_engine::{DataDir, EngineError, FlushReason, RaftLog, Result, StateStore, StoreIds};
 use tempfile::TempDir;
 
 use crate::common::log_script::LogScript;
 use crate::common::state_script::StateScript;
-use crate::common::{Dice, for_seeds};
-use crate::store::{
-    IDS, LogContent, StateContent, copy, create, log_content, log_options, open, refusal,
-    state_content, state_options,
+use crate::common::store::{
+    IDS, LogContent, StateContent, copy, create, log_content, log_options, refusal, state_content,
+    state_options,
 };
+use crate::common::{Dice, for_seeds};
 
 const LOG_BATCHES: u64 = 150;
 const STATE_BATCHES: u64 = 150;
@@ -26,11 +26,18 @@ struct Whole {
 }
 
 impl Whole {
+    /// A store with files of every kind.
     fn new(seed: u64) -> Self {
+        Self::with_log(seed, &log_options())
+    }
+
+    fn with_log(seed: u64, log_options: &LogOptions) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("store");
         create(&path, IDS);
-        let (dir, log, state) = open(&path);
+        let dir = DataDir::open(&path).expect("a store");
+        let log = rocks::open_log(&dir, log_options).expect("a log");
+        let state = rocks::open_state(&dir, &state_options()).expect("a state");
         let (mut log_script, mut state_script) = (LogScript::new(seed), StateScript::new(seed));
         for _ in 0..LOG_BATCHES {
             log.append(&log_script.batch()).expect("appended");
@@ -137,7 +144,16 @@ fn a_flipped_byte_is_refused_or_harmless_but_never_served() {
 /// Damages a copy of a store and tells what reading its log and its state says.
 #[track_caller]
 fn check(damage: impl FnOnce(&Path), log_says: &[&str], state_says: &[&str]) {
-    let whole = Whole::new(1);
+    check_copy_of(&Whole::new(1), damage, log_says, state_says);
+}
+
+#[track_caller]
+fn check_copy_of(
+    whole: &Whole,
+    damage: impl FnOnce(&Path),
+    log_says: &[&str],
+    state_says: &[&str],
+) {
     let (_folder, store) = whole.copy();
     damage(&store);
     for (said, expected) in [
@@ -157,46 +173,39 @@ fn an_undamaged_store_is_accepted() {
     check(|_| {}, FINE, FINE);
 }
 
+fn halve(file: &Path) {
+    let half = fs::metadata(file).expect("a file").len() / 2;
+    let opened = fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .expect("a file");
+    opened.set_len(half).expect("cut");
+}
+
 #[test]
-fn a_wal_that_is_cut_short_or_gone_is_noticed_by_the_watermark() {
+fn a_damaged_wal_is_noticed_by_the_watermark() {
+    // The memtable is never full, so that the WAL holds all batches.
+    let whole = Whole::with_log(1, &LogOptions::new(BlockCache::new(1 << 20)));
+    let flip = |wal: &Path| {
+        let mut bytes = fs::read(wal).expect("a file");
+        let at = bytes.len() / 3;
+        bytes[at] ^= 0x40;
+        fs::write(wal, bytes).expect("written");
+    };
+    let remove = |wal: &Path| fs::remove_file(wal).expect("removed");
     let says = &[
         "corrupt",
         "recovered up to batch",
         "150 batches had been synced",
     ];
-    let cut = |store: &Path| {
-        let wal = biggest(store, "log", ".log");
-        let half = fs::metadata(&wal).expect("a file").len() / 2;
-        fs::OpenOptions::new()
-            .write(true)
-            .open(wal)
-            .expect("a file")
-            .set_len(half)
-            .expect("cut");
-    };
-    check(cut, says, FINE);
-    let remove = |store: &Path| fs::remove_file(biggest(store, "log", ".log")).expect("removed");
-    check(remove, says, FINE);
-}
-
-#[test]
-fn a_flipped_byte_in_the_middle_of_the_log_is_noticed_by_the_watermark() {
-    let flip = |store: &Path| {
-        let wal = biggest(store, "log", ".log");
-        let mut bytes = fs::read(&wal).expect("a file");
-        let middle = bytes.len() / 3;
-        bytes[middle] ^= 0x40;
-        fs::write(wal, bytes).expect("written");
-    };
-    check(
-        flip,
-        &[
-            "corrupt",
-            "recovered up to batch",
-            "150 batches had been synced",
-        ],
-        FINE,
-    );
+    for damage in [&flip as &dyn Fn(&Path), &remove, &halve] {
+        check_copy_of(
+            &whole,
+            |store| damage(&biggest(store, "log", ".log")),
+            says,
+            FINE,
+        );
+    }
 }
 
 #[test]
@@ -208,30 +217,20 @@ fn a_missing_watermark_is_named() {
 #[test]
 fn a_missing_or_shortened_table_file_is_named() {
     for database in ["log", "state"] {
-        let mut name = String::new();
         for cut in [false, true] {
-            let damage = |store: &Path| {
-                let file = biggest(store, database, ".sst");
-                name = file
-                    .file_name()
-                    .expect("a name")
-                    .to_string_lossy()
-                    .into_owned();
-                if cut {
-                    let half = fs::metadata(&file).expect("a file").len() / 2;
-                    fs::OpenOptions::new()
-                        .write(true)
-                        .open(file)
-                        .expect("a file")
-                        .set_len(half)
-                        .expect("cut");
-                } else {
-                    fs::remove_file(file).expect("removed");
-                }
-            };
             let whole = Whole::new(1);
             let (_folder, store) = whole.copy();
-            damage(&store);
+            let file = biggest(&store, database, ".sst");
+            let name = file
+                .file_name()
+                .expect("a name")
+                .to_string_lossy()
+                .into_owned();
+            if cut {
+                halve(&file);
+            } else {
+                fs::remove_file(file).expect("removed");
+            }
             let said = match database {
                 "log" => refusal(read_log(&store)),
                 _ => refusal(read_state(&store)),

@@ -1,10 +1,7 @@
-//! What a store's folder must survive and what it must refuse: damage, foreign and newer data,
-//! kills at any moment, a full disk.
+//! What must be refused of a store's folder: damage, foreign and newer data, and every other reason
+//! not to open it.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
-mod full;
-mod kill;
 mod opening;
-mod store;

@@ -15,7 +15,7 @@ use flotilla_engine::{
 use flotilla_proto::clock::Wall;
 use flotilla_proto::raft::Entry;
 
-use crate::common::state_script::CFS;
+use super::state_script::CFS;
 
 pub(crate) const IDS: StoreIds = StoreIds {
     cluster_id: 7,
@@ -98,7 +98,7 @@ pub(crate) fn state_content(state: &impl StateStore) -> Result<StateContent> {
 
 /// The twins after `batches` of the scripts with `seed`.
 pub(crate) fn twin_log(seed: u64, batches: u64) -> MemoryLog {
-    let mut script = crate::common::log_script::LogScript::new(seed);
+    let mut script = super::log_script::LogScript::new(seed);
     let log = MemoryLog::new();
     for _ in 0..batches {
         log.append(&script.batch()).expect("appended");
@@ -107,7 +107,7 @@ pub(crate) fn twin_log(seed: u64, batches: u64) -> MemoryLog {
 }
 
 pub(crate) fn twin_state(seed: u64, batches: u64) -> MemoryState {
-    let mut script = crate::common::state_script::StateScript::new(seed);
+    let mut script = super::state_script::StateScript::new(seed);
     let state = MemoryState::new();
     for _ in 0..batches {
         state.write(&script.batch()).expect("written");

@@ -10,8 +10,10 @@ use flotilla_engine::{FlushReason, RaftLog, StateStore};
 
 use crate::common::log_script::LogScript;
 use crate::common::state_script::StateScript;
+use crate::common::store::{
+    IDS, as_child, create, log_content, open, state_content, twin_log, twin_state,
+};
 use crate::common::{Dice, for_seeds};
-use crate::store::{IDS, as_child, create, log_content, open, state_content, twin_log, twin_state};
 
 /// Where the child finds its store; the child plays its part only if this is set.
 const STORE: &str = "FLOTILLA_KILL_STORE";
@@ -23,6 +25,7 @@ const FLUSH_EVERY: u64 = 50;
 
 #[test]
 fn a_killed_process_leaves_a_prefix_with_everything_synced() {
+    let _alone = crate::alone();
     for_seeds(0..2, |seed| {
         let mut dice = Dice::new(seed);
         let folder = tempfile::tempdir().expect("a folder");
@@ -107,7 +110,8 @@ fn child() {
     }
     let (appended, to_sync) = mpsc::sync_channel::<()>(UNSYNCED_MAX);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
+        let log = &log;
+        scope.spawn(move || {
             // Ends with the process: the sender never stops.
             while to_sync.recv().is_ok() {
                 while to_sync.try_recv().is_ok() {}
