@@ -21,7 +21,8 @@ pub(super) struct Proposals {
     /// Not in the log yet, in the order they came.
     waiting: VecDeque<(Mono, WriteProposal)>,
     waiting_bytes: u64,
-    /// In the log; ascending by index. Kept over a step-down until decided (contracts: C22).
+    /// In the log; ascending by term and index. A log that was cut while another led may give an
+    /// index a second time. Kept over a step-down until decided (contracts: C22).
     appended: VecDeque<Appended>,
 }
 
@@ -61,15 +62,15 @@ impl Merged {
 const FRAMING_BYTES: u64 = 64;
 
 impl Proposals {
-    /// Whoever waits for the committed `entry`. An older entry at this index was replaced: its
-    /// proposal is answered as not applied.
+    /// Whoever waits for the committed `entry`. Terms never fall along a log, so whatever was
+    /// appended before it and is not it was replaced: it is answered as not applied.
     fn take(&mut self, entry: &Entry) -> Option<Owed> {
-        while let Some(first) = self.appended.front() {
-            if first.id.index > entry.index {
-                return None;
-            }
-            let first = self.appended.pop_front()?;
-            if first.id.index == entry.index && first.id.term == entry.term {
+        let decided = LogId {
+            term: entry.term,
+            index: entry.index,
+        };
+        while let Some(first) = self.appended.pop_front_if(|first| first.id <= decided) {
+            if first.id == decided {
                 return Some(first.owed);
             }
             first.owed.refuse(&RequestError::StaleCommand);
@@ -247,7 +248,7 @@ impl Peer {
     fn remember(&mut self, now: Mono, id: LogId, owed: Owed) {
         let last = self.proposals.appended.back();
         assert!(
-            last.is_none_or(|last| last.id.index < id.index),
+            last.is_none_or(|last| last.id < id),
             "proposals are in log order"
         );
         let owed = owed.appended();

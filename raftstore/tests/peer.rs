@@ -1,0 +1,843 @@
+//! Transcripts of one peer: what it is sent, and everything it asks for.
+//!
+//! `>` is an input; below it stand the effects. The log is durable after `sync`, committed entries
+//! are applied by `apply`. `UPDATE_EXPECT=1` writes the transcripts anew.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use expect_test::{Expect, expect};
+use flotilla_engine::memory::{MemoryLog, MemoryState};
+use flotilla_engine::{Cf, FlushReason, RaftLog, StateReader, StateStore};
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
+use flotilla_proto::raft::{Entry, EntryKind, Message, MessageKind};
+use flotilla_proto::store::{Mod, ModKind, PeerMessage};
+use flotilla_raftstore::apply::Apply;
+use flotilla_raftstore::effects::{ApplyReport, NewIds, PdTask, RaftInput, Release, StoreInput};
+use flotilla_raftstore::{
+    Answer, ApplyEffects, ApplyInput, Begin, Config, Delegates, PeerInput, RaftEffects,
+    RaftMachine, ReadContext, RequestError, WriteProposal, boot,
+};
+use flotilla_router::{Machine, Merge};
+
+/// One region's machines on the in-memory engine, and the transcript.
+struct Desk {
+    log: MemoryLog,
+    state: MemoryState,
+    peer: RaftMachine,
+    apply: Apply,
+    delegates: Arc<Delegates>,
+    now: Mono,
+    /// Written, not durable.
+    releases: VecDeque<Release>,
+    to_apply: VecDeque<ApplyInput>,
+    /// Told by answers as they are given.
+    told: Arc<Mutex<Vec<String>>>,
+    /// A split that PD was asked about.
+    asked: Option<(RegionEpoch, Vec<Bytes>, Answer<Vec<Region>>)>,
+    text: String,
+}
+
+fn region(stores: &[u64]) -> Region {
+    let peers = stores.iter().map(|store| Peer {
+        id: 4 * store,
+        store_id: *store,
+        ..Peer::default()
+    });
+    Region {
+        id: 3,
+        region_epoch: Some(RegionEpoch {
+            conf_ver: 1,
+            version: 1,
+        }),
+        peers: peers.collect(),
+        ..Region::default()
+    }
+}
+
+impl Desk {
+    /// The peer of store 1 of a region with peers on `stores`; peer ids are four times the store's.
+    fn new(stores: &[u64], config: Config) -> Self {
+        let state = MemoryState::new();
+        let first = boot::first_state(1, vec![region(stores)], vec![]);
+        state.write(&first).unwrap();
+        state.flush_all(FlushReason::Manual).unwrap();
+        let log = MemoryLog::new();
+        let now = Mono(1_000_000_000);
+        let opened = boot::open(config, 1, &log, &state, now).unwrap();
+        let spawn = opened.regions.into_iter().next().unwrap();
+        Self {
+            log,
+            state,
+            peer: RaftMachine::Peer(spawn.peer),
+            apply: *spawn.apply,
+            delegates: opened.delegates,
+            now,
+            releases: VecDeque::new(),
+            to_apply: VecDeque::new(),
+            told: Arc::default(),
+            asked: None,
+            text: String::new(),
+        }
+    }
+
+    fn line(&mut self, line: impl AsRef<str>) {
+        writeln!(self.text, "{}", line.as_ref()).unwrap();
+    }
+
+    fn round(&mut self, turn: impl FnOnce(&mut RaftMachine, Mono, &mut RaftEffects)) {
+        let mut effects = RaftEffects::default();
+        turn(&mut self.peer, self.now, &mut effects);
+        self.peer.end_round(self.now, &mut effects);
+        self.carry_out(effects);
+    }
+
+    fn input(&mut self, name: &str, input: PeerInput) {
+        self.line(format!("> {name}"));
+        self.round(|peer, now, effects| peer.handle(now, RaftInput::Peer(input), effects));
+    }
+
+    fn tick(&mut self, millis: u64) {
+        self.now = self.now + Duration::from_millis(millis);
+        self.line(format!("> tick after {millis} ms"));
+        self.round(|peer, now, effects| peer.tick(now, effects));
+    }
+
+    fn carry_out(&mut self, effects: RaftEffects) {
+        assert!(effects.fatal.is_none(), "{:?}", effects.fatal);
+        for message in &effects.send_now {
+            let text = describe(message.message.message.as_ref().unwrap());
+            self.line(format!("  now to store {}: {text}", message.store));
+        }
+        if !effects.log.is_empty() {
+            for (_, write) in effects.log.0.regions() {
+                let entries: Vec<_> = write.entries.iter().map(describe_entry).collect();
+                let state = write.record.and_then(|record| record.hard_state);
+                let state = state.map(|state| {
+                    let flotilla_proto::raft::HardState { term, vote, commit } = state;
+                    format!(" hard state {term}/{vote}/{commit}")
+                });
+                let truncation = write
+                    .truncation
+                    .map(|to| format!(" truncated at {}", to.index));
+                let (state, truncation) =
+                    (state.unwrap_or_default(), truncation.unwrap_or_default());
+                self.line(format!(
+                    "  log: [{}]{state}{truncation}",
+                    entries.join(", ")
+                ));
+            }
+            self.log.append(&effects.log.0).unwrap();
+        }
+        self.releases.extend(effects.releases);
+        for (_, input) in effects.to_apply {
+            let ApplyInput::Committed(committed) = &input;
+            let entries: Vec<_> = committed
+                .iter()
+                .map(|committed| describe_entry(&committed.entry))
+                .collect();
+            self.line(format!("  to apply: [{}]", entries.join(", ")));
+            self.to_apply.push_back(input);
+        }
+        for (_, input) in effects.to_raft {
+            if let RaftInput::Store(StoreInput::Split {
+                children, leading, ..
+            }) = input
+            {
+                let ids: Vec<_> = children.iter().map(|child| child.id).collect();
+                self.line(format!(
+                    "  to the store: spawn {ids:?}, they campaign: {leading}"
+                ));
+            }
+        }
+        for task in effects.pd {
+            match task {
+                PdTask::RegionHeartbeat { region, .. } => {
+                    self.line(format!("  to PD: leads {}", describe_region(&region)));
+                }
+                PdTask::AskSplit {
+                    epoch,
+                    keys,
+                    answer,
+                    ..
+                } => {
+                    self.line(format!("  to PD: ids for {} new regions", keys.len()));
+                    self.asked = Some((epoch, keys, answer));
+                }
+                PdTask::ReportSplit { regions } => {
+                    let regions: Vec<_> = regions.iter().map(describe_region).collect();
+                    self.line(format!("  to PD: split into {}", regions.join(" ")));
+                }
+                _ => {}
+            }
+        }
+        self.hear();
+    }
+
+    fn hear(&mut self) {
+        let told = std::mem::take(&mut *self.told.lock().unwrap());
+        for line in told {
+            self.line(format!("  {line}"));
+        }
+    }
+
+    /// What was written is durable.
+    fn sync(&mut self) {
+        self.line("> sync");
+        self.log.sync().unwrap();
+        for release in std::mem::take(&mut self.releases) {
+            for message in &release.messages {
+                let text = describe(message.message.message.as_ref().unwrap());
+                self.line(format!("  then to store {}: {text}", message.store));
+            }
+            let number = release.number;
+            self.round(|peer, now, effects| {
+                peer.handle(
+                    now,
+                    RaftInput::Peer(PeerInput::Persisted { number }),
+                    effects,
+                );
+            });
+        }
+    }
+
+    /// What was handed to apply is applied, and the peer hears of it.
+    fn apply(&mut self) {
+        self.line("> apply");
+        let mut effects = ApplyEffects::default();
+        for input in std::mem::take(&mut self.to_apply) {
+            self.apply.handle(self.now, input, &mut effects);
+        }
+        self.apply.end_round(self.now, &mut effects);
+        assert!(effects.fatal.is_none(), "{:?}", effects.fatal);
+        self.state.write(&effects.batch).unwrap();
+        for (answer, result) in effects.answers {
+            answer.give(result);
+        }
+        self.hear();
+        for (_, report) in effects.reports {
+            self.applied(report);
+        }
+    }
+
+    fn applied(&mut self, report: ApplyReport) {
+        self.line(format!("  applied up to {}", report.index));
+        self.round(|peer, now, effects| {
+            peer.handle(now, RaftInput::Peer(PeerInput::Applied(report)), effects);
+        });
+    }
+
+    /// Everything that can go on does.
+    fn run(&mut self) {
+        while !self.releases.is_empty() || !self.to_apply.is_empty() {
+            if self.releases.is_empty() {
+                self.apply();
+            } else {
+                self.sync();
+            }
+        }
+    }
+
+    /// Forgets the transcript so far: what leads to the beginning of a scene.
+    fn scene(&mut self) {
+        self.text.clear();
+    }
+
+    fn answer<T: std::fmt::Debug + Send + 'static>(&self, name: &str) -> Answer<T> {
+        let (told, name) = (Arc::clone(&self.told), name.to_owned());
+        Answer::new(move |result: Result<T, RequestError>| {
+            let line = match result {
+                Ok(_) => format!("{name}: done"),
+                Err(error @ RequestError::Undetermined { .. }) => {
+                    format!("{name}: unknown, {error}")
+                }
+                Err(error) => format!("{name}: not applied, {error}"),
+            };
+            told.lock().unwrap().push(line);
+        })
+    }
+
+    fn context(&self, version: u64) -> ReadContext {
+        ReadContext {
+            region: 3,
+            epoch: Some(RegionEpoch {
+                conf_ver: 1,
+                version,
+            }),
+            ..ReadContext::default()
+        }
+    }
+
+    fn write(&self, key: &str, version: u64) -> PeerInput {
+        PeerInput::Write(WriteProposal {
+            context: self.context(version),
+            read_term: None,
+            mods: vec![Mod {
+                kind: ModKind::Put.into(),
+                key: Bytes::copy_from_slice(key.as_bytes()),
+                value: Bytes::from_static(b"value"),
+                ..Mod::default()
+            }],
+            answer: self.answer(&format!("put {key}")),
+        })
+    }
+
+    fn put(&mut self, key: &str) {
+        self.input(&format!("put {key}"), self.write(key, 1));
+    }
+
+    fn split(&mut self, keys: &[&'static str]) {
+        let input = PeerInput::Split {
+            context: Some(self.context(1)),
+            keys: keys
+                .iter()
+                .map(|key| Bytes::from_static(key.as_bytes()))
+                .collect(),
+            answer: self.answer(&format!("split at {}", keys.join(" "))),
+        };
+        self.input(&format!("split at {}", keys.join(" ")), input);
+    }
+
+    /// PD's answer to the last question.
+    fn ids(&mut self) {
+        let (epoch, keys, answer) = self.asked.take().unwrap();
+        let ids = (0..).step_by(10).zip(&keys).map(|(nth, _)| NewIds {
+            region: 100 + nth,
+            peers: vec![101 + nth],
+        });
+        let ids = Ok(ids.collect());
+        let input = PeerInput::SplitIds {
+            epoch,
+            keys,
+            ids,
+            answer,
+        };
+        self.input("ids from PD", input);
+    }
+
+    /// A message of the peer on store 2.
+    fn message(&mut self, message: Message) {
+        let message = Message {
+            from: 8,
+            to: 4,
+            ..message
+        };
+        let name = format!("from store 2: {}", describe(&message));
+        let peer = |id: u64, store_id| Peer {
+            id,
+            store_id,
+            ..Peer::default()
+        };
+        let input = PeerMessage {
+            region_id: 3,
+            from_peer: Some(peer(8, 2)),
+            to_peer: Some(peer(4, 1)),
+            message: Some(message),
+            ..PeerMessage::default()
+        };
+        self.input(&name, PeerInput::Message(Box::new(input)));
+    }
+
+    /// The peer of a group of two wins its election in term 6 and has committed there.
+    fn lead(&mut self) {
+        self.elect(6);
+        self.acknowledge(6, 6);
+        self.run();
+        self.scene();
+    }
+
+    /// Store 2 votes for this peer in `term`.
+    fn elect(&mut self, term: u64) {
+        let vote = |kind: MessageKind| Message {
+            kind: kind.into(),
+            term,
+            ..Message::default()
+        };
+        self.tick(2_000);
+        self.message(vote(MessageKind::PreVoteResponse));
+        self.sync();
+        self.message(vote(MessageKind::VoteResponse));
+        self.sync();
+    }
+
+    /// Store 2 has the log of `term` up to `index`.
+    fn acknowledge(&mut self, term: u64, index: u64) {
+        self.message(Message {
+            kind: MessageKind::AppendResponse.into(),
+            term,
+            index,
+            ..Message::default()
+        });
+    }
+
+    /// A leader of a later term replaces the log from `index` on.
+    fn replaced(&mut self, index: u64, term: u64, commit: u64) {
+        self.message(Message {
+            kind: MessageKind::Append.into(),
+            term,
+            index: index - 1,
+            log_term: 6,
+            commit,
+            entries: vec![Entry {
+                term,
+                index,
+                ..Entry::default()
+            }],
+            ..Message::default()
+        });
+    }
+
+    fn leased(&mut self) {
+        let begun = self.delegates.begin(&self.context(1), self.now);
+        let text = match begun {
+            Ok(Begin::Local(_)) => "served locally".to_owned(),
+            Ok(Begin::Ask) => "must ask".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        self.line(format!("? a read now: {text}"));
+    }
+
+    fn holds(&self, key: &str) -> bool {
+        let found = self.state.get(Cf::CfDefault, key.as_bytes());
+        found.unwrap().is_some()
+    }
+
+    #[track_caller]
+    fn check(&self, expected: &Expect) {
+        expected.assert_eq(&self.text);
+    }
+}
+
+fn describe_entry(entry: &Entry) -> String {
+    let kind = match entry.kind() {
+        EntryKind::Data if entry.data.is_empty() => "empty",
+        EntryKind::Data => "data",
+        EntryKind::Admin => "admin",
+        EntryKind::ConfChange => "members",
+    };
+    format!("{}@{} {kind}", entry.index, entry.term)
+}
+
+fn describe(message: &Message) -> String {
+    let entries: Vec<_> = message.entries.iter().map(describe_entry).collect();
+    match message.kind() {
+        MessageKind::Append => format!(
+            "append term {} after {} [{}] commit {}",
+            message.term,
+            message.index,
+            entries.join(", "),
+            message.commit
+        ),
+        MessageKind::AppendResponse => {
+            format!("appended term {} up to {}", message.term, message.index)
+        }
+        kind => format!("{kind:?} term {}", message.term),
+    }
+}
+
+fn describe_region(region: &Region) -> String {
+    let text = |key: &[u8]| String::from_utf8_lossy(key).into_owned();
+    let version = region.region_epoch.unwrap().version;
+    let (start, end) = (text(&region.start_key), text(&region.end_key));
+    format!("{}[{start:?},{end:?})v{version}", region.id)
+}
+
+#[test]
+fn a_write_is_answered_once_it_is_durable_and_applied() {
+    let mut desk = Desk::new(&[1], Config::default());
+    desk.tick(0);
+    desk.run();
+    desk.put("a");
+    desk.sync();
+    desk.apply();
+    desk.leased();
+    desk.check(&expect![[r#"
+        > tick after 0 ms
+          log: [] hard state 6/4/5
+        > sync
+          log: [6@6 empty]
+          to PD: leads 3["","")v1
+        > sync
+          to apply: [6@6 empty]
+        > apply
+          applied up to 6
+        > put a
+          log: [7@6 data] hard state 6/4/6
+        > sync
+          to apply: [7@6 data]
+        > apply
+          put a: done
+          applied up to 7
+        ? a read now: served locally
+    "#]]);
+}
+
+#[test]
+fn writes_of_one_round_are_one_entry_with_an_answer_each() {
+    let mut desk = Desk::new(&[1], Config::default());
+    desk.tick(0);
+    desk.run();
+    desk.scene();
+    let writes = [desk.write("a", 1), desk.write("b", 9), desk.write("c", 1)];
+    desk.line("> put a, put b at a wrong epoch, put c");
+    desk.round(|peer, now, effects| {
+        for write in writes {
+            peer.handle(now, RaftInput::Peer(write), effects);
+        }
+    });
+    desk.run();
+    desk.check(&expect![[r#"
+        > put a, put b at a wrong epoch, put c
+          log: [7@6 data] hard state 6/4/6
+          put b: not applied, epoch not match: the region's range changed
+        > sync
+          to apply: [7@6 data]
+        > apply
+          put a: done
+          put c: done
+          applied up to 7
+    "#]]);
+}
+
+#[test]
+fn a_write_in_the_log_is_kept_through_a_change_of_leader_until_it_is_replaced() {
+    let mut desk = Desk::new(&[1, 2], Config::default());
+    desk.lead();
+    desk.put("a");
+    desk.put("later");
+    desk.sync();
+    desk.replaced(7, 8, 6);
+    let held = &desk.log.load().unwrap()[&3];
+    assert_eq!(held.last_index(), 7, "the tail is cut off");
+    desk.put("b");
+    desk.sync();
+    desk.message(Message {
+        kind: MessageKind::Heartbeat.into(),
+        term: 8,
+        commit: 7,
+        ..Message::default()
+    });
+    desk.run();
+    assert!(!desk.holds("a"));
+    desk.check(&expect![[r#"
+        > put a
+          now to store 2: append term 6 after 6 [7@6 data] commit 6
+          log: [7@6 data] hard state 6/4/6
+        > put later
+          now to store 2: append term 6 after 7 [8@6 data] commit 6
+          log: [8@6 data]
+        > sync
+        > from store 2: append term 8 after 6 [7@8 empty] commit 6
+          log: [7@8 empty] hard state 8/0/6
+        > put b
+          put b: not applied, peer is not leader for region 3
+        > sync
+          then to store 2: appended term 8 up to 7
+        > from store 2: Heartbeat term 8
+          to apply: [7@8 empty]
+          put a: not applied, stale command
+          put later: not applied, stale command
+        > apply
+          applied up to 7
+    "#]]);
+}
+
+#[test]
+fn a_leader_that_comes_back_to_a_shorter_log_gives_indexes_again() {
+    let mut desk = Desk::new(&[1, 2], Config::default());
+    desk.lead();
+    for key in ["a", "b", "c"] {
+        desk.put(key);
+    }
+    desk.sync();
+    desk.replaced(7, 8, 6);
+    desk.sync();
+    desk.elect(9);
+    desk.scene();
+    desk.put("d");
+    desk.sync();
+    desk.acknowledge(9, 9);
+    desk.run();
+    assert!(!desk.holds("c") && desk.holds("d"));
+    desk.check(&expect![[r#"
+        > put d
+          log: [9@9 data]
+        > sync
+        > from store 2: appended term 9 up to 9
+          now to store 2: Heartbeat term 9
+          to apply: [7@8 empty, 8@9 empty, 9@9 data]
+          put a: not applied, stale command
+          put b: not applied, stale command
+          put c: not applied, stale command
+        > apply
+          put d: done
+          applied up to 9
+    "#]]);
+}
+
+#[test]
+fn a_write_that_the_next_leader_has_is_acknowledged_after_all() {
+    let mut desk = Desk::new(&[1, 2], Config::default());
+    desk.lead();
+    desk.put("a");
+    desk.sync();
+    desk.replaced(8, 8, 8);
+    desk.run();
+    assert!(desk.holds("a"));
+    desk.check(&expect![[r#"
+        > put a
+          now to store 2: append term 6 after 6 [7@6 data] commit 6
+          log: [7@6 data] hard state 6/4/6
+        > sync
+        > from store 2: append term 8 after 7 [8@8 empty] commit 8
+          log: [8@8 empty] hard state 8/0/8
+          to apply: [7@6 data]
+        > sync
+          then to store 2: appended term 8 up to 8
+          to apply: [8@8 empty]
+        > apply
+          put a: done
+          applied up to 8
+    "#]]);
+}
+
+#[test]
+fn after_ten_seconds_without_a_leader_a_write_is_unknown() {
+    let mut desk = Desk::new(&[1, 2], Config::default());
+    desk.lead();
+    desk.put("a");
+    desk.sync();
+    desk.message(Message {
+        kind: MessageKind::Heartbeat.into(),
+        term: 8,
+        ..Message::default()
+    });
+    desk.sync();
+    desk.scene();
+    desk.now = desk.now + Duration::from_millis(9_000);
+    desk.tick(0);
+    desk.scene();
+    desk.tick(1_000);
+    desk.check(&expect![[r#"
+        > tick after 1000 ms
+          put a: unknown, the outcome is unknown: leadership was lost before the write was committed
+    "#]]);
+}
+
+#[test]
+fn a_split_waits_for_its_commit_to_be_durable_and_there_is_no_lease_meanwhile() {
+    let mut desk = Desk::new(&[1], Config::default());
+    desk.tick(0);
+    desk.run();
+    desk.scene();
+    desk.leased();
+    desk.split(&["m", "t"]);
+    desk.ids();
+    desk.sync();
+    desk.leased();
+    desk.sync();
+    desk.leased();
+    desk.apply();
+    desk.tick(100);
+    desk.leased();
+    desk.check(&expect![[r#"
+        ? a read now: served locally
+        > split at m t
+          to PD: ids for 2 new regions
+        > ids from PD
+          log: [7@6 admin] hard state 6/4/6
+        > sync
+          log: [] hard state 6/4/7
+        ? a read now: must ask
+        > sync
+          to apply: [7@6 admin]
+        ? a read now: must ask
+        > apply
+          applied up to 7
+          to the store: spawn [100, 110], they campaign: true
+          to PD: leads 3["t","")v3
+          to PD: split into 100["","m")v3 110["m","t")v3 3["t","")v3
+          split at m t: done
+        > tick after 100 ms
+        ? a read now: epoch not match: the region's range changed
+    "#]]);
+}
+
+#[test]
+fn a_write_that_the_log_has_behind_a_split_is_skipped() {
+    let mut desk = Desk::new(&[1], Config::default());
+    desk.tick(0);
+    desk.run();
+    desk.split(&["m"]);
+    desk.ids();
+    desk.scene();
+    desk.put("a");
+    desk.run();
+    assert!(!desk.holds("a"));
+    desk.check(&expect![[r#"
+        > put a
+          log: [8@6 data]
+        > sync
+          log: [] hard state 6/4/7
+        > sync
+          to apply: [7@6 admin, 8@6 data]
+        > apply
+          put a: not applied, epoch not match: the region's range changed
+          applied up to 8
+          to the store: spawn [100], they campaign: true
+          to PD: leads 3["m","")v2
+          to PD: split into 100["","m")v2 3["m","")v2
+          split at m: done
+    "#]]);
+}
+
+#[test]
+fn of_two_splits_at_one_epoch_the_second_is_refused() {
+    let mut desk = Desk::new(&[1], Config::default());
+    desk.tick(0);
+    desk.run();
+    desk.split(&["m"]);
+    let first = desk.asked.take();
+    desk.split(&["t"]);
+    desk.ids();
+    desk.asked = first;
+    desk.ids();
+    desk.scene();
+    desk.run();
+    desk.check(&expect![[r#"
+        > sync
+          log: [] hard state 6/4/7
+          log: [] hard state 6/4/8
+        > sync
+          to apply: [7@6 admin]
+          to apply: [8@6 admin]
+        > apply
+          applied up to 8
+          to the store: spawn [100], they campaign: true
+          to PD: leads 3["t","")v2
+          to PD: split into 100["","t")v2 3["t","")v2
+          split at t: done
+          split at m: not applied, epoch not match: the region's range changed
+    "#]]);
+}
+
+#[test]
+fn the_log_is_cut_off_only_below_what_survives_a_crash() {
+    let config = Config {
+        truncate_entries_min: 1,
+        ..Config::default()
+    };
+    let mut desk = Desk::new(&[1], config);
+    desk.tick(0);
+    desk.run();
+    for key in ["a", "b", "c"] {
+        desk.put(key);
+        desk.run();
+    }
+    desk.scene();
+    desk.tick(100);
+    desk.input("durable up to 7", PeerInput::Durable { index: 7 });
+    desk.input("durable up to 99", PeerInput::Durable { index: 99 });
+    desk.check(&expect![[r#"
+        > tick after 100 ms
+        > durable up to 7
+          log: [] truncated at 7
+        > durable up to 99
+          log: [] truncated at 9
+    "#]]);
+}
+
+#[test]
+fn too_large_or_misplaced_writes_are_refused_before_the_log() {
+    let config = Config {
+        entry_bytes_max: 200,
+        merge_bytes_max: 200,
+        ..Config::default()
+    };
+    let mut desk = Desk::new(&[1], config);
+    desk.tick(0);
+    desk.run();
+    desk.scene();
+    desk.put(&"k".repeat(200));
+    let stale = desk.write("a", 7);
+    desk.input("put a at another epoch", stale);
+    let PeerInput::Write(mut computed) = desk.write("a", 1) else {
+        unreachable!()
+    };
+    computed.read_term = Some(5);
+    desk.input(
+        "put a, computed in an earlier term",
+        PeerInput::Write(computed),
+    );
+    desk.check(&expect![[r#"
+        > put kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk
+          put kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk: not applied, raft entry of 221 bytes is larger than the limit of 200 bytes in region 3
+        > put a at another epoch
+          put a: not applied, epoch not match: the region's range changed
+        > put a, computed in an earlier term
+          put a: not applied, stale command
+    "#]]);
+}
+
+/// The state fell behind a split; the child had entries of its own by then. Its log counts, not its
+/// birth (contracts: C34).
+#[test]
+fn a_replayed_split_keeps_what_the_child_has() {
+    let mut desk = Desk::new(&[1], Config::default());
+    desk.tick(0);
+    desk.run();
+    desk.split(&["m"]);
+    desk.ids();
+    desk.run();
+    // The child's peer is another one; here its log is written as that peer would have.
+    let entry = |index, term| Entry {
+        term,
+        index,
+        ..Entry::default()
+    };
+    let mut batch = flotilla_engine::LogBatch::default();
+    batch.append(100, vec![entry(6, 6), entry(7, 6)], 5);
+    batch.set_record(
+        100,
+        flotilla_proto::store::RaftRecord {
+            peer_id: 101,
+            hard_state: Some(flotilla_proto::raft::HardState {
+                term: 6,
+                vote: 101,
+                commit: 6,
+            }),
+        },
+    );
+    desk.log.append(&batch).unwrap();
+    desk.log.sync().unwrap();
+    let (log, state) = (desk.log.crash(|_| 0), desk.state.crash());
+    assert_eq!(
+        state.regions().unwrap().len(),
+        1,
+        "the split is not durable"
+    );
+    let opened = boot::open(Config::default(), 1, &log, &state, desk.now).unwrap();
+    let mut text = String::new();
+    for spawn in &opened.regions {
+        let (region, raft) = (spawn.peer.region(), spawn.peer.raft());
+        writeln!(
+            text,
+            "{} term {} commit {} applied {} last {}",
+            describe_region(region),
+            raft.term(),
+            raft.commit(),
+            raft.applied_index(),
+            raft.last_index()
+        )
+        .unwrap();
+    }
+    expect![[r#"
+        3["m","")v2 term 6 commit 7 applied 7 last 7
+        100["","m")v2 term 6 commit 6 applied 6 last 7
+    "#]]
+    .assert_eq(&text);
+}
