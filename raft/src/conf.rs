@@ -221,6 +221,24 @@ impl Conf {
         quorum::joint_vote(&self.voters, &self.outgoing, answer)
     }
 
+    /// For planted bugs: a configuration that forgets half of a joint one.
+    pub(crate) fn incoming(&self) -> Self {
+        Self {
+            voters: self.voters.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// For planted bugs: a configuration in which everybody votes.
+    pub(crate) fn all_voting(&self) -> Self {
+        let mut voters: Vec<u64> = self.members().collect();
+        voters.sort_unstable();
+        Self {
+            voters,
+            ..Self::default()
+        }
+    }
+
     /// The configuration that `request` leads to: the next step, not always the last one.
     pub(crate) fn change(&self, request: &ConfRequest) -> Result<Self, ConfError> {
         if request.changes.is_empty() {

@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use crate::leader::Leader;
 use crate::log_view::LogView;
+use crate::planted::Planted;
 use crate::progress::Progress;
 use crate::quorum::VoteOutcome;
-use crate::raft::{Raft, State};
+use crate::raft::{Contact, Raft, State};
 
 /// The answers of one election. A candidate's own vote is among them once it is durable.
 #[derive(Debug, Default)]
@@ -53,7 +54,8 @@ impl<L: LogView> Raft<L> {
 
     /// This replica could lead: a voter that knows the newest configuration and has its state.
     pub(crate) fn may_campaign(&self) -> bool {
-        self.conf.is_voter(self.config.id) && !self.log.conf_unsettled() && !self.log.installing()
+        let unsettled = self.log.conf_unsettled() && !self.plants(Planted::CampaignUnsettled);
+        self.conf.is_voter(self.config.id) && !unsettled && !self.log.installing()
     }
 
     pub(crate) fn start_election(&mut self) {
@@ -72,7 +74,6 @@ impl<L: LogView> Raft<L> {
         if term > self.term {
             self.term = term;
             self.vote = 0;
-            self.void_attempts = 0;
             self.min_matched = 0;
             // The new term's leader may replace what they claim before it is durable.
             self.after_write.retain(|message| !accepts_append(message));
@@ -90,10 +91,12 @@ impl<L: LogView> Raft<L> {
     pub(crate) fn become_candidate(&mut self, attempt: u64) {
         self.term += 1;
         self.vote = self.config.id;
-        self.void_attempts = 0;
         self.min_matched = 0;
         self.enter(State::Candidate(Ballot::default()), 0);
         self.ask_for_votes(MessageKind::Vote, attempt);
+        if self.plants(Planted::OwnVoteNotPersisted) {
+            self.record_vote(self.config.id, true);
+        }
     }
 
     fn become_leader(&mut self) {
@@ -190,7 +193,11 @@ impl<L: LogView> Raft<L> {
         };
         ballot.record(voter, granted);
         let own = ballot.answer(id).is_some();
-        let outcome = self.conf.vote(|voter| ballot.answer(voter));
+        let one_half = self.log.plant.breaks(Planted::OneQuorumInJoint);
+        let outcome = match one_half {
+            true => self.conf.incoming().vote(|voter| ballot.answer(voter)),
+            false => self.conf.vote(|voter| ballot.answer(voter)),
+        };
         let real = matches!(self.state, State::Candidate(_));
         match outcome {
             VoteOutcome::Won if real && own => self.become_leader(),
@@ -207,34 +214,48 @@ impl<L: LogView> Raft<L> {
         self.config.check_quorum
             && self
                 .contact
-                .is_some_and(|at| self.now - at < self.config.election_timeout_min)
+                .is_some_and(|contact| self.is_recent(contact.at))
     }
 
-    /// This replica stays with its leader and gives no vote. A transfer in progress is the exception;
-    /// one that its leader has given up is none.
+    fn is_recent(&self, at: Mono) -> bool {
+        self.now - at < self.config.election_timeout_min
+    }
+
+    /// This replica stays with its leader and gives no vote to others, whatever their term: a leader's
+    /// lease rests on it. Only a transfer overrules it.
     pub(crate) fn is_loyal(&self, message: &Message) -> bool {
-        let voided = match &self.state {
-            State::Leader(leader) => leader.voided,
-            _ => self.void_attempts,
-        };
-        let next_term = message.term == self.term + 1;
-        let transfer = message.transfer && !(next_term && message.transfer_attempt <= voided);
         let leads = self.config.check_quorum && matches!(self.state, State::Leader(_));
-        !transfer && (leads || self.has_fresh_contact())
+        let transfer = message.transfer && !self.is_void(message.term, message.transfer_attempt);
+        !transfer && (leads || self.has_fresh_contact()) && !self.plants(Planted::NoLoyalty)
+    }
+
+    /// The leader before `term` has given up this attempt to hand over, or may have told so before
+    /// this replica restarted.
+    pub(crate) fn is_void(&self, term: u64, attempt: u64) -> bool {
+        let (led, voided) = match &self.state {
+            State::Leader(leader) => (self.term, leader.voided),
+            _ => self
+                .contact
+                .map_or((0, 0), |contact| (contact.term, contact.voided)),
+        };
+        let restarted = self.restarted.is_some_and(|at| self.is_recent(at));
+        restarted || (term <= led + 1 && attempt <= voided)
     }
 
     /// Anyone asked answers, member or not: it may be that this replica does not know yet that it
     /// is a voter.
     pub(crate) fn on_vote_request(&mut self, kind: MessageKind, message: &Message) {
         let pre = kind == MessageKind::PreVote;
-        let free = self.vote == message.from || (self.vote == 0 && self.leader == 0);
+        // The term alone may have been learned from others since the leader was heard of.
+        let free = self.vote == 0 && self.leader == 0 && !self.is_loyal(message);
         let open = if pre {
             message.term > self.term && !self.is_loyal(message)
         } else {
-            free
+            free || self.vote == message.from
         };
         let grant = open
-            && self.log.is_up_to_date(message.index, message.log_term)
+            && (self.log.is_up_to_date(message.index, message.log_term)
+                || self.plants(Planted::VoteWithoutLogCheck))
             && self.yields_to(message);
         let response = if pre {
             MessageKind::PreVoteResponse
@@ -250,7 +271,7 @@ impl<L: LogView> Raft<L> {
             }
             (_, false) => {}
         }
-        if pre {
+        if pre || self.plants(Planted::VoteNotPersisted) {
             self.send_now.push(answer);
         } else {
             self.after_write.push(answer);
@@ -307,7 +328,13 @@ impl<L: LogView> Raft<L> {
         } else {
             self.become_follower(self.term, leader);
         }
-        self.contact = Some(self.now);
+        let known = self.contact.filter(|contact| contact.term == self.term);
+        let voided = known.map_or(0, |contact| contact.voided);
+        self.contact = Some(Contact {
+            at: self.now,
+            term: self.term,
+            voided,
+        });
         self.timer_base = self.now;
         Ok(())
     }

@@ -8,6 +8,7 @@ use flotilla_proto::raft::{Message, MessageKind};
 
 use crate::error::StepError;
 use crate::log_view::LogView;
+use crate::planted::Planted;
 use crate::progress::Pace;
 use crate::raft::{Raft, State};
 
@@ -100,6 +101,10 @@ impl<L: LogView> Raft<L> {
             Some(peer) => peer.round,
             None => 0,
         });
+        let late = self.log.plant.breaks(Planted::LeaseFromReceipt);
+        if late && round > leader.rounds.confirmed {
+            leader.rounds.date_newest(self.now);
+        }
         if leader.rounds.confirm(round) {
             self.grant_confirmed();
         }
@@ -120,7 +125,9 @@ impl<L: LogView> Raft<L> {
         if message.round == 0 {
             return Ok(());
         }
-        self.void_attempts = self.void_attempts.max(message.transfer_attempt);
+        if let Some(contact) = &mut self.contact {
+            contact.voided = contact.voided.max(message.transfer_attempt);
+        }
         self.min_matched = message.min_matched;
         let kind = MessageKind::HeartbeatResponse;
         let answer = Message {
@@ -148,7 +155,12 @@ impl<L: LogView> Raft<L> {
         };
         peer.active = self.now;
         let news = message.round > peer.round;
-        peer.round = peer.round.max(message.round);
+        let any = self.log.plant.breaks(Planted::AckOfAnyRound);
+        peer.round = if any {
+            leader.rounds.last
+        } else {
+            peer.round.max(message.round)
+        };
         // It lives: an append that got no answer was lost.
         if peer.paused {
             peer.paused = false;
@@ -205,6 +217,9 @@ impl<L: LogView> Raft<L> {
             return None;
         };
         let config = &self.config;
+        if self.plants(Planted::LeaseInTransfer) && leader.transfer.is_some() {
+            return leader.rounds.lease_from().map(|sent| sent + config.lease);
+        }
         let off = config.lease == Duration::ZERO || !config.check_quorum;
         let open = leader.transfer.is_some()
             || self.log.applied() < leader.first_index

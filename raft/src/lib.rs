@@ -81,6 +81,7 @@
 //! | `membership`, `conf`, `quorum` | changes of members; configurations; majorities |
 //! | `transfer`, `snapshot` | handing over; catching up by state |
 //! | `ready`, `status` | output and completions; looking in |
+//! | `planted` | rules that a test can break on purpose |
 
 mod conf;
 mod config;
@@ -92,6 +93,7 @@ mod log;
 mod log_view;
 mod mem_log;
 mod membership;
+mod planted;
 mod progress;
 pub mod quorum;
 mod raft;
@@ -110,6 +112,8 @@ pub use config::{
 pub use error::{ProposeError, ReadError, StartError, StepError, TransferError};
 pub use log_view::{FetchFor, LogView, Lookup, Ticket};
 pub use mem_log::MemLog;
+#[cfg(feature = "planted")]
+pub use planted::Planted;
 pub use progress::Pace;
 pub use raft::{INITIAL_INDEX, INITIAL_TERM, LogId, Raft, Restart, Role};
 pub use ready::{ReadGrant, Ready, RoleChange};

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use flotilla_proto::raft::{Entry, EntryKind, HardState, Snapshot};
 
 use crate::log_view::{FetchFor, LogView, Lookup, Ticket};
+use crate::planted::{Plant, Planted};
 
 /// An entry that is more than data: applied only once its commit is durable (contracts: C4), and
 /// between commit and apply there is no lease (contracts: C16).
@@ -82,6 +83,7 @@ pub(crate) struct Log<L> {
     applying_bytes_max: u64,
     /// Committed entries are being fetched.
     fetching: Option<Ticket>,
+    pub(crate) plant: Plant,
 }
 
 impl<L: LogView> Log<L> {
@@ -93,7 +95,8 @@ impl<L: LogView> Log<L> {
             offset: last + 1,
             incoming: None,
             last_term,
-            commit: state.commit,
+            // Data is applied without waiting for its commit to be durable.
+            commit: state.commit.max(applied),
             persisted: last,
             handed: applied,
             applied,
@@ -108,6 +111,7 @@ impl<L: LogView> Log<L> {
             applying_bytes: 0,
             applying_bytes_max,
             fetching: None,
+            plant: Plant::default(),
             view,
         }
     }
@@ -300,8 +304,13 @@ impl<L: LogView> Log<L> {
         }
         self.persisted = self.persisted.min(from - 1);
         self.unscanned = self.unscanned.min(from - 1);
+        let kept = self.plant.breaks(Planted::StaleWriteCounts);
         for flight in &mut self.flights {
-            flight.upto = flight.upto.min(from - 1);
+            flight.upto = if kept {
+                flight.upto
+            } else {
+                flight.upto.min(from - 1)
+            };
         }
         while self
             .barriers
@@ -438,7 +447,13 @@ impl<L: LogView> Log<L> {
 
     /// The end (exclusive) of what may be handed out now.
     fn applicable_end(&self) -> u64 {
-        let end = self.commit.min(self.persisted) + 1;
+        let mut end = self.commit.min(self.persisted) + 1;
+        if self.plant.breaks(Planted::ApplyNotPersisted) {
+            end = (self.commit + 1).min(self.offset);
+        }
+        if self.plant.breaks(Planted::AdminNotDurable) {
+            return end;
+        }
         let held = self
             .barriers
             .iter()
@@ -489,6 +504,9 @@ impl<L: LogView> Log<L> {
 
     /// Cuts before the first barrier whose commit is not durable.
     fn hold_back(&mut self, entries: &mut Vec<Entry>) {
+        if self.plant.breaks(Planted::AdminNotDurable) {
+            return;
+        }
         let durable = self.state_durable.commit;
         let barrier = |entry: &Entry| entry.kind != EntryKind::Data as i32 && entry.index > durable;
         if let Some(position) = entries.iter().position(barrier) {
@@ -552,8 +570,9 @@ impl<L: LogView> Log<L> {
             "{}",
             self.picture()
         );
+        let early = self.plant.breaks(Planted::ApplyNotPersisted);
         assert!(
-            self.handed <= self.persisted.max(self.snapshot),
+            early || self.handed <= self.persisted.max(self.snapshot),
             "{}",
             self.picture()
         );

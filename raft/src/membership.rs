@@ -14,6 +14,7 @@ use prost::Message as _;
 use crate::conf::{Conf, ConfError, ConfRequest};
 use crate::error::ProposeError;
 use crate::log_view::LogView;
+use crate::planted::Planted;
 use crate::progress::Progress;
 use crate::raft::{LogId, Raft, State};
 
@@ -31,7 +32,8 @@ impl<L: LogView> Raft<L> {
         self.advance(now);
         let applied = self.log.applied();
         let leader = self.check_proposal()?;
-        if leader.pending_conf > applied {
+        let again = self.log.plant.breaks(Planted::SecondConfChange);
+        if leader.pending_conf > applied && !again {
             return Err(ProposeError::PendingConfChange {
                 index: leader.pending_conf,
             });

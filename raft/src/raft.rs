@@ -14,6 +14,7 @@ use crate::error::{ProposeError, StartError, StepError};
 use crate::leader::Leader;
 use crate::log::Log;
 use crate::log_view::{LogView, Ticket};
+use crate::planted::Planted;
 use crate::read_index::Forwarded;
 use crate::ready::{ReadGrant, RoleChange};
 
@@ -57,6 +58,16 @@ pub struct Restart {
     pub applied: u64,
 }
 
+/// When a leader was heard of last: a promise not to vote for others for a while.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Contact {
+    pub(crate) at: Mono,
+    /// The leader's term, which this replica may have left since.
+    pub(crate) term: u64,
+    /// Transfers of that leader up to this attempt were given up.
+    pub(crate) voided: u64,
+}
+
 /// A role with what belongs to it.
 #[derive(Debug)]
 pub(crate) enum State {
@@ -86,11 +97,12 @@ pub struct Raft<L> {
     pub(crate) timer_base: Mono,
     /// Redrawn whenever the term or the role changes.
     pub(crate) timeout: std::time::Duration,
-    /// When a leader was last heard of. Votes are refused for the shortest election timeout after
-    /// it. A restart counts as contact: what was promised before the crash is not remembered.
-    pub(crate) contact: Option<Mono>,
-    /// Transfers up to this attempt of `term`'s leader are void. After a restart all of them are.
-    pub(crate) void_attempts: u64,
+    /// The last leader heard of, in whatever term. Votes are refused to others for the shortest
+    /// election timeout after it.
+    pub(crate) contact: Option<Contact>,
+    /// What was promised before the last restart is not known: for the shortest election timeout from
+    /// here on nothing overrules loyalty.
+    pub(crate) restarted: Option<Mono>,
     /// As the leader last said it; see [`Raft::min_matched`].
     pub(crate) min_matched: u64,
     /// Reads that wait for the leader's answer.
@@ -119,11 +131,6 @@ impl<L: LogView> Raft<L> {
         } = restart;
         let conf = Conf::parse(&conf)?;
         check_stored(&view, hard_state, applied)?;
-        // Data is applied without waiting for its commit to be durable: what is applied was committed.
-        let hard_state = HardState {
-            commit: hard_state.commit.max(applied),
-            ..hard_state
-        };
         let rng = SplitMix64::seed_from_u64(config.seed);
         let log = Log::new(view, hard_state, applied, config.committed_bytes_max);
         let promised = hard_state.term > INITIAL_TERM;
@@ -138,8 +145,12 @@ impl<L: LogView> Raft<L> {
             log,
             timer_base: now,
             timeout: config.election_timeout_min,
-            contact: promised.then_some(now),
-            void_attempts: u64::MAX,
+            contact: promised.then_some(Contact {
+                at: now,
+                term: hard_state.term,
+                voided: 0,
+            }),
+            restarted: promised.then_some(now),
             min_matched: 0,
             forwarded: Forwarded::default(),
             ready_number: 0,
@@ -158,6 +169,20 @@ impl<L: LogView> Raft<L> {
         raft.forwarded.number = raft.rng.next_u64() >> 1;
         raft.redraw_timeout();
         Ok(raft)
+    }
+
+    /// Breaks a rule on purpose; see [`Planted`].
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, rule: Planted) {
+        self.log.plant.rule = Some(rule);
+        if rule == Planted::RestartForgetsPromise {
+            (self.contact, self.restarted) = (None, None);
+        }
+    }
+
+    /// Whether `rule` is broken here.
+    pub(crate) fn plants(&self, rule: Planted) -> bool {
+        self.log.plant.breaks(rule)
     }
 
     // ---- time ----
@@ -280,6 +305,8 @@ impl<L: LogView> Raft<L> {
             // Asks about a term that nobody has entered yet.
             MessageKind::PreVote => true,
             MessageKind::PreVoteResponse if !message.reject => true,
+            // An answer to an earlier question of this replica must not unseat the leader it has by now.
+            MessageKind::PreVoteResponse if !matches!(self.state, State::PreCandidate(_)) => false,
             // The term is not even looked at: that is what keeps a healthy leader.
             MessageKind::Vote if self.is_loyal(message) => false,
             MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot => {

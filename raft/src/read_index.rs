@@ -14,6 +14,7 @@ use crate::error::ReadError;
 use crate::leader::{Asked, Leader, Reader, Reads};
 use crate::log::Log;
 use crate::log_view::LogView;
+use crate::planted::Planted;
 use crate::raft::{Raft, State};
 use crate::ready::ReadGrant;
 
@@ -82,6 +83,10 @@ impl<L: LogView> Raft<L> {
     /// Every read of a leader comes through here, whoever asks.
     fn take_read(&mut self, reader: Reader) -> Result<(), ReadError> {
         if self.lease_until().is_some_and(|until| self.now < until) {
+            self.answer(reader, self.log.commit());
+            return Ok(());
+        }
+        if self.plants(Planted::ReadWithoutRound) {
             self.answer(reader, self.log.commit());
             return Ok(());
         }
@@ -253,6 +258,6 @@ impl<L: LogView> Raft<L> {
 
 fn wants_round<L: LogView>(leader: &Leader, log: &Log<L>) -> bool {
     !leader.reads.waiting.is_empty()
-        && log.commit() >= leader.first_index
+        && (log.commit() >= leader.first_index || log.plant.breaks(Planted::ReadBeforeOwnTerm))
         && leader.reads.asked.len() < READ_ROUNDS_INFLIGHT_MAX
 }

@@ -7,6 +7,7 @@ use crate::config::Config;
 use crate::error::StepError;
 use crate::log::Log;
 use crate::log_view::{FetchFor, LogView, Lookup};
+use crate::planted::Planted;
 use crate::progress::{Pace, Progress};
 use crate::raft::{Raft, State};
 
@@ -26,7 +27,9 @@ impl<L: LogView> Raft<L> {
             self.accept_append(to, self.log.commit());
             return Ok(());
         }
-        if !self.log.matches(message.index, message.log_term) {
+        let blind = self.log.plant.breaks(Planted::AppendWithoutPrevCheck)
+            && message.index <= self.log.last_index();
+        if !blind && !self.log.matches(message.index, message.log_term) {
             let (hint, term) = self.log.agreement_hint(message.index, message.log_term);
             self.refuse_append(to, message.index, hint, term.unwrap_or_default());
             return Ok(());
@@ -58,7 +61,11 @@ impl<L: LogView> Raft<L> {
             index,
             ..self.message(kind, to)
         };
-        self.after_write.push(answer);
+        if self.plants(Planted::AckNotPersisted) {
+            self.send_now.push(answer);
+        } else {
+            self.after_write.push(answer);
+        }
     }
 
     fn refuse_append(&mut self, to: u64, index: u64, hint_index: u64, hint_term: u64) {
@@ -141,10 +148,15 @@ impl<L: LogView> Raft<L> {
         let State::Leader(leader) = &mut self.state else {
             return;
         };
-        let reached = self
-            .conf
-            .reached(|id| leader.peer(id).map_or(0, |peer| peer.matched));
-        if reached >= leader.first_index && self.log.commit_to(reached) {
+        let plant = self.log.plant;
+        let matched = |id| leader.peer(id).map_or(0, |peer| peer.matched);
+        let reached = match plant {
+            _ if plant.breaks(Planted::OneQuorumInJoint) => self.conf.incoming().reached(matched),
+            _ if plant.breaks(Planted::LearnersCount) => self.conf.all_voting().reached(matched),
+            _ => self.conf.reached(matched),
+        };
+        let own_term = reached >= leader.first_index || plant.breaks(Planted::OldTermByCount);
+        if own_term && self.log.commit_to(reached) {
             leader.replicate = true;
         }
     }

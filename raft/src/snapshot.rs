@@ -6,6 +6,7 @@ use flotilla_proto::raft::{Message, MessageKind, Snapshot};
 use crate::conf::Conf;
 use crate::error::StepError;
 use crate::log_view::LogView;
+use crate::planted::Planted;
 use crate::progress::{Pace, Progress};
 use crate::raft::{Raft, State};
 
@@ -104,7 +105,8 @@ impl<L: LogView> Raft<L> {
                 self.log.commit_to(meta.index);
             } else {
                 self.log.restore(snapshot, meta.index, meta.term);
-                self.conf = conf;
+                let half = self.plants(Planted::SnapshotDropsOutgoing);
+                self.conf = if half { conf.incoming() } else { conf };
             }
         }
         // Where this snapshot is old, the commit index tells the leader where to go on.

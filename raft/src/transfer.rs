@@ -8,6 +8,7 @@ use flotilla_proto::raft::{Message, MessageKind};
 use crate::error::TransferError;
 use crate::leader::Transfer;
 use crate::log_view::LogView;
+use crate::planted::Planted;
 use crate::progress::Pace;
 use crate::raft::{Raft, State};
 
@@ -96,14 +97,17 @@ impl<L: LogView> Raft<L> {
         if let State::Leader(leader) = &mut self.state
             && leader.transfer.take().is_some()
         {
-            leader.voided = leader.attempts;
+            if !self.log.plant.breaks(Planted::TransferNotVoided) {
+                leader.voided = leader.attempts;
+            }
             self.restart_lease();
         }
     }
 
     /// The leader told this replica to take over.
     pub(crate) fn on_timeout_now(&mut self, message: &Message) {
-        let void = message.transfer_attempt <= self.void_attempts || message.from != self.leader;
+        let void =
+            self.is_void(message.term + 1, message.transfer_attempt) || message.from != self.leader;
         if !void && self.may_campaign() && matches!(self.state, State::Follower) {
             self.become_candidate(message.transfer_attempt);
         }

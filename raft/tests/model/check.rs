@@ -140,10 +140,12 @@ impl Checker {
     }
 
     /// 3: entries with one index and term say the same and follow the same.
-    pub(crate) fn handed_out(&mut self, raft: &Raft<View>, ready: &Ready) {
+    pub(crate) fn handed_out(&mut self, node: &Node, ready: &Ready) {
+        let raft = node.raft.as_ref().expect("it runs");
         if ready.snapshot.is_some() {
             self.reached.snapshots += 1;
         }
+        self.durable_commit(node, raft, ready);
         let Some(first) = ready.entries.first() else {
             return;
         };
@@ -162,6 +164,40 @@ impl Checker {
             );
             assert_eq!(known.1, *entry, "log matching: {id:?} differs");
             before = entry.term;
+        }
+    }
+
+    /// C4: nothing is applied that is not durable here, what is more than data not before its commit
+    /// is, and new entries carry the newest commit index.
+    fn durable_commit(&self, node: &Node, raft: &Raft<View>, ready: &Ready) {
+        let disk = &node.disk;
+        for Entry { index, kind, .. } in &ready.committed {
+            assert!(
+                *index <= disk.log.last_index(),
+                "{} applies {index} before it is durable",
+                node.id
+            );
+            let data = *kind == EntryKind::Data as i32;
+            let durable = data || *index <= disk.hard_state.commit;
+            assert!(
+                durable,
+                "{} applies {index}, which is more than data, before its commit is durable",
+                node.id
+            );
+        }
+        if !ready.entries.is_empty() {
+            let written = node
+                .writes
+                .iter()
+                .rev()
+                .find_map(|write| write.hard_state)
+                .unwrap_or(disk.hard_state);
+            let newest = ready.hard_state.unwrap_or(written);
+            assert!(
+                newest.commit >= raft.commit(),
+                "{} appends without its newest commit index",
+                node.id
+            );
         }
     }
 
@@ -267,22 +303,26 @@ impl Checker {
 
     /// 6 and 8: nothing falls, and the indexes stand in order.
     fn order(&self, raft: &Raft<View>) {
-        let status = raft.status();
-        let seen = self.seen.get(&status.id).copied().unwrap_or_default();
+        let seen = self.seen.get(&raft.id()).copied().unwrap_or_default();
         let before = [seen.term, seen.commit, seen.applied];
-        let now = [status.role.term, status.commit, status.applied];
+        let (term, commit, applied, last) = (
+            raft.term(),
+            raft.commit(),
+            raft.applied_index(),
+            raft.last_index(),
+        );
+        let now = [term, commit, applied];
         assert!(
             before.iter().zip(now).all(|(before, now)| now >= *before),
-            "{before:?} fell to {now:?}: {status:?}"
+            "{before:?} fell to {now:?}: {:?}",
+            raft.status()
         );
-        assert!(
-            status.applied <= status.commit && status.commit <= status.last_index,
-            "{status:?}"
-        );
-        assert!(
-            status.handed_out <= status.commit && status.first_index <= status.last_index + 1,
-            "{status:?}"
-        );
+        let first = raft.log().first_index();
+        let ordered = applied <= commit
+            && commit <= last
+            && first <= last + 1
+            && raft.persisted_index() <= last;
+        assert!(ordered, "{:?}", raft.status());
     }
 
     /// 1, 4 and 10: one leader per term, elected by a quorum of voters, with all that is committed.
@@ -405,7 +445,8 @@ impl Checker {
         self.seen.insert(raft.id(), seen);
     }
 
-    /// 12: whoever may answer reads by its lease has applied every acknowledged write.
+    /// 12: whoever may answer reads by its lease is the newest leader, and has applied every
+    /// acknowledged write.
     fn leases(&mut self, places: &BTreeMap<u64, Place>) {
         for place in places.values() {
             let Some(raft) = place
@@ -417,6 +458,13 @@ impl Checker {
                 continue;
             };
             self.reached.lease_checks += 1;
+            let newest = self.leaders.keys().next_back().copied().unwrap_or_default();
+            assert_eq!(
+                raft.term(),
+                newest,
+                "{} holds the lease and another leads",
+                raft.id()
+            );
             let applied = raft.applied_index();
             assert!(
                 applied >= self.acknowledged,

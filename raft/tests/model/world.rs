@@ -7,59 +7,18 @@ use std::time::Duration;
 
 use flotilla_proto::clock::Mono;
 use flotilla_proto::raft::{ConfState, Entry, EntryKind, Message, MessageKind};
-use flotilla_raft::{
-    CLOCK_DRIFT_PERCENT, ConfRequest, Config, MemberChange, Raft, Role, Transition,
-};
+use flotilla_raft::{CLOCK_DRIFT_PERCENT, Config, Raft, Role};
 
 use crate::check::Checker;
 use crate::common::{Node, View, Work};
+use crate::odds::{self, Odds};
 use crate::rng::Rng;
 
 /// Peers that may ever exist.
-const PEERS: u64 = 7;
+pub(crate) const PEERS: u64 = 7;
 const MILLI: u64 = 1_000_000;
 /// Virtual time within which a healed group must be whole again.
 const HEAL_MAX: u64 = 120_000 * MILLI;
-
-/// What a seed draws once.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Odds {
-    steps: u64,
-    loss_pct: u64,
-    duplicate_pct: u64,
-    slow_pct: u64,
-    crash_permille: u64,
-    partition_permille: u64,
-    conf_permille: u64,
-    transfer_permille: u64,
-    read_permille: u64,
-    propose_permille: u64,
-    truncate_permille: u64,
-    cold_pct: u64,
-    lazy_pct: u64,
-    drift: bool,
-}
-
-impl Odds {
-    fn draw(rng: &mut Rng) -> Self {
-        Self {
-            steps: rng.range(200, 700),
-            loss_pct: rng.pick(&[0, 0, 2, 10, 30]),
-            duplicate_pct: rng.pick(&[0, 0, 5, 50]),
-            slow_pct: rng.pick(&[0, 2, 20]),
-            crash_permille: rng.pick(&[0, 2, 10, 30]),
-            partition_permille: rng.pick(&[0, 3, 15]),
-            conf_permille: rng.pick(&[0, 10, 60]),
-            transfer_permille: rng.pick(&[0, 5, 30]),
-            read_permille: rng.pick(&[20, 100]),
-            propose_permille: rng.pick(&[50, 200, 400]),
-            truncate_permille: rng.pick(&[0, 10, 60]),
-            cold_pct: rng.pick(&[0, 0, 20]),
-            lazy_pct: rng.pick(&[0, 10, 60]),
-            drift: rng.percent(70),
-        }
-    }
-}
 
 /// One peer's place in the world.
 pub(crate) struct Place {
@@ -81,11 +40,6 @@ pub(crate) struct Place {
     wants_snapshot: bool,
 }
 
-struct Flying {
-    due: u64,
-    message: Message,
-}
-
 /// Lines of what happened, if anybody asked.
 #[derive(Default)]
 pub(crate) struct Trace {
@@ -103,23 +57,29 @@ impl Trace {
         println!("{}", lines[lines.len().saturating_sub(tail)..].join("\n"));
     }
 
-    fn add(&self, line: impl FnOnce() -> String) {
+    pub(crate) fn add(&self, line: impl FnOnce() -> String) {
         if self.on {
             self.lines.borrow_mut().push(line());
         }
     }
 }
 
+/// Done to every core when it starts.
+type Arm = Box<dyn Fn(&mut Raft<View>)>;
+
 pub(crate) struct World {
-    rng: Rng,
+    arm: Arm,
+    pub(crate) rng: Rng,
     odds: Odds,
     base: Config,
     time: u64,
     pub(crate) places: BTreeMap<u64, Place>,
-    flying: Vec<Flying>,
+    /// By when it arrives, then by when it was sent.
+    flying: BTreeMap<(u64, u64), Message>,
+    sent: u64,
     /// Cut one-way links.
     cut: Vec<(u64, u64)>,
-    next_token: u64,
+    pub(crate) next_token: u64,
     pub(crate) check: Checker,
     pub(crate) trace: Trace,
 }
@@ -127,8 +87,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn draw(seed: u64, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
-        let odds = Odds::draw(&mut rng);
-        let base = draw_config(&mut rng);
+        let (odds, base) = odds::draw(&mut rng);
         let voters: Vec<u64> = (1..=rng.pick(&[1, 2, 3, 3, 3, 4, 5])).collect();
         let learners = if rng.percent(20) {
             vec![voters.len() as u64 + 1]
@@ -146,11 +105,13 @@ impl World {
         };
         trace.add(|| format!("seed={seed} {odds:?} {base:?} {conf:?}"));
         let mut world = Self {
+            arm: Box::new(|_| {}),
             odds,
             base,
             time: 0,
             places: BTreeMap::new(),
-            flying: Vec::new(),
+            flying: BTreeMap::new(),
+            sent: 0,
             cut: Vec::new(),
             next_token: 0,
             check: Checker::new(conf.clone()),
@@ -179,14 +140,23 @@ impl World {
             };
             world.places.insert(id, place);
             world.redraw_rate(id);
-            if member {
-                world.start(id);
-            }
+            world.place(id).retired = !member;
         }
         world
     }
 
+    /// Does `arm` to every core as it starts.
+    #[cfg(feature = "planted")]
+    pub(crate) fn arm(&mut self, arm: impl Fn(&mut Raft<View>) + 'static) {
+        self.arm = Box::new(arm);
+    }
+
     pub(crate) fn run(&mut self) {
+        for id in 1..=PEERS {
+            if !std::mem::take(&mut self.place(id).retired) {
+                self.start(id);
+            }
+        }
         for _ in 0..self.odds.steps {
             self.step();
         }
@@ -195,7 +165,7 @@ impl World {
 
     fn step(&mut self) {
         let odds = self.odds;
-        let span = self.rng.pick(&[1, 1, 2, 5, 10, 20, 50, 100]) * MILLI;
+        let span = self.rng.pick(odds.spans) * MILLI;
         self.pass(span);
         let id = self.rng.range(1, PEERS + 1);
         if self.rng.per_mille(odds.propose_permille) {
@@ -221,6 +191,9 @@ impl World {
         if self.rng.per_mille(odds.partition_permille) {
             self.partition();
         }
+        if self.rng.percent(odds.depose_pct) {
+            self.isolate_deposed();
+        }
         if self.rng.per_mille(odds.truncate_permille) {
             self.truncate(id);
         }
@@ -229,7 +202,7 @@ impl World {
         }
     }
 
-    fn place(&mut self, id: u64) -> &mut Place {
+    pub(crate) fn place(&mut self, id: u64) -> &mut Place {
         self.places.get_mut(&id).expect("every peer has a place")
     }
 
@@ -249,18 +222,18 @@ impl World {
 
     fn deliver(&mut self) {
         let time = self.time;
-        let mut due: Vec<Flying> = self
+        while let Some(entry) = self
             .flying
-            .extract_if(.., |flying| flying.due <= time)
-            .collect();
-        due.sort_by_key(|flying| flying.due);
-        for Flying { message, due } in due {
+            .first_entry()
+            .filter(|entry| entry.key().0 <= time)
+        {
+            let ((_, sent), message) = entry.remove_entry();
             let to = message.to;
             let place = self.place(to);
             if place.paused_until > time {
                 // Waits in the inbox.
-                let due = due.max(place.paused_until);
-                self.flying.push(Flying { due, message });
+                let until = place.paused_until;
+                self.flying.insert((until, sent), message);
                 continue;
             }
             if place.node.raft.is_none() {
@@ -269,7 +242,8 @@ impl World {
                 }
                 self.start(to);
             }
-            self.trace.add(|| format!("  {}", show(&message)));
+            let at = time / 1000;
+            self.trace.add(|| format!("  {at} us: {}", show(&message)));
             let place = self.place(to);
             let now = place.clock;
             let outcome = place
@@ -306,7 +280,8 @@ impl World {
         }
         self.redeem(id);
         self.report(id);
-        if self.rng.percent(70) {
+        let odds = self.odds;
+        if self.rng.percent(odds.write_pct) {
             let writes = self.place(id).node.writes.len() as u64;
             let done = if self.rng.percent(70) {
                 writes
@@ -315,7 +290,7 @@ impl World {
             };
             self.write(id, done);
         }
-        if self.rng.percent(70) {
+        if self.rng.percent(odds.apply_pct) {
             let most = if self.rng.percent(80) { u64::MAX } else { 1 };
             self.apply(id, most);
         }
@@ -406,7 +381,7 @@ impl World {
     }
 
     /// Takes the Readys, unless this peer is in a lazy mood.
-    fn pump(&mut self, id: u64) {
+    pub(crate) fn pump(&mut self, id: u64) {
         let odds = self.odds;
         if self.rng.percent(odds.lazy_pct) {
             return;
@@ -418,7 +393,7 @@ impl World {
                 return;
             };
             let mut ready = raft.ready(now);
-            self.check.handed_out(raft, &ready);
+            self.check.handed_out(&place.node, &ready);
             for grant in std::mem::take(&mut ready.reads) {
                 self.check.granted(&mut place.reads, grant);
             }
@@ -474,15 +449,15 @@ impl World {
 
     fn launch(&mut self, message: Message) {
         let slow = self.rng.percent(self.odds.slow_pct);
-        let delay = if slow {
-            self.rng.range(1, 5000)
+        let delay_max = if slow {
+            self.odds.slow_max
         } else {
-            self.rng.range(0, 20)
+            self.odds.delay_max
         };
-        self.flying.push(Flying {
-            due: self.time + delay * MILLI,
-            message,
-        });
+        let delay = self.rng.range(0, delay_max + 1);
+        self.sent += 1;
+        self.flying
+            .insert((self.time + delay * MILLI, self.sent), message);
     }
 
     fn partition(&mut self) {
@@ -491,13 +466,34 @@ impl World {
             self.cut.clear();
             return;
         }
+        if self.rng.percent(self.odds.shun_pct)
+            && let Some((_, leader)) = self.leaders().last().copied()
+        {
+            let other = self.rng.range(1, PEERS + 1);
+            self.trace
+                .add(|| format!("{leader} and {other} lose sight of each other"));
+            self.cut.extend([(leader, other), (other, leader)]);
+            return;
+        }
         let side: Vec<bool> = (0..=PEERS).map(|_| self.rng.percent(40)).collect();
-        let one_way = self.rng.percent(30);
+        let shape = self.rng.range(0, 4);
+        let density = self.rng.pick(&[10, 30]);
         for from in 1..=PEERS {
             for to in 1..=PEERS {
                 let (a, b) = (side[from as usize], side[to as usize]);
-                if a != b && (a || !one_way) {
+                let cut = match shape {
+                    // Two halves; one that only hears the other; links here and there, in one
+                    // direction or in both.
+                    0 => a != b,
+                    1 => a && !b,
+                    2 => self.rng.percent(density),
+                    _ => from < to && self.rng.percent(density),
+                };
+                if cut {
                     self.cut.push((from, to));
+                    if shape == 3 {
+                        self.cut.push((to, from));
+                    }
                 }
             }
         }
@@ -505,134 +501,27 @@ impl World {
             .add(|| format!("the network is cut: {:?}", self.cut));
     }
 
-    // ---- people ----
-
-    /// Somebody who thinks that it leads, most of the time; else anybody.
-    fn some_leader(&mut self) -> Option<u64> {
-        let leads = |place: &&Place| place.node.raft.as_ref().is_some_and(Raft::is_leader);
-        let leaders: Vec<u64> = self
-            .places
-            .values()
-            .filter(leads)
-            .map(|place| place.node.id)
-            .collect();
-        if leaders.is_empty() || self.rng.percent(10) {
-            let up = |place: &&Place| place.node.raft.is_some();
-            let all: Vec<u64> = self
-                .places
-                .values()
-                .filter(up)
-                .map(|place| place.node.id)
-                .collect();
-            return (!all.is_empty()).then(|| self.rng.pick(&all));
-        }
-        Some(self.rng.pick(&leaders))
-    }
-
-    fn propose(&mut self) {
-        let Some(id) = self.some_leader() else { return };
-        for _ in 0..self.rng.pick(&[1, 1, 1, 3, 10]) {
-            let kind = if self.rng.percent(10) {
-                EntryKind::Admin
-            } else {
-                EntryKind::Data
-            };
-            let data = self.rng.next().to_le_bytes()[..self.rng.range(0, 9) as usize].to_vec();
-            let place = self.place(id);
-            let now = place.clock;
-            let raft = place.node.raft.as_mut().expect("it runs");
-            if let Ok(log_id) = raft.propose(now, kind, data.into()) {
-                place.proposed.insert(log_id.index, log_id.term);
+    /// The worst moment to lose the network: a new leader is there, and the old one, who may still
+    /// have its lease, cannot learn of it.
+    fn isolate_deposed(&mut self) {
+        let leaders = self.leaders();
+        let newest = leaders
+            .iter()
+            .map(|(term, _)| *term)
+            .max()
+            .unwrap_or_default();
+        for (term, id) in leaders {
+            if term < newest && !self.cut.contains(&(id, id)) {
                 self.trace
-                    .add(|| format!("{id} proposes {kind:?} at {}/{}", log_id.term, log_id.index));
+                    .add(|| format!("the network leaves {id}, deposed from term {term}, alone"));
+                // The link to itself marks that it was done.
+                self.cut
+                    .extend((1..=PEERS).flat_map(|other| [(id, other), (other, id)]));
             }
-            self.look(id);
         }
-        self.pump(id);
     }
 
-    fn read(&mut self) {
-        let up = |place: &&Place| place.node.raft.is_some();
-        let all: Vec<u64> = self
-            .places
-            .values()
-            .filter(up)
-            .map(|place| place.node.id)
-            .collect();
-        let Some(id) = (!all.is_empty()).then(|| self.rng.pick(&all)) else {
-            return;
-        };
-        self.next_token += 1;
-        let (token, floor) = (self.next_token, self.check.acknowledged());
-        let place = self.place(id);
-        let now = place.clock;
-        if place
-            .node
-            .raft
-            .as_mut()
-            .expect("it runs")
-            .read_index(now, token)
-            .is_ok()
-        {
-            place.reads.insert(token, floor);
-        }
-        self.look(id);
-        self.pump(id);
-    }
-
-    fn change_members(&mut self) {
-        let Some(id) = self.some_leader() else { return };
-        let mut changes = Vec::new();
-        for _ in 0..self.rng.pick(&[0, 1, 1, 1, 2, 3]) {
-            let peer = self.rng.range(1, PEERS + 1);
-            changes.push(match self.rng.range(0, 3) {
-                0 => MemberChange::AddVoter(peer),
-                1 => MemberChange::AddLearner(peer),
-                _ => MemberChange::Remove(peer),
-            });
-        }
-        let transition = self.rng.pick(&[
-            Transition::Auto,
-            Transition::Simple,
-            Transition::Joint { auto_leave: true },
-            Transition::Joint { auto_leave: false },
-        ]);
-        let request = ConfRequest {
-            changes,
-            transition,
-            context: "context".into(),
-        };
-        let shown = format!("{request:?}");
-        let place = self.place(id);
-        let now = place.clock;
-        let raft = place.node.raft.as_mut().expect("it runs");
-        if let Ok(log_id) = raft.propose_conf_change(now, request) {
-            place.proposed.insert(log_id.index, log_id.term);
-            self.trace
-                .add(|| format!("{id} proposes {shown} at {}/{}", log_id.term, log_id.index));
-        }
-        self.look(id);
-        self.pump(id);
-    }
-
-    fn transfer(&mut self) {
-        let Some(id) = self.some_leader() else { return };
-        let to = self.rng.range(1, PEERS + 1);
-        let place = self.place(id);
-        let now = place.clock;
-        if place
-            .node
-            .raft
-            .as_mut()
-            .expect("it runs")
-            .transfer_leader(now, to)
-            .is_ok()
-        {
-            self.trace.add(|| format!("{id} hands over to {to}"));
-        }
-        self.look(id);
-        self.pump(id);
-    }
+    // ---- crashes and truncation ----
 
     fn truncate(&mut self, id: u64) {
         if self.rng.percent(50) {
@@ -650,8 +539,6 @@ impl World {
             self.look(id);
         }
     }
-
-    // ---- crashes ----
 
     fn crash(&mut self, id: u64) {
         let place = self.places.get_mut(&id).expect("every peer has a place");
@@ -691,11 +578,14 @@ impl World {
             },
             clock,
         );
-        let starts = place.starts;
-        if let Some(raft) = &mut place.node.raft
-            && starts == 1
-            && seed.is_multiple_of(3)
-        {
+        let at_once = place.starts == 1 && seed.is_multiple_of(3);
+        let raft = self
+            .places
+            .get_mut(&id)
+            .and_then(|place| place.node.raft.as_mut())
+            .expect("it was started");
+        (self.arm)(raft);
+        if at_once {
             raft.campaign(clock);
         }
         self.trace.add(|| format!("{id} starts"));
@@ -711,7 +601,7 @@ impl World {
         }
     }
 
-    fn look(&mut self, id: u64) {
+    pub(crate) fn look(&mut self, id: u64) {
         self.check.look(&self.places, id);
     }
 
@@ -720,15 +610,7 @@ impl World {
     /// The faults stop: whoever is a member comes back, and the group must serve.
     fn heal(&mut self) {
         self.trace.add(|| "---- all faults stop".to_owned());
-        let quiet = Odds {
-            loss_pct: 0,
-            duplicate_pct: 0,
-            slow_pct: 0,
-            lazy_pct: 0,
-            cold_pct: 0,
-            ..self.odds
-        };
-        self.odds = quiet;
+        self.odds = self.odds.quiet();
         self.cut.clear();
         let deadline = self.time + HEAL_MAX;
         let (mut wanted, mut again) = (None, self.time);
@@ -830,30 +712,6 @@ impl World {
         };
         members.iter().all(applied) && members.iter().any(leads)
     }
-}
-
-fn draw_config(rng: &mut Rng) -> Config {
-    let ms = Duration::from_millis;
-    let check_quorum = rng.percent(90);
-    let mut config = Config {
-        id: 1,
-        tick: ms(rng.pick(&[1, 100])),
-        inflight_messages_max: rng.pick(&[1, 2, 256]),
-        inflight_bytes_max: rng.pick(&[1, 16, 1 << 20]),
-        append_bytes_max: rng.pick(&[1, 16, 1 << 20]),
-        uncommitted_bytes_max: rng.pick(&[8, 64, 1 << 20]),
-        committed_bytes_max: rng.pick(&[1, 16, 1 << 20]),
-        pre_vote: rng.percent(85),
-        check_quorum,
-        ..Config::default()
-    };
-    let lease = if check_quorum && rng.percent(80) {
-        config.lease_max()
-    } else {
-        Duration::ZERO
-    };
-    config.lease = lease;
-    config
 }
 
 fn show(message: &Message) -> String {
