@@ -11,8 +11,9 @@ use super::{Config, ConfigError, Origin, SETTINGS, Setting};
 
 /// What all environment variables of settings begin with.
 const ENV_PREFIX: &str = "FLOTILLA_";
-/// Variables of the tests and benches; never settings.
-const ENV_FOREIGN: [&str; 2] = ["FLOTILLA_TEST_", "FLOTILLA_BENCH_"];
+/// Variables of the tests and benches begin or end like this; they are never settings.
+const ENV_FOREIGN: [&str; 3] = ["FLOTILLA_TEST_", "FLOTILLA_BENCH_", "FLOTILLA_SIM_"];
+const ENV_SEEDS: [&str; 2] = ["SEED", "SEEDS"];
 
 /// The environment variable of a setting.
 pub fn env_name(key: &str) -> String {
@@ -64,9 +65,7 @@ impl Layers {
             }
         }
         for (name, value) in &self.env {
-            if name.starts_with(ENV_PREFIX)
-                && !ENV_FOREIGN.iter().any(|prefix| name.starts_with(prefix))
-            {
+            if is_setting(name) {
                 let setting = SETTINGS
                     .iter()
                     .find(|setting| env_name(setting.key) == *name);
@@ -171,6 +170,14 @@ impl Loaded {
             .and_then(|setting| (setting.show)(&self.config))
             .unwrap_or_else(|| "(not set)".to_owned())
     }
+}
+
+fn is_setting(variable: &str) -> bool {
+    let foreign = ENV_FOREIGN
+        .iter()
+        .any(|prefix| variable.starts_with(prefix))
+        || ENV_SEEDS.iter().any(|suffix| variable.ends_with(suffix));
+    variable.starts_with(ENV_PREFIX) && !foreign
 }
 
 /// The settings of a file: name, value, line.
@@ -301,7 +308,8 @@ mod tests {
                 ("FLOTILLA_ADDR", "127.0.0.1:2"),
                 ("FLOTILLA_RAFT_TICK", "60ms"),
                 ("HOME", "x"),
-                ("FLOTILLA_TEST_SEED", "1"),
+                ("FLOTILLA_SEED", "1"),
+                ("FLOTILLA_TEST_X", "1"),
             ],
             &[("addr", "127.0.0.1:3")],
         );

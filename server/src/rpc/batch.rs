@@ -307,7 +307,7 @@ async fn call(
             )));
             (
                 Some(Told::Coprocessor(coprocessor::Response {
-                    region_error: error,
+                    region_error: error.map(Box::new),
                     ..Default::default()
                 })),
                 None,

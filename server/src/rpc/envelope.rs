@@ -10,7 +10,7 @@ use tonic::Status;
 #[derive(Debug)]
 pub(super) enum Stop {
     /// A region error in the response.
-    Region(errorpb::Error),
+    Region(Box<errorpb::Error>),
     /// A fault of the request, told in the response if that has room for it.
     Refused(Refusal),
     /// A gRPC status.
@@ -25,7 +25,7 @@ impl From<Status> for Stop {
 
 impl From<errorpb::Error> for Stop {
     fn from(error: errorpb::Error) -> Self {
-        Self::Region(error)
+        Self::Region(Box::new(error))
     }
 }
 
@@ -223,7 +223,7 @@ mod tests {
             (
                 RequestError::KeyNotInRegion {
                     key: "k".into(),
-                    region,
+                    region: region.into(),
                 },
                 |e| e.key_not_in_region.is_some(),
             ),

@@ -134,7 +134,7 @@ impl Kv {
     /// Why a command was not done, in the words of the protocol.
     pub(super) fn stop(&self, failure: Failure) -> Stop {
         match failure {
-            Failure::Region(error) => Stop::Region(*error),
+            Failure::Region(error) => Stop::Region(error),
             Failure::Refused(refusal) => Stop::Refused(refusal),
             Failure::Engine(error) => self.broken(error),
         }
@@ -240,7 +240,7 @@ impl Kv {
 
     /// The right to read the region as it is from now on.
     async fn grant(&self, context: &ReadContext, deadline: Deadline) -> Result<Grant, Stop> {
-        let refused = |error| Stop::Region(envelope::region_error(error, context.region));
+        let refused = |error| Stop::from(envelope::region_error(error, context.region));
         match self
             .store
             .runtime
@@ -430,7 +430,7 @@ impl Kv {
 
     /// What the peer says of itself, if it leads and the request is for it.
     pub(super) fn leading(&self, context: &ReadContext) -> Result<Arc<Serving>, Stop> {
-        let refused = |error| Stop::Region(envelope::region_error(error, context.region));
+        let refused = |error| Stop::from(envelope::region_error(error, context.region));
         let serving = self
             .store
             .runtime
@@ -504,7 +504,7 @@ impl Kv {
             if matches!(error, RequestError::Busy { .. }) {
                 self.store.metrics.busy.increment(1);
             }
-            Stop::Region(envelope::region_error(error, region))
+            Stop::from(envelope::region_error(error, region))
         })
     }
 
@@ -622,7 +622,7 @@ pub(super) fn finish<A: flotilla_kv::Answer>(
 ) -> Served<A> {
     match result {
         Ok(served) => Ok(served),
-        Err(Stop::Region(error)) => Ok((A::region_error(error), None)),
+        Err(Stop::Region(error)) => Ok((A::region_error(*error), None)),
         Err(Stop::Refused(refusal)) => match A::refused(&refusal) {
             Some(response) => Ok((response, None)),
             None => Err(envelope::status(&refusal)),

@@ -207,7 +207,7 @@ impl Kv {
     ) -> Served<SplitRegionResponse> {
         let response = match self.try_split(&request, origin).await {
             Ok(regions) => split_response(regions),
-            Err(Stop::Region(error)) => split_error(error),
+            Err(Stop::Region(error)) => split_error(*error),
             Err(Stop::Refused(refusal)) => {
                 split_error(region_error::other(format!("failed to split: {refusal}")))
             }
