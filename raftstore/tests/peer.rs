@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +23,7 @@ use flotilla_raftstore::{
     RaftMachine, ReadContext, RequestError, WriteProposal, boot,
 };
 use flotilla_router::{Machine, Merge};
+use parking_lot::Mutex;
 
 /// One region's machines on the in-memory engine, and the transcript.
 struct Desk {
@@ -179,7 +180,7 @@ impl Desk {
     }
 
     fn hear(&mut self) {
-        let told = std::mem::take(&mut *self.told.lock().unwrap());
+        let told = std::mem::take(&mut *self.told.lock());
         for line in told {
             self.line(format!("  {line}"));
         }
@@ -257,7 +258,7 @@ impl Desk {
                 }
                 Err(error) => format!("{name}: not applied, {error}"),
             };
-            told.lock().unwrap().push(line);
+            told.lock().push(line);
         })
     }
 

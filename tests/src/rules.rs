@@ -25,6 +25,8 @@ pub enum Rule {
     StateIsLog,
     /// A write changes only keys of its region, and only at its epoch (contracts: C21).
     OwnKeys,
+    /// A request is served at the epoch it was made for, and at no other (contracts: C21).
+    ServedAtItsEpoch,
     /// Nothing is applied beyond what is durable in the log here (contracts: C4 ii).
     AppliedIsPersisted,
     /// What changes the topology is applied only once its commit is durable (contracts: C4 iii).
@@ -69,7 +71,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -79,6 +81,7 @@ impl Rule {
         Self::AtomicSwap,
         Self::StateIsLog,
         Self::OwnKeys,
+        Self::ServedAtItsEpoch,
         Self::AppliedIsPersisted,
         Self::AdminCommitDurable,
         Self::TruncatedIsDurable,

@@ -48,6 +48,8 @@ enum What {
     Write {
         print: Vec<u8>,
         compared: Option<Compared>,
+        /// The region's version that it was made for.
+        version: u64,
     },
     Split {
         keys: Vec<Bytes>,
@@ -60,11 +62,21 @@ enum What {
 struct Alike {
     proposed: u64,
     refused: u64,
-    /// Applied, and not yet claimed by an acknowledgement: the step, the row before.
-    unclaimed: Vec<(u64, Option<Bytes>)>,
+    /// Applied, and not yet claimed by an acknowledgement.
+    unclaimed: Vec<Point>,
     applied: u64,
     /// Proposals whose store died.
     lost: u64,
+}
+
+/// Where a write took effect.
+#[derive(Clone, Debug)]
+struct Point {
+    step: u64,
+    /// What the row of its first change held before.
+    before: Option<Bytes>,
+    /// The region's version that the log says it was made for.
+    version: u64,
 }
 
 /// How an answered proposal ended.
@@ -99,18 +111,23 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// A write goes to a peer.
+    /// A write goes to a peer, for a region at `version`.
     pub fn write_proposed(
         &mut self,
         op: OpId,
-        store: u64,
-        step: u64,
+        (store, step): (u64, u64),
+        version: u64,
         mods: &[Mod],
         compared: Option<Compared>,
     ) {
         let print = print(mods);
         self.alike.entry(print.clone()).or_default().proposed += 1;
-        self.open(op, store, step, What::Write { print, compared });
+        let what = What::Write {
+            print,
+            compared,
+            version,
+        };
+        self.open(op, store, step, what);
     }
 
     /// A split with keys that no other split has.
@@ -146,7 +163,11 @@ impl Answers {
             return false;
         }
         alike.applied += 1;
-        alike.unclaimed.push((step, part.before.clone()));
+        alike.unclaimed.push(Point {
+            step,
+            before: part.before.clone(),
+            version: part.version,
+        });
         check_counts(alike, &part.mods, checks);
         alike.lost > 0
     }
@@ -175,9 +196,9 @@ impl Answers {
             || format!("operation {op} is acknowledged after the log failed"),
         );
         match (&proposal.what, said) {
-            (What::Write { print, compared }, Said::Done) => {
+            (What::Write { print, .. }, Said::Done) => {
                 let alike = self.alike.entry(print.clone()).or_default();
-                check_acknowledged(op, proposal.since, alike, compared.as_ref(), checks);
+                check_acknowledged(op, proposal, alike, checks);
             }
             (What::Write { print, .. }, Said::NotApplied) => {
                 let alike = self.alike.entry(print.clone()).or_default();
@@ -238,28 +259,34 @@ fn check_counts(alike: &Alike, mods: &[Mod], checks: &mut Checks) {
     });
 }
 
-/// It has a point in time of its own, and a compare-and-swap finds there what it had compared.
-fn check_acknowledged(
-    op: OpId,
-    since: u64,
-    alike: &mut Alike,
-    compared: Option<&Compared>,
-    checks: &mut Checks,
-) {
-    let fits = |(step, before): &(u64, Option<Bytes>)| {
-        *step >= since && compared.is_none_or(|compared| compared.matches(before.as_ref()))
+/// It has a point in time of its own, at the epoch it was made for, and a compare-and-swap finds
+/// there what it had compared.
+fn check_acknowledged(op: OpId, proposal: &Proposal, alike: &mut Alike, checks: &mut Checks) {
+    let Proposal { since, what, .. } = proposal;
+    let What::Write {
+        compared, version, ..
+    } = what
+    else {
+        return;
     };
-    let in_time = alike.unclaimed.iter().any(|(step, _)| *step >= since);
-    checks.check(Rule::AcknowledgedIsApplied, in_time, || {
-        format!("operation {op}, proposed in step {since}, is acknowledged; applied and unclaimed: {:?}", alike.unclaimed)
+    let points = &alike.unclaimed;
+    let in_time = |point: &&Point| point.step >= *since;
+    checks.check(Rule::AcknowledgedIsApplied, points.iter().any(|point| in_time(&point)), || {
+        format!("operation {op}, proposed in step {since}, is acknowledged; unclaimed points: {points:?}")
     });
-    let found = alike.unclaimed.iter().position(fits);
+    let at_epoch = |point: &&Point| in_time(point) && point.version == *version;
+    let any_at_epoch = points.iter().any(|point| at_epoch(&point));
+    checks.check(Rule::ServedAtItsEpoch, any_at_epoch, || {
+        format!("operation {op} was made for version {version}; unclaimed points: {points:?}")
+    });
+    let fits = |point: &Point| {
+        let compared = compared.as_ref();
+        at_epoch(&point) && compared.is_none_or(|c| c.matches(point.before.as_ref()))
+    };
+    let found = points.iter().position(fits);
     if compared.is_some() {
-        checks.check(Rule::AtomicSwap, found.is_some() || !in_time, || {
-            format!(
-                "operation {op} compared {compared:?} and wrote over {:?}",
-                alike.unclaimed
-            )
+        checks.check(Rule::AtomicSwap, found.is_some(), || {
+            format!("operation {op} compared {compared:?} and wrote over {points:?}")
         });
     }
     if let Some(nth) = found {

@@ -1,6 +1,7 @@
 //! A look into the running peers, after each of their rounds.
 
 use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::Region;
 use flotilla_raft::LogView as _;
 use flotilla_raftstore::peer::Peer;
 use flotilla_raftstore::{Begin, Delegates, ReadContext};
@@ -66,11 +67,7 @@ impl Oracle {
             ..ReadContext::default()
         };
         let leased = matches!(delegates.begin(&context, now), Ok(Begin::Local(_)));
-        let raft = peer.raft();
-        let backed = raft.lease_until().is_some_and(|until| now < until)
-            && raft
-                .first_index_of_term()
-                .is_some_and(|first| raft.applied_index() >= first);
+        let (raft, backed) = (peer.raft(), backed(peer, now));
         self.checks
             .check(Rule::LeaseIsBacked, !leased || backed, || {
                 format!(
@@ -80,4 +77,25 @@ impl Oracle {
                 )
             });
     }
+
+    /// A local read was made for `region`, and has just been confirmed.
+    pub fn look_at_confirmed(&mut self, store: u64, peer: &Peer, region: &Region, now: Mono) {
+        let same = peer.region().region_epoch == region.region_epoch;
+        self.checks
+            .check(Rule::LeaseIsBacked, same && backed(peer, now), || {
+                format!(
+                    "store {store}: a local read of {region:?} is confirmed, the lease is {:?}, the region {:?}",
+                    peer.raft().lease_until(),
+                    peer.region()
+                )
+            });
+    }
+}
+
+/// The peer leads with a lease and has applied an entry of its own term.
+fn backed(peer: &Peer, now: Mono) -> bool {
+    let raft = peer.raft();
+    let first = raft.first_index_of_term();
+    raft.lease_until().is_some_and(|until| now < until)
+        && first.is_some_and(|first| raft.applied_index() >= first)
 }

@@ -64,6 +64,8 @@ pub struct AppliedPart {
     pub skipped: bool,
     /// What the row of its first change held before.
     pub before: Option<Bytes>,
+    /// The region's version that it was proposed for.
+    pub version: u64,
 }
 
 /// What one entry did.
@@ -224,6 +226,7 @@ impl Model {
                 mods: part.mods,
                 skipped,
                 before,
+                version: part.epoch_version,
             });
         }
         parts

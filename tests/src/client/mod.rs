@@ -58,10 +58,27 @@ impl Workload {
         });
         // Somebody must write.
         weights[6] = weights[6].max(4);
+        let contended = rng.chance(200);
+        if contended {
+            // Reads, writes, range deletes and swaps of the same few keys.
+            weights = [4, 0, 0, 0, 0, 0, 3, 1, 1, 0, 3, 8];
+        }
         Self {
-            clients: rng.range(1..=8),
-            keys: rng.log_range(2..=64) as usize,
-            value_bytes_max: rng.log_range(24..=config.entry_bytes_max),
+            clients: if contended {
+                rng.range(4..=16)
+            } else {
+                rng.range(1..=8)
+            },
+            keys: if contended {
+                rng.range(2..=4)
+            } else {
+                rng.log_range(2..=64)
+            } as usize,
+            value_bytes_max: if rng.chance(300) {
+                config.entry_bytes_max / 2
+            } else {
+                rng.log_range(24..=config.entry_bytes_max)
+            },
             think_ms_max: rng.log_range(1..=64),
             ttl: if rng.chance(500) {
                 rng.range(50..=500)
@@ -103,7 +120,12 @@ impl Workload {
     /// A value that says whose it is.
     fn value(&self, op: OpId, nth: usize, rng: &mut Rng) -> Bytes {
         let mut value = format!("{op}.{nth};").into_bytes();
-        let bytes = rng.log_range(1..=self.value_bytes_max) as usize;
+        let most = self.value_bytes_max;
+        let bytes = if rng.chance(200) {
+            most
+        } else {
+            rng.log_range(1..=most)
+        } as usize;
         value.resize(bytes.max(value.len()), b'.');
         value.into()
     }

@@ -44,11 +44,11 @@ impl RaftLog for WatchedLog {
         let result = self.inner.append(batch);
         if let Err(error) = result {
             let error = self.failed(error);
-            self.oracle
-                .lock()
-                .store(self.store)
-                .log
-                .append_failed(batch);
+            if !matches!(error, EngineError::Poisoned { .. }) {
+                let mut oracle = self.oracle.lock();
+                oracle.log_grew(self.store, batch.stored_bytes());
+                oracle.store(self.store).log.append_failed(batch);
+            }
             return Err(error);
         }
         let mut oracle = self.oracle.lock();

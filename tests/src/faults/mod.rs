@@ -60,15 +60,11 @@ impl Faults {
         };
         let crash = rate(60);
         let crash_before_sync = rate(60);
-        let power = rate(1000);
-        let crash_in_start = rate(500);
         let stop = rate(20);
-        let disk = POINTS.map(|_| rate(12));
+        let disk = [rate(12), rate(12), rate(100), rate(12), rate(30)];
         Self {
             crash,
             crash_before_sync,
-            power,
-            crash_in_start,
             stop,
             disk,
             full: rate(1000),
@@ -78,6 +74,8 @@ impl Faults {
             pd_late: rate(300),
             clock: rate(30),
             compaction: rate(30),
+            power: *rng.pick(&[0, 500, 1000]),
+            crash_in_start: *rng.pick(&[0, 0, 300, 700]),
         }
     }
 

@@ -1,7 +1,10 @@
 //! Events, clients and operators.
 
+use bytes::Bytes;
+use flotilla_engine::row;
 use flotilla_proto::kvrpcpb::RawGetResponse;
 use flotilla_proto::metapb::Region;
+use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
 use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::{PeerInput, ReadContext, RequestError};
 use prost::Message as _;
@@ -214,15 +217,19 @@ impl Sim {
     }
 
     fn operator(&mut self) {
-        if self.phase != Phase::Run {
+        // Slow worlds last longer, and must not get more regions than others for it.
+        if self.phase != Phase::Run || self.meddled >= self.world.operations / 2 {
             return;
         }
+        self.meddled += 1;
         self.operator_later();
         match self.rng.below(10) {
-            0..=4 => self.split_somewhere(),
-            5..=6 => self.write_pd_record(),
+            0..=2 => self.split_somewhere(),
+            3..=4 => self.write_pd_record(),
+            5..=6 => self.write_as_tool(),
             7 => self.meddle(PeerInput::Campaign),
-            8 => self.meddle(PeerInput::Transfer { to: 999 }),
+            8 if self.rng.chance(500) => self.meddle(PeerInput::Transfer { to: 999 }),
+            8 => self.meddle(PeerInput::Report),
             _ => self.meddle(PeerInput::Unreachable { peer: 999 }),
         }
     }
@@ -282,18 +289,60 @@ impl Sim {
     /// PD writes one of its records through the meta region.
     fn write_pd_record(&mut self) {
         let op = self.op();
-        let nth = self.rng.below(4);
+        let key = format!("record {}", self.rng.below(4));
+        let change = change(
+            ModKind::Put,
+            ColumnFamily::CfMeta,
+            key.into(),
+            format!("{op}").into(),
+        );
+        let meta = self.world.first_regions().swap_remove(0);
+        self.write_bare(op, &meta, vec![change]);
+    }
+
+    /// A tool writes to a region, with keys that may lie outside of it, all kinds of changes in one
+    /// batch. Its column family is one that no compare-and-swap looks at.
+    fn write_as_tool(&mut self) {
+        let op = self.op();
+        let Some(region) = self.any_region() else {
+            return;
+        };
+        let count = self.rng.range(1..=3);
+        let mods = (0..count).map(|nth| {
+            let key = |sim: &mut Self| {
+                sim.world
+                    .mode
+                    .physical(&sim.world.workload.any_key(&mut sim.rng))
+            };
+            let (one, other) = (key(self), key(self));
+            let stored = row::encode(format!("{op}.{nth}").as_bytes(), None);
+            let kind = *self
+                .rng
+                .pick(&[ModKind::Put, ModKind::Delete, ModKind::DeleteRange]);
+            let (key, value) = match kind {
+                ModKind::Put => (one, stored),
+                ModKind::Delete => (one, Bytes::new()),
+                // Also reversed, also unbounded.
+                ModKind::DeleteRange if self.rng.chance(200) => (one, Bytes::new()),
+                ModKind::DeleteRange => (one, other),
+            };
+            change(kind, ColumnFamily::CfWrite, key, value)
+        });
+        let mods = mods.collect();
+        self.write_bare(op, &region, mods);
+    }
+
+    fn write_bare(&mut self, op: u64, region: &Region, mods: Vec<Mod>) {
         let around = self.around();
         let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) else {
             return;
         };
         let id = life.id;
-        life.write_meta(
-            op,
-            format!("record {nth}").into(),
-            format!("{op}").into(),
-            &around,
-        );
+        around.oracle.lock().note(format_args!(
+            "operation {op}: bare write to region {}: {mods:?}",
+            region.id
+        ));
+        life.write_bare(op, region, mods, &around);
         self.hear_answers(id);
     }
 
@@ -315,5 +364,14 @@ fn remember(client: &mut Client, request: &Request, response: &[u8]) {
     {
         let value = (!response.not_found).then_some(response.value);
         client.seen = Some((get.key.clone(), value));
+    }
+}
+
+fn change(kind: ModKind, cf: ColumnFamily, key: Bytes, value: Bytes) -> Mod {
+    Mod {
+        kind: kind.into(),
+        cf: cf.into(),
+        key,
+        value,
     }
 }

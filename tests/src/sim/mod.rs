@@ -30,6 +30,8 @@ use events::{Event, Events};
 
 /// Steps after which a run has not ended: something spins.
 const STEPS_MAX: u64 = 400_000;
+/// Virtual time after which a run settles, however little was done.
+const RUN_MAX: Duration = Duration::from_secs(300);
 /// The longest time that one step of a thread takes, in microseconds.
 const STEP_MICROS_MAX: u64 = 20;
 
@@ -58,7 +60,10 @@ pub struct Sim {
     pd: Pd,
     clients: Vec<Client>,
     next_op: OpId,
+    /// Operations that clients have begun.
     begun: u64,
+    /// What operators have done so far.
+    meddled: u64,
     phase: Phase,
     /// Requests of the last phase, and whether they were served.
     served: BTreeMap<OpId, bool>,
@@ -104,6 +109,7 @@ impl Sim {
             clients,
             next_op: 1,
             begun: 0,
+            meddled: 0,
             phase: Phase::Run,
             served: BTreeMap::new(),
             rng: root.fork("run"),
@@ -133,7 +139,8 @@ impl Sim {
     pub fn run(&mut self) -> Result<(), Violation> {
         while self.phase == Phase::Run {
             self.turn()?;
-            if self.begun >= self.world.operations {
+            let late = self.now() >= Mono::default() + RUN_MAX;
+            if late || self.begun >= self.world.operations {
                 self.phase = Phase::Settle;
             }
         }

@@ -437,7 +437,12 @@ impl Sim {
                 self.events.at(self.now() + time, Event::PressureOver(id));
             }
             FaultPlan::Clock(seconds) => self.move_clock(seconds),
-            FaultPlan::Compaction => self.compact(id),
+            FaultPlan::Compaction => {
+                // Rows are dropped an hour after they expired.
+                let later = self.fault_rng.range(0..=7_200);
+                self.move_clock(later.cast_signed());
+                self.compact(id);
+            }
         }
     }
 

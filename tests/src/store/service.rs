@@ -6,15 +6,15 @@ use flotilla_engine::StateStore as _;
 use flotilla_kv::{Failure, KeyMode, Lock, Scope, View};
 use flotilla_proto::clock::{Mono, Wall};
 use flotilla_proto::metapb::Region;
-use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
-use flotilla_raftstore::region::META_REGION;
+use flotilla_proto::store::Mod;
 use flotilla_raftstore::{
-    Begin, LocalRead, PeerInput, RaftInput, ReadContext, ReadPermit, RequestError, WriteProposal,
+    Begin, LocalRead, PeerInput, RaftInput, RaftMachine, ReadContext, ReadPermit, RequestError,
+    WriteProposal,
 };
 use flotilla_router::SendError;
 
 use super::Life;
-use crate::checkers::answers::{OpId, Said};
+use crate::checkers::answers::{Compared, OpId, Said};
 use crate::checkers::{Oracle, Shared};
 use crate::client::{Need, Plan, Request};
 use crate::rules::Rule;
@@ -355,7 +355,10 @@ impl Life {
                 around.probe("read: local, not confirmed");
                 return self.ask(op, running, around);
             }
-            By::Lease(_) => around.probe("read: local"),
+            By::Lease(read) => {
+                around.probe("read: local");
+                self.check_confirmed(&read.serving.region, around);
+            }
             By::Permit(permit) => {
                 let now = match self.runtime.delegates.serving(running.context.region) {
                     Ok(serving) => serving,
@@ -366,7 +369,7 @@ impl Life {
                 }
             }
         }
-        self.check_seen(op, running, &seen, &expected, around);
+        self.check_seen(op, running, (by.region(), &seen), &expected, around);
         match seen {
             Looked::Read(response) => Next::Done(Reply::Response(response), Vec::new()),
             Looked::Failed(error) => Next::Done(Reply::Refused(error), Vec::new()),
@@ -378,12 +381,25 @@ impl Life {
         }
     }
 
+    /// A local read that counts has a leader with a lease behind it to its end, and the region that
+    /// it was made for.
+    fn check_confirmed(&self, region: &Region, around: &Surroundings) {
+        self.runtime.raft.inspect(region.id, |machine| {
+            if let RaftMachine::Peer(peer) = machine {
+                around
+                    .oracle
+                    .lock()
+                    .look_at_confirmed(self.id.store, peer, region, around.now);
+            }
+        });
+    }
+
     /// The point of the read is when it looked: there the model held the same.
     fn check_seen(
         &self,
         op: OpId,
         running: &Running,
-        seen: &Looked,
+        (region, seen): (&Region, &Looked),
         expected: &Looked,
         around: &Surroundings,
     ) {
@@ -395,6 +411,15 @@ impl Life {
                 format!(
                     "operation {op}, {name} of {:?}: saw {seen:?}, the log says {expected:?}",
                     running.request
+                )
+            });
+        let asked = running.context.epoch.unwrap_or_default().version;
+        let served = region.region_epoch.unwrap_or_default().version;
+        oracle
+            .checks
+            .check(Rule::ServedAtItsEpoch, asked == served, || {
+                format!(
+                    "operation {op}, {name}, was made for version {asked} and served at {served}"
                 )
             });
         if let (Looked::Read(response), Request::Get(_)) = (seen, &running.request) {
@@ -434,13 +459,7 @@ impl Life {
         read: bool,
         around: &Surroundings,
     ) -> Next {
-        {
-            let mut oracle = around.oracle.lock();
-            let step = oracle.step;
-            oracle
-                .answers
-                .write_proposed(op, self.id.store, step, &plan.mods, plan.compared);
-        }
+        self.note_proposed(op, &running.context, &plan.mods, plan.compared, around);
         let proposal = WriteProposal {
             context: running.context,
             read_term: read.then_some(term),
@@ -480,38 +499,36 @@ impl Life {
         );
     }
 
-    /// PD writes one of its records.
-    pub fn write_meta(&self, op: OpId, key: Bytes, value: Bytes, around: &Surroundings) {
-        let Ok(serving) = self.runtime.delegates.serving(META_REGION) else {
-            return;
-        };
-        let change = Mod {
-            kind: ModKind::Put.into(),
-            cf: ColumnFamily::CfMeta.into(),
-            key,
-            value,
-        };
-        let mods = vec![change];
-        {
-            let mut oracle = around.oracle.lock();
-            let step = oracle.step;
-            oracle
-                .answers
-                .write_proposed(op, self.id.store, step, &mods, None);
-        }
+    /// A write that no command has checked, and no latch has ordered: PD's own, or a tool's.
+    pub fn write_bare(&self, op: OpId, region: &Region, mods: Vec<Mod>, around: &Surroundings) {
         let context = ReadContext {
-            region: META_REGION,
-            epoch: serving.region.region_epoch,
+            region: region.id,
+            epoch: region.region_epoch,
             ..ReadContext::default()
         };
-        let answer = self.inbox.write(op);
+        self.note_proposed(op, &context, &mods, None, around);
         let proposal = WriteProposal {
             context,
             read_term: None,
             mods,
-            answer,
+            answer: self.inbox.write(op),
         };
-        self.send(META_REGION, PeerInput::Write(proposal), around);
+        self.send(region.id, PeerInput::Write(proposal), around);
+    }
+
+    fn note_proposed(
+        &self,
+        op: OpId,
+        context: &ReadContext,
+        mods: &[Mod],
+        compared: Option<Compared>,
+        around: &Surroundings,
+    ) {
+        let mut oracle = around.oracle.lock();
+        let place = (self.id.store, oracle.step);
+        let version = context.epoch.unwrap_or_default().version;
+        let answers = &mut oracle.answers;
+        answers.write_proposed(op, place, version, mods, compared);
     }
 
     /// Regions have applied entries of these terms: latches of unknown fate may go.

@@ -121,7 +121,11 @@ impl World {
             serve: pace(&mut rng),
         };
         let limits = limits::runtime(&config, &mut rng);
-        let memtable_bytes = rng.log_range(1 << 10..=1 << 16);
+        let memtable_bytes = if rng.chance(300) {
+            1 << 30
+        } else {
+            rng.log_range(1 << 10..=1 << 16)
+        };
         Self {
             seed,
             stores: 1,
