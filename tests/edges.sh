@@ -31,7 +31,8 @@ check() {
 
 sockets="tokio tonic hyper h2 axum mio socket2"
 storage="rocksdb librocksdb-sys"
-randomness="rand getrandom"
+# `rand` without this one has no randomness but seeds.
+randomness="getrandom"
 
 #     package             links of ours                                                                        never
 check flotilla-proto      ""                                                                                   "$sockets $storage $randomness crossbeam-channel"
