@@ -1,8 +1,8 @@
 # Everything a user or a contributor runs. `make help` lists it.
 #
-# Whatever links RocksDB is built in the release profile and nothing else: RocksDB takes minutes to
-# compile per profile. Cargo resolves features for the packages a command selects, so the release
-# commands select the whole workspace, each time: another selection would compile RocksDB again.
+# Whatever links RocksDB is built in the release profile and in no other: RocksDB takes minutes to
+# compile per profile. Cargo resolves features per selection of packages, so the release commands all
+# make the same selection and share what they compile.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -12,17 +12,16 @@ CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/flotilla
 export CARGO_TARGET_DIR ?= $(CACHE)/target
 export RUSTDOCFLAGS ?= -D warnings
 
-FLOTILLA := $(CARGO_TARGET_DIR)/release/flotilla
 CARGO := cargo
-RELEASE := --release --workspace
+FLOTILLA := $(CARGO_TARGET_DIR)/release/flotilla
 
-# Packages without RocksDB, threads or sockets: built and tested in `dev`, with debug assertions.
-PURE := flotilla-proto flotilla-raft flotilla-engine flotilla-mailbox flotilla-router flotilla-raftstore \
-	flotilla-kv flotilla-pd flotilla-tests
-# Packages that link RocksDB or need the whole stack: release only.
-LINKED := flotilla-engine flotilla-router flotilla-pd-client flotilla-benches flotilla
+# Without RocksDB, threads and sockets: built and tested in `dev`, with debug assertions.
+PURE := proto raft engine mailbox router raftstore kv pd pd-client tests
+pure := $(PURE:%=-p flotilla-%)
 
-pure := $(addprefix -p ,$(PURE))
+# With them.
+linked := --release -p flotilla-engine -p flotilla-router -p flotilla-pd-client -p flotilla-benches -p flotilla \
+	--features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
 
 .PHONY: help
 help: ## List what there is
@@ -42,50 +41,47 @@ serve: build ## Start a node that stays: make serve DATA=./data ADDR=127.0.0.1:2
 
 .PHONY: build
 build: system ## Build the release binary
-	@$(CARGO) build $(RELEASE) --bin flotilla
+	@$(CARGO) build $(linked) --bin flotilla
 
 .PHONY: bench
 bench: build ## Measure: the figures of docs/performance.md
-	@$(CARGO) build $(RELEASE) --bins --examples
+	@$(CARGO) build $(linked) --bins --examples
 	@FLOTILLA=$(FLOTILLA) benches/run.sh
 
 # ---- checking ----
 
 .PHONY: test
-test: system format lint edges docs-check loom test-pure test-linked test-docs ## The whole gate; changes nothing
+test: system format lint edges docs-check loom test-pure test-linked ## The whole gate; changes nothing
 
 .PHONY: format
 format:
 	$(CARGO) fmt --all --check
 
 .PHONY: lint
-lint: system
+lint: system ## Clippy, warnings as errors
 	$(CARGO) clippy $(pure) --all-targets -- -D warnings
-	$(CARGO) clippy $(RELEASE) --all-targets --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport -- -D warnings
+	$(CARGO) clippy $(linked) --all-targets -- -D warnings
 
 .PHONY: edges
-edges:
+edges: ## Which package may use which
 	tests/edges.sh
 
 .PHONY: docs-check
 docs-check: system
-	$(CARGO) doc $(RELEASE) --no-deps --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
+	$(CARGO) doc $(pure) --no-deps
+	$(CARGO) doc $(linked) --no-deps
 
 .PHONY: loom
 loom: ## The mailbox under every interleaving
 	RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=$(CARGO_TARGET_DIR)/loom $(CARGO) test -p flotilla-mailbox --release
 
 .PHONY: test-pure
-test-pure: ## Tests of the pure crates, with debug assertions
-	$(CARGO) test $(pure) --all-targets
+test-pure: ## Tests of the pure packages, with debug assertions
+	$(CARGO) test $(pure)
 
 .PHONY: test-linked
 test-linked: system ## Tests of everything that links RocksDB, opens sockets or starts threads
-	$(CARGO) test $(RELEASE) --all-targets --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
-
-.PHONY: test-docs
-test-docs: system
-	$(CARGO) test $(RELEASE) --doc --features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
+	$(CARGO) test $(linked)
 
 .PHONY: test-python
 test-python: build ## The stock Python client against a node, if python3 can install it
@@ -94,7 +90,7 @@ test-python: build ## The stock Python client against a node, if python3 can ins
 .PHONY: fix
 fix: ## Format and apply what clippy can; the only target that edits files
 	$(CARGO) fmt --all
-	$(CARGO) clippy $(RELEASE) --all-targets --fix --allow-dirty --allow-staged
+	$(CARGO) clippy $(linked) --all-targets --fix --allow-dirty --allow-staged
 
 # ---- the machine ----
 
