@@ -419,7 +419,7 @@ impl flotilla_proto::tikvpb::tikv_server::Tikv for Service {
         let request = request.into_inner();
         let mut state = self.state.lock();
         if let Err(error) = state.check(request.context.as_ref(), &request.key) {
-            let region_error = Some(*error);
+            let region_error = Some(error);
             return Ok(Response::new(kvrpcpb::RawGetResponse {
                 region_error,
                 ..Default::default()
@@ -456,9 +456,9 @@ impl flotilla_proto::tikvpb::tikv_server::Tikv for Service {
         } = state.faults;
         let mut response = kvrpcpb::RawPutResponse::default();
         if let Err(error) = state.check(request.context.as_ref(), &request.key) {
-            response.region_error = Some(*error);
+            response.region_error = Some(error);
         } else if state.call("RawPut", put_busy_every) {
-            response.region_error = Some(busy());
+            response.region_error = Some(busy().into());
         } else if put_refused_every != 0 && state.calls["RawPut"].is_multiple_of(put_refused_every)
         {
             response.error = "not in the mood".into();
@@ -479,7 +479,7 @@ impl flotilla_proto::tikvpb::tikv_server::Tikv for Service {
         state.call("RawScan", 0);
         let mut response = kvrpcpb::RawScanResponse::default();
         match state.check(request.context.as_ref(), &request.start_key) {
-            Err(error) => response.region_error = Some(*error),
+            Err(error) => response.region_error = Some(error),
             Ok(region_end) => {
                 let ends = [&request.end_key, &region_end];
                 let end = ends.into_iter().filter(|end| !end.is_empty()).min();
