@@ -3,7 +3,10 @@
 //!
 //! Byte fields are [`bytes::Bytes`]: a value is not copied between socket and log. The gRPC services
 //! are behind the feature `grpc`.
-#![expect(missing_docs, reason = "generated; the .proto files carry the comments")]
+#![expect(
+    missing_docs,
+    reason = "generated; the .proto files carry the comments"
+)]
 #![allow(clippy::all, unreachable_pub, rustdoc::all)]
 
 pub mod clock;
