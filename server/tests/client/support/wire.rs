@@ -14,7 +14,7 @@ use flotilla_proto::pdpb as p;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_proto::tikvpb::tikv_client::TikvClient;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 
 use super::eventually;
 
@@ -170,11 +170,12 @@ impl Wire {
                     context: self.at(&route.region.start_key).await,
                     ..kv::RawScanRequest::default()
                 };
-                let served = self.raw_scan(request).await;
-                // A refusal of the request comes after the region's own checks.
-                served
-                    .map_or(true, |response| response.region_error.is_none())
-                    .then_some(())
+                let served = match self.raw_scan(request).await {
+                    Ok(response) => response.region_error.is_none(),
+                    // Under API v2 a range without ends is refused, after the region's own checks.
+                    Err(status) => status.code() == Code::InvalidArgument,
+                };
+                served.then_some(())
             })
             .await;
         }
@@ -194,10 +195,7 @@ impl Wire {
 
     /// The error in the header of a response that has nothing else to say.
     #[track_caller]
-    pub(crate) fn refused<R: Headed>(
-        &self,
-        response: Result<R, Status>,
-    ) -> (p::ErrorType, String) {
+    pub(crate) fn refused<R: Headed>(&self, response: Result<R, Status>) -> (p::ErrorType, String) {
         let mut response = response.expect("an answer");
         let header = response.header_mut().take();
         let header = header.expect("every response of PD has a header");
@@ -211,11 +209,18 @@ impl Wire {
 /// Checks that `routes` cover every key once.
 #[track_caller]
 pub(crate) fn assert_tiled(routes: &[Route]) {
-    assert!(routes.len() >= 2, "there is always the sentinel: {routes:?}");
+    assert!(
+        routes.len() >= 2,
+        "there is always the sentinel: {routes:?}"
+    );
     let mut reached: &[u8] = b"";
     for (nth, route) in routes.iter().enumerate() {
         let (start, end) = route.range();
-        assert_eq!(start, reached, "region {} begins elsewhere", route.region.id);
+        assert_eq!(
+            start, reached,
+            "region {} begins elsewhere",
+            route.region.id
+        );
         let last = nth + 1 == routes.len();
         assert_eq!(end.is_empty(), last, "only the last region is open");
         assert!(last || start < end, "region {} is empty", route.region.id);
@@ -225,7 +230,7 @@ pub(crate) fn assert_tiled(routes: &[Route]) {
 
 /// A response that can be a region error.
 pub(crate) trait Reply: Default + PartialEq + Debug {
-    fn region_error_mut(&mut self) -> &mut Option<errorpb::Error>;
+    fn region_error_mut(&mut self) -> &mut Option<Box<errorpb::Error>>;
 }
 
 /// The region error of a response that must say nothing else.
@@ -238,7 +243,7 @@ pub(crate) fn region_error<R: Reply>(response: Result<R, Status>) -> errorpb::Er
         R::default(),
         "a region error comes alone: {error:?}"
     );
-    let error = error.unwrap_or_else(|| panic!("a region error, not {response:?}"));
+    let error = *error.unwrap_or_else(|| panic!("a region error, not {response:?}"));
     assert!(
         !error.message.is_empty(),
         "a region error has a message: {error:?}"
@@ -268,7 +273,7 @@ macro_rules! store_calls {
             })+
         }
         $(impl Reply for kv::$response {
-            fn region_error_mut(&mut self) -> &mut Option<errorpb::Error> {
+            fn region_error_mut(&mut self) -> &mut Option<Box<errorpb::Error>> {
                 &mut self.region_error
             }
         })+
