@@ -63,8 +63,9 @@ lint: system ## Clippy, warnings as errors
 	$(CARGO) clippy $(linked) --all-targets -- -D warnings
 
 .PHONY: edges
-edges: ## Which package may use which
+edges: ## Which package may use which; that each guarantee names a test
 	tests/edges.sh
+	tests/guarantees.sh
 
 .PHONY: docs-check
 docs-check: system
