@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use flotilla_proto::metapb::Region;
+use flotilla_pd_client::Route;
+use flotilla_proto::metapb::{Peer, Region};
 use flotilla_raftstore::effects::NewIds;
+use flotilla_raftstore::region::{META_REGION, contains};
 
 /// Ids below this are given to the first regions.
 const FIRST_ID: u64 = 1000;
@@ -14,6 +16,8 @@ const FIRST_ID: u64 = 1000;
 pub struct Pd {
     next_id: u64,
     regions: BTreeMap<u64, Region>,
+    /// Who leads a region, as its leader said last.
+    leaders: BTreeMap<u64, Peer>,
 }
 
 impl Default for Pd {
@@ -21,6 +25,7 @@ impl Default for Pd {
         Self {
             next_id: FIRST_ID,
             regions: BTreeMap::new(),
+            leaders: BTreeMap::new(),
         }
     }
 }
@@ -57,7 +62,24 @@ impl Pd {
         }
     }
 
-    /// What it would answer a client that asks for regions.
+    /// A leader tells of itself.
+    pub fn leads(&mut self, region: u64, leader: Peer) {
+        self.leaders.insert(region, leader);
+    }
+
+    /// Where it sends a client that asks for `key`, a physical key: to the newest region that is
+    /// known to hold it.
+    pub fn locate(&self, key: &[u8]) -> Option<Route> {
+        let holders = self
+            .regions
+            .values()
+            .filter(|region| region.id != META_REGION && contains(region, key));
+        let newest = holders.max_by_key(|region| region.region_epoch.map(|epoch| epoch.version))?;
+        let leader = self.leaders.get(&newest.id).or(newest.peers.first());
+        Some(Route::new(newest.clone(), leader.copied()))
+    }
+
+    /// What it knows of regions.
     pub fn regions(&self) -> impl Iterator<Item = &Region> {
         self.regions.values()
     }

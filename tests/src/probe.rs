@@ -45,6 +45,7 @@ pub const ALL: &[&str] = &[
     "read: local, not confirmed",
     "read: by index",
     "read: of an expired row",
+    "client: its user sees an error",
     "latch: waited",
     "swap: succeeded",
     "swap: refused",

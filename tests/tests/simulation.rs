@@ -13,10 +13,6 @@ const FIXED: RangeInclusive<u64> = 1..=300;
 /// Fresh seeds of an ordinary run.
 const FRESH: u64 = 1_000;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "how many seeds, or which one, is up to who runs it"
-)]
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
     let number = text.parse();

@@ -1,11 +1,12 @@
 //! Simulated clients: each has one request under way, believes in its own picture of the regions,
 //! and counts every attempt as an operation of its own with its own values (contracts: C31).
 
+mod errors;
 mod request;
-mod route;
 
 use bytes::Bytes;
 use flotilla_kv::KeyMode;
+use flotilla_pd_client::{Attempts, RegionCache, Route, StockClient};
 use flotilla_proto::kvrpcpb::{
     KeyRange, KvPair, RawBatchDeleteRequest, RawBatchGetRequest, RawBatchPutRequest,
     RawBatchScanRequest, RawCasRequest, RawChecksumRequest, RawDeleteRangeRequest,
@@ -16,8 +17,8 @@ use flotilla_raftstore::Config;
 use crate::checkers::answers::OpId;
 use crate::rng::Rng;
 
+pub use errors::region_error;
 pub use request::{Need, Plan, Request};
-pub use route::Routes;
 
 /// What clients do in a world.
 #[derive(Clone, Debug)]
@@ -303,17 +304,62 @@ impl Workload {
     }
 }
 
-/// One client.
+/// One client. It retries as one of the stock clients does, by the same table.
 #[derive(Debug)]
 pub struct Client {
     /// Its number.
     pub id: u64,
+    /// Whose habits it has.
+    pub habits: StockClient,
     /// What it believes of the regions.
-    pub routes: Routes,
-    /// The operation it waits for.
-    pub waits_for: Option<OpId>,
+    pub cache: RegionCache,
+    /// What its user waits for.
+    pub call: Option<Call>,
     /// The value of a key as it last read it, for swaps in the default column family.
     pub seen: Option<(Bytes, Option<Bytes>)>,
     /// Its own randomness.
     pub rng: Rng,
+}
+
+/// A call of a user: one attempt after another, each an operation of its own.
+#[derive(Debug)]
+pub struct Call {
+    /// Draws the same request for every attempt, but for its values.
+    template: Rng,
+    /// The attempts so far.
+    pub attempts: Attempts,
+    /// The attempt under way.
+    pub op: Option<OpId>,
+    /// Where the last one went.
+    pub route: Option<Route>,
+}
+
+impl Client {
+    /// A client that has done nothing yet.
+    pub fn new(id: u64, mut rng: Rng) -> Self {
+        Self {
+            id,
+            habits: *rng.pick(&[StockClient::Rust, StockClient::Go, StockClient::Java]),
+            cache: RegionCache::new(),
+            call: None,
+            seen: None,
+            rng,
+        }
+    }
+
+    /// The next attempt of the call under way, or of a new one.
+    pub fn attempt(&mut self, op: OpId, workload: &Workload) -> Request {
+        let call = self.call.get_or_insert_with(|| Call {
+            template: Rng::new(self.rng.any()),
+            attempts: Attempts::new(self.habits),
+            op: None,
+            route: None,
+        });
+        workload.request(op, self.seen.as_ref(), &mut call.template.clone())
+    }
+
+    /// Whether it waits for `op`.
+    pub fn waits_for(&self, op: OpId) -> bool {
+        self.call.as_ref().is_some_and(|call| call.op == Some(op))
+    }
 }

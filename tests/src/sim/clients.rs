@@ -1,16 +1,13 @@
-//! Events, clients and operators.
+//! Events, and clients.
 
-use bytes::Bytes;
-use flotilla_engine::row;
+use flotilla_pd_client::{Failure, Next};
 use flotilla_proto::kvrpcpb::RawGetResponse;
-use flotilla_proto::metapb::Region;
-use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
-use flotilla_raftstore::region::META_REGION;
-use flotilla_raftstore::{PeerInput, ReadContext, RequestError};
+use flotilla_proto::metapb::{Peer, Region};
+use flotilla_raftstore::ReadContext;
 use prost::Message as _;
 
 use super::{Event, Phase, Sim};
-use crate::client::{Client, Request};
+use crate::client::{Client, Request, region_error};
 use crate::store::{LifeId, Reply};
 
 impl Sim {
@@ -39,12 +36,8 @@ impl Sim {
             }
             Event::Client { client } => self.client(client),
             Event::GiveUp { client, op } => {
-                if self.clients[client as usize]
-                    .waits_for
-                    .take_if(|waits| *waits == op)
-                    .is_some()
-                {
-                    self.client_later(client);
+                if self.clients[client as usize].waits_for(op) {
+                    self.call_ends(client);
                 }
             }
             Event::Operator => self.operator(),
@@ -79,12 +72,17 @@ impl Sim {
 
     // ---- clients ----
 
-    fn client_later(&mut self, client: u64) {
+    /// The user of a client thinks of something new after a while.
+    fn call_ends(&mut self, number: u64) {
         let think = self.world.workload.think_ms_max * 1000;
-        let wait = self.clients[client as usize].rng.micros(0..=think);
-        self.events.at(self.now() + wait, Event::Client { client });
+        let client = &mut self.clients[number as usize];
+        client.call = None;
+        let wait = client.rng.micros(0..=think);
+        self.events
+            .at(self.now() + wait, Event::Client { client: number });
     }
 
+    /// A client makes an attempt.
     fn client(&mut self, number: u64) {
         if self.phase != Phase::Run {
             return;
@@ -92,34 +90,34 @@ impl Sim {
         let op = self.op();
         self.begun += 1;
         let client = &mut self.clients[number as usize];
-        let request = self
-            .world
-            .workload
-            .request(op, client.seen.as_ref(), &mut client.rng);
-        let physical = self.world.mode.physical(&request.key());
-        let elsewhere = client.rng.chance(self.world.workload.lost);
-        let known: Vec<Region> = client.routes.all().cloned().collect();
-        let region = if elsewhere && !known.is_empty() {
-            Some(client.rng.pick(&known).clone())
-        } else {
-            client.routes.find(&physical).cloned()
+        let request = client.attempt(op, &self.world.workload);
+        let mut physical = self.world.mode.physical(&request.key());
+        if client.rng.chance(self.world.workload.lost) {
+            let elsewhere = self.world.workload.any_key(&mut client.rng);
+            physical = self.world.mode.physical(&elsewhere);
+        }
+        if client.cache.locate(&physical).is_none()
+            && let Some(route) = self.pd.locate(&physical)
+        {
+            client.cache.insert(route);
+        }
+        let route = client.cache.locate(&physical).cloned();
+        if let Some(call) = &mut client.call {
+            call.route.clone_from(&route);
+        }
+        let Some(route) = route else {
+            return self.attempt_failed(number, &Failure::NoRoute);
         };
-        let Some(region) = region else {
-            // PD is asked; it may be behind.
-            let told: Vec<Region> = self
-                .pd
-                .regions()
-                .filter(|region| region.id != META_REGION)
-                .cloned()
-                .collect();
-            told.iter().for_each(|region| client.routes.learn(region));
-            return self.client_later(number);
+        let Some(leader) = route.leader else {
+            return self.attempt_failed(number, &Failure::NoLeader);
         };
-        if !self.send_request(number, op, request, &region) {
-            return self.client_later(number);
+        if !self.send_request(number, op, request, &route.region, leader) {
+            return self.attempt_failed(number, &Failure::Rpc);
         }
         let client = &mut self.clients[number as usize];
-        client.waits_for = Some(op);
+        if let Some(call) = &mut client.call {
+            call.op = Some(op);
+        }
         if client.rng.chance(self.world.workload.impatient) {
             let wait = client.rng.micros(1_000..=500_000);
             self.events
@@ -127,24 +125,46 @@ impl Sim {
         }
     }
 
-    /// Hands a request to the store that leads `region`, if its process runs.
+    /// The client does what its habits are.
+    fn attempt_failed(&mut self, number: u64, failure: &Failure) {
+        let client = &mut self.clients[number as usize];
+        let Some(call) = &mut client.call else { return };
+        call.op = None;
+        let route = call.route.clone();
+        match call
+            .attempts
+            .failed(&mut client.cache, route.as_ref(), failure)
+        {
+            Next::Retry { after } => {
+                let wait = after + client.rng.micros(10..=1_000);
+                self.events
+                    .at(self.now() + wait, Event::Client { client: number });
+            }
+            Next::GiveUp => {
+                self.probe("client: its user sees an error");
+                self.call_ends(number);
+            }
+        }
+    }
+
+    /// Hands a request to the store of `leader`, if its process runs.
     pub(super) fn send_request(
         &mut self,
         client: u64,
         op: u64,
         request: Request,
         region: &Region,
+        leader: Peer,
     ) -> bool {
-        let peer = region.peers.first().copied().unwrap_or_default();
         let context = ReadContext {
             region: region.id,
-            peer: peer.id,
+            peer: leader.id,
             epoch: region.region_epoch,
             term: 0,
         };
         let Some(life) = self
             .nodes
-            .get_mut(&peer.store_id)
+            .get_mut(&leader.store_id)
             .and_then(|node| node.life.as_mut())
         else {
             return false;
@@ -173,185 +193,41 @@ impl Sim {
             return;
         }
         let client = &mut self.clients[number as usize];
-        match reply {
-            Reply::Region(RequestError::EpochNotMatch { current }) => {
-                current
-                    .iter()
-                    .for_each(|region| client.routes.learn(region));
-            }
-            Reply::Region(
-                RequestError::RegionNotFound { region } | RequestError::NotInitialized { region },
-            ) => {
-                client.routes.forget(*region);
-            }
-            Reply::Region(RequestError::KeyNotInRegion { region, .. }) => {
-                client.routes.learn(region)
-            }
-            Reply::Response(response) => remember(client, request, response),
-            _ => {}
+        if !client.waits_for(op) {
+            return;
         }
-        if client.waits_for.take_if(|waits| *waits == op).is_some() {
-            self.client_later(number);
+        match reply {
+            Reply::Response(response) => {
+                remember(client, request, response);
+                self.call_ends(number);
+            }
+            Reply::Refused(_) => self.call_ends(number),
+            Reply::Region(error) => {
+                let route = client.call.as_ref().and_then(|call| call.route.as_ref());
+                let region = route.map_or(0, |route| route.region.id);
+                let error = Box::new(region_error(error, region));
+                self.attempt_failed(number, &Failure::Region(error));
+            }
         }
     }
 
     /// The connections to a process that is gone break.
-    pub(super) fn hang_up(&mut self, _id: LifeId) {
+    pub(super) fn hang_up(&mut self, id: LifeId) {
+        let waits = |client: &&Client| {
+            let call = client.call.as_ref().filter(|call| call.op.is_some());
+            let route = call.and_then(|call| call.route.as_ref());
+            route
+                .and_then(|route| route.leader)
+                .is_some_and(|leader| leader.store_id == id.store)
+        };
         let waiting: Vec<u64> = self
             .clients
             .iter()
-            .filter(|client| client.waits_for.is_some())
+            .filter(waits)
             .map(|client| client.id)
             .collect();
         for number in waiting {
-            self.clients[number as usize].waits_for = None;
-            self.client_later(number);
-        }
-    }
-
-    // ---- operators ----
-
-    pub(super) fn operator_later(&mut self) {
-        let wait = self.rng.micros(1_000..=300_000);
-        self.events.at(self.now() + wait, Event::Operator);
-    }
-
-    fn operator(&mut self) {
-        // Slow worlds last longer, and must not get more regions than others for it.
-        if self.phase != Phase::Run || self.meddled >= self.world.operations / 2 {
-            return;
-        }
-        self.meddled += 1;
-        self.operator_later();
-        match self.rng.below(10) {
-            0..=2 => self.split_somewhere(),
-            3..=4 => self.write_pd_record(),
-            5..=6 => self.write_as_tool(),
-            7 => self.meddle(PeerInput::Campaign),
-            8 if self.rng.chance(500) => self.meddle(PeerInput::Transfer { to: 999 }),
-            8 => self.meddle(PeerInput::Report),
-            _ => self.meddle(PeerInput::Unreachable { peer: 999 }),
-        }
-    }
-
-    fn any_region(&mut self) -> Option<Region> {
-        let regions: Vec<Region> = self
-            .pd
-            .regions()
-            .filter(|region| region.id != META_REGION)
-            .cloned()
-            .collect();
-        (!regions.is_empty()).then(|| self.rng.pick(&regions).clone())
-    }
-
-    /// A split by request, in up to four parts.
-    fn split_somewhere(&mut self) {
-        let op = self.op();
-        let count = self.rng.range(1..=3);
-        let mut keys: Vec<_> = (0..count)
-            .map(|nth| self.world.workload.split_key(op, nth, &mut self.rng))
-            .collect();
-        keys.sort();
-        let inside = |region: &Region| {
-            keys.iter()
-                .any(|key| flotilla_raftstore::region::strictly_inside(region, key))
-        };
-        let home = self
-            .pd
-            .regions()
-            .find(|region| region.id != META_REGION && inside(region))
-            .cloned();
-        let Some(region) = home.or_else(|| self.any_region()) else {
-            return;
-        };
-        let context = self.rng.chance(700).then(|| ReadContext {
-            region: region.id,
-            epoch: region.region_epoch,
-            ..ReadContext::default()
-        });
-        let around = self.around();
-        let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) else {
-            return;
-        };
-        let id = life.id;
-        around.oracle.lock().note(format_args!(
-            "operation {op}: split region {} at {keys:?}",
-            region.id
-        ));
-        let waiting = life.requests.len() > 1;
-        life.split(op, context, region.id, keys, &around);
-        if waiting {
-            self.probe("split: while writes waited");
-        }
-        self.hear_answers(id);
-    }
-
-    /// PD writes one of its records through the meta region.
-    fn write_pd_record(&mut self) {
-        let op = self.op();
-        let key = format!("record {}", self.rng.below(4));
-        let change = change(
-            ModKind::Put,
-            ColumnFamily::CfMeta,
-            key.into(),
-            format!("{op}").into(),
-        );
-        let meta = self.world.first_regions().swap_remove(0);
-        self.write_bare(op, &meta, vec![change]);
-    }
-
-    /// A tool writes to a region, with keys that may lie outside of it, all kinds of changes in one
-    /// batch. Its column family is one that no compare-and-swap looks at.
-    fn write_as_tool(&mut self) {
-        let op = self.op();
-        let Some(region) = self.any_region() else {
-            return;
-        };
-        let count = self.rng.range(1..=3);
-        let mods = (0..count).map(|nth| {
-            let key = |sim: &mut Self| {
-                sim.world
-                    .mode
-                    .physical(&sim.world.workload.any_key(&mut sim.rng))
-            };
-            let (one, other) = (key(self), key(self));
-            let stored = row::encode(format!("{op}.{nth}").as_bytes(), None);
-            let kind = *self
-                .rng
-                .pick(&[ModKind::Put, ModKind::Delete, ModKind::DeleteRange]);
-            let (key, value) = match kind {
-                ModKind::Put => (one, stored),
-                ModKind::Delete => (one, Bytes::new()),
-                // Also reversed, also unbounded.
-                ModKind::DeleteRange if self.rng.chance(200) => (one, Bytes::new()),
-                ModKind::DeleteRange => (one, other),
-            };
-            change(kind, ColumnFamily::CfWrite, key, value)
-        });
-        let mods = mods.collect();
-        self.write_bare(op, &region, mods);
-    }
-
-    fn write_bare(&mut self, op: u64, region: &Region, mods: Vec<Mod>) {
-        let around = self.around();
-        let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) else {
-            return;
-        };
-        let id = life.id;
-        around.oracle.lock().note(format_args!(
-            "operation {op}: bare write to region {}: {mods:?}",
-            region.id
-        ));
-        life.write_bare(op, region, mods, &around);
-        self.hear_answers(id);
-    }
-
-    fn meddle(&mut self, input: PeerInput) {
-        let Some(region) = self.any_region() else {
-            return;
-        };
-        if let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) {
-            life.runtime.to_peer(region.id, input);
+            self.attempt_failed(number, &Failure::Rpc);
         }
     }
 }
@@ -364,14 +240,5 @@ fn remember(client: &mut Client, request: &Request, response: &[u8]) {
     {
         let value = (!response.not_found).then_some(response.value);
         client.seen = Some((get.key.clone(), value));
-    }
-}
-
-fn change(kind: ModKind, cf: ColumnFamily, key: Bytes, value: Bytes) -> Mod {
-    Mod {
-        kind: kind.into(),
-        cf: cf.into(),
-        key,
-        value,
     }
 }

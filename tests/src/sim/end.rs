@@ -121,7 +121,8 @@ impl Sim {
             let home = home.expect("the regions tile the key space");
             let op = self.op();
             self.served.insert(op, false);
-            self.send_request(0, op, request.clone(), home);
+            let leader = home.peers.first().copied().unwrap_or_default();
+            self.send_request(0, op, request.clone(), home, leader);
             self.settle()?;
             served = self.served.remove(&op).unwrap_or(false);
             if served {

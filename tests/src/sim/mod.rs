@@ -6,6 +6,8 @@
 mod clients;
 mod end;
 mod events;
+mod lives;
+mod operators;
 mod stop;
 mod stores;
 
@@ -19,7 +21,7 @@ use parking_lot::Mutex;
 use crate::checkers::answers::OpId;
 use crate::checkers::model::Model;
 use crate::checkers::{Oracle, Shared};
-use crate::client::{Client, Routes};
+use crate::client::Client;
 use crate::pd::Pd;
 use crate::rng::Rng;
 use crate::rules::Violation;
@@ -90,13 +92,8 @@ impl Sim {
             .first_regions()
             .iter()
             .for_each(|region| pd.told(region));
-        let clients = (0..world.workload.clients).map(|id| Client {
-            id,
-            routes: Routes::default(),
-            waits_for: None,
-            seen: None,
-            rng: root.fork(&format!("client {id}")),
-        });
+        let clients = 0..world.workload.clients;
+        let clients = clients.map(|id| Client::new(id, root.fork(&format!("client {id}"))));
         let clients = clients.collect();
         let mut sim = Self {
             oracle,

@@ -8,7 +8,7 @@ use flotilla_raftstore::runtime::World;
 use flotilla_raftstore::{Answer, ReadPermit, RequestError};
 use parking_lot::Mutex;
 
-use crate::checkers::answers::OpId;
+use crate::checkers::answers::{OpId, Said};
 
 /// What a store asked for.
 #[derive(Debug)]
@@ -32,6 +32,17 @@ pub enum Answered {
     Read(OpId, Result<ReadPermit, RequestError>),
     /// To a split.
     Split(OpId, Result<Vec<Region>, RequestError>),
+}
+
+impl Answered {
+    /// Which operation it answers, and what that means for it.
+    pub fn said(&self) -> (OpId, Said) {
+        match self {
+            Self::Write(op, result) => (*op, Said::of(result)),
+            Self::Read(op, result) => (*op, Said::of(result)),
+            Self::Split(op, result) => (*op, Said::of(result)),
+        }
+    }
 }
 
 /// Answers of one life of a store. After a crash nobody hears them.

@@ -353,7 +353,7 @@ impl Life {
         match &by {
             By::Lease(read) if !read.confirm(around.now) => {
                 around.probe("read: local, not confirmed");
-                return self.ask(op, running, around);
+                return self.begin_read(op, running, around);
             }
             By::Lease(read) => {
                 around.probe("read: local");

@@ -1,0 +1,320 @@
+//! Stores fail, die, fall back to what their disks hold, and start again.
+
+use std::time::Duration;
+
+use flotilla_engine::EngineError;
+use flotilla_engine::Pressure;
+use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
+use flotilla_engine::row::Expiry;
+use flotilla_raftstore::StartError;
+use flotilla_raftstore::runtime::StoreFatal;
+
+use super::stores::OBSERVE_EVERY;
+use super::{Event, Phase, Sim};
+use crate::faults::FaultPlan;
+use crate::rules::Rule;
+use crate::store::LifeId;
+
+/// Starts in a row that a fault cuts short, at most.
+const FAILED_STARTS_MAX: u64 = 4;
+
+impl Sim {
+    // ---- faults ----
+
+    pub(super) fn strike(&mut self, id: LifeId, actor: &str) {
+        if self.phase != Phase::Run || self.nodes[&id.store].life.is_none() {
+            return;
+        }
+        let before_sync =
+            actor == "append" && self.fault_rng.chance(self.world.faults.crash_before_sync);
+        let plan = if before_sync {
+            FaultPlan::Crash
+        } else {
+            self.world.faults.after_step(&mut self.fault_rng)
+        };
+        if plan != FaultPlan::Nothing {
+            self.note(format_args!("store {}: {plan:?}", id.store));
+        }
+        match plan {
+            FaultPlan::Nothing => {}
+            FaultPlan::Crash => self.crash(id),
+            FaultPlan::Stop => self.stop_in_order(id),
+            FaultPlan::Disk(fault) => self.inject(id, fault),
+            FaultPlan::Pause(time) => {
+                self.oracle.lock().probes.hit_if(
+                    time > self.world.config.lease,
+                    "fault: paused beyond the lease",
+                );
+                self.oracle.lock().excuse(id.store, time);
+                self.pass(time);
+            }
+            FaultPlan::Pressure(time) => {
+                self.probe("fault: apply held back");
+                let pressure = Pressure {
+                    stopped: true,
+                    ..Pressure::default()
+                };
+                self.nodes[&id.store]
+                    .disk
+                    .state
+                    .force_pressure(Some(pressure));
+                self.events.at(self.now() + time, Event::PressureOver(id));
+            }
+            FaultPlan::Clock(seconds) => self.move_clock(seconds),
+            FaultPlan::Compaction => {
+                // Rows are dropped an hour after they expired.
+                let later = self.fault_rng.range(0..=7_200);
+                self.move_clock(later.cast_signed());
+                self.compact(id);
+            }
+        }
+    }
+
+    /// The time of day never falls so far behind its latest that a row which a compaction dropped
+    /// could be alive again.
+    fn move_clock(&mut self, seconds: i64) {
+        let lowest = self.latest_seconds - flotilla_engine::row::DROP_DELAY_SECONDS / 2;
+        let moved = self.wall().seconds().saturating_add_signed(seconds);
+        let allowed = moved.max(lowest);
+        let back = i64::try_from(allowed).unwrap_or(i64::MAX)
+            - i64::try_from(self.wall().seconds()).unwrap_or(i64::MAX);
+        self.clock_offset += back;
+        self.pass(Duration::ZERO);
+    }
+
+    fn compact(&mut self, id: LifeId) {
+        let expiry = Expiry::default();
+        expiry.set_mode(self.world.mode.into());
+        let seconds = self.wall().seconds();
+        expiry.advance(seconds);
+        let dropped = self.nodes[&id.store].disk.state.compact(&expiry, seconds);
+        self.oracle
+            .lock()
+            .probes
+            .hit_if(dropped > 0, "fault: compaction dropped a row");
+    }
+
+    fn inject(&mut self, id: LifeId, fault: Fault) {
+        let disk = &self.nodes[&id.store].disk;
+        match fault.point {
+            FaultPoint::Append | FaultPoint::Sync | FaultPoint::Read => disk.log.inject(fault),
+            FaultPoint::Write | FaultPoint::Flush => disk.state.inject(fault),
+        }
+    }
+
+    pub(super) fn engine_failed(&mut self, id: LifeId, error: EngineError) {
+        self.fatal(id, &StoreFatal::from(error));
+    }
+
+    /// The store met what ends it: the process stops, and whatever it still owes it says now.
+    pub(super) fn fatal(&mut self, id: LifeId, fatal: &StoreFatal) {
+        self.note(format_args!("store {} stops: {fatal}", id.store));
+        let text = fatal.to_string();
+        let by_disk = matches!(fatal, StoreFatal::Engine(error) if !matches!(**error, EngineError::Corrupt { .. }));
+        {
+            let mut oracle = self.oracle.lock();
+            oracle.checks.check(Rule::EndsByDiskOnly, by_disk, || {
+                format!("store {} stops: {text}", id.store)
+            });
+            oracle
+                .probes
+                .hit_if(text.contains("no space"), "fault: disk full");
+            oracle.probes.hit_if(
+                text.contains("appending to the log"),
+                "fault: append failed",
+            );
+            oracle
+                .probes
+                .hit_if(text.contains("syncing the log"), "fault: sync failed");
+            oracle.probes.hit_if(
+                text.contains("writing the state"),
+                "fault: state write failed",
+            );
+            oracle.store(id.store).failed = true;
+        }
+        self.say_what_is_owed(id);
+        self.die(id);
+    }
+
+    /// The process ends on its own feet: everything that it owes is answered by being dropped.
+    pub(super) fn say_what_is_owed(&mut self, id: LifeId) {
+        let Some(life) = self
+            .nodes
+            .get_mut(&id.store)
+            .and_then(|node| node.life.take())
+        else {
+            return;
+        };
+        drop(self.events.purge(id));
+        let (inbox, requests) = (
+            life.inbox.clone(),
+            life.requests.keys().copied().collect::<Vec<_>>(),
+        );
+        drop(life);
+        for answered in inbox.take() {
+            let (op, said) = answered.said();
+            self.note(format_args!("store {}, ending: {answered:?}", id.store));
+            let mut oracle = self.oracle.lock();
+            let oracle = &mut *oracle;
+            let failed = oracle.stores[&id.store].failed;
+            oracle
+                .answers
+                .answered(op, said, failed, &mut oracle.checks);
+        }
+        let pending = self.oracle.lock().answers.pending();
+        self.oracle
+            .lock()
+            .checks
+            .check(Rule::AnsweredAtAll, pending.is_empty(), || {
+                format!(
+                    "store {} has ended and never answered {pending:?} (it served {requests:?})",
+                    id.store
+                )
+            });
+    }
+
+    pub(super) fn crash(&mut self, id: LifeId) {
+        if let Some(life) = self
+            .nodes
+            .get(&id.store)
+            .and_then(|node| node.life.as_ref())
+        {
+            life.inbox.kill();
+        }
+        drop(self.events.purge(id));
+        if let Some(node) = self.nodes.get_mut(&id.store) {
+            node.life = None;
+        }
+        self.die(id);
+    }
+
+    /// The process is gone; the disk is what it left, and a new one starts after a while.
+    pub(super) fn die(&mut self, id: LifeId) {
+        {
+            let mut oracle = self.oracle.lock();
+            let unsynced = oracle.stores[&id.store].log.unsynced() > 0;
+            oracle
+                .probes
+                .hit_if(unsynced, "crash: between append and sync");
+            oracle.answers.store_died(id.store);
+        }
+        self.disk_falls_back(id.store);
+        self.hang_up(id);
+        let wait = self.rng.micros(1_000..=200_000);
+        self.events
+            .at(self.now() + wait, Event::Start { store: id.store });
+    }
+
+    fn disk_falls_back(&mut self, store: u64) {
+        let (faults, rng, probes) = (&self.world.faults, &mut self.fault_rng, &self.oracle);
+        let node = self.nodes.get_mut(&store).expect("stores are not removed");
+        let mut kept = (0, 0);
+        let keep = |offered| {
+            kept = (faults.kept(offered, rng), offered);
+            kept.0
+        };
+        node.disk = node.disk.crash(store, &self.world, keep, &self.oracle);
+        let mut oracle = probes.lock();
+        oracle.note(format_args!(
+            "store {store}: the crash kept {} of {} unsynced batches",
+            kept.0, kept.1
+        ));
+        oracle
+            .probes
+            .hit_if(kept.0 < kept.1, "crash: the unsynced log was lost in part");
+    }
+
+    // ---- starts ----
+
+    pub(super) fn start(&mut self, store: u64) {
+        if self.nodes[&store].life.is_some() {
+            return;
+        }
+        let moved_on = self.children_to_make(store);
+        let owed = self.oracle.lock().owed(store);
+        let node = self.nodes.get_mut(&store).expect("stores are not removed");
+        let cut_short = self.phase == Phase::Run
+            && node.failed_starts < FAILED_STARTS_MAX
+            && self.fault_rng.chance(self.world.faults.crash_in_start);
+        if cut_short {
+            let fault = Fault {
+                point: FaultPoint::Write,
+                after: self.fault_rng.log_range(0..=6),
+                kind: FaultKind::Io,
+            };
+            node.disk.state.inject(fault);
+        }
+        match node.start(&self.world, &self.clock, &self.root) {
+            Ok((replayed, regions)) => {
+                let (life, disk) = (node.life.as_ref().map(|life| life.id), node.disk.clone());
+                let id = life.expect("it has just started");
+                disk.state.auto_flush(None);
+                {
+                    let mut oracle = self.oracle.lock();
+                    oracle.note(format_args!(
+                        "store {store}: life {} starts, {replayed:?}, {} regions",
+                        id.number,
+                        regions.len()
+                    ));
+                    oracle.store(store).peers.clear();
+                    oracle.replayed(store, replayed.bytes, owed);
+                    oracle.check_barrier(store);
+                    oracle.check_topology(store, &regions);
+                    oracle
+                        .probes
+                        .hit_if(!moved_on.0.is_empty(), "replay: of a split");
+                    oracle
+                        .probes
+                        .hit_if(moved_on.1, "replay: of a split whose child had moved on");
+                }
+                disk.state.check_all();
+                self.events
+                    .at(self.now() + self.world.config.tick, Event::Tick(id));
+                self.events
+                    .at(self.now() + OBSERVE_EVERY, Event::Observe(id));
+                self.after_step(id);
+            }
+            Err(error) => self.start_failed(store, cut_short, &error),
+        }
+    }
+
+    fn start_failed(&mut self, store: u64, cut_short: bool, error: &StartError) {
+        self.note(format_args!("store {store}: the start fails: {error}"));
+        let planned = matches!(error, StartError::Engine(error) if !matches!(error, EngineError::Corrupt { .. }));
+        let node = self.nodes.get_mut(&store).expect("stores are not removed");
+        node.failed_starts += 1;
+        let again = node.failed_starts > 1;
+        {
+            let mut oracle = self.oracle.lock();
+            oracle
+                .checks
+                .check(Rule::EndsByDiskOnly, planned && cut_short, || {
+                    format!("store {store} does not start: {error}")
+                });
+            oracle.probes.hit("crash: in a replay");
+            oracle.probes.hit_if(again, "crash: again before it served");
+        }
+        self.disk_falls_back(store);
+        let wait = self.rng.micros(1_000..=200_000);
+        self.events.at(self.now() + wait, Event::Start { store });
+    }
+
+    /// Regions that the replay has to make, and whether one of them has a log of its own already.
+    fn children_to_make(&self, store: u64) -> (Vec<u64>, bool) {
+        let oracle = self.oracle.lock();
+        let seen = &oracle.stores[&store];
+        let there = oracle.model.regions_at(&seen.applied);
+        let missing = oracle
+            .model
+            .regions()
+            .map(|region| region.id)
+            .filter(|id| !there.contains_key(id));
+        let missing: Vec<u64> = missing.collect();
+        let moved = missing.iter().any(|id| {
+            seen.log
+                .durable(*id)
+                .is_some_and(|held| !held.entries.is_empty())
+        });
+        (missing, moved)
+    }
+}

@@ -1,0 +1,165 @@
+//! Operators: whoever splits, writes without a command, or meddles.
+
+use bytes::Bytes;
+use flotilla_engine::row;
+use flotilla_proto::metapb::Region;
+use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
+use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::{PeerInput, ReadContext};
+
+use super::{Event, Phase, Sim};
+
+impl Sim {
+    pub(super) fn operator_later(&mut self) {
+        let wait = self.rng.micros(1_000..=300_000);
+        self.events.at(self.now() + wait, Event::Operator);
+    }
+
+    pub(super) fn operator(&mut self) {
+        // Slow worlds last longer, and must not get more regions than others for it.
+        if self.phase != Phase::Run || self.meddled >= self.world.operations / 2 {
+            return;
+        }
+        self.meddled += 1;
+        self.operator_later();
+        match self.rng.below(10) {
+            0..=2 => self.split_somewhere(),
+            3..=4 => self.write_pd_record(),
+            5..=6 => self.write_as_tool(),
+            7 => self.meddle(PeerInput::Campaign),
+            8 if self.rng.chance(500) => self.meddle(PeerInput::Transfer { to: 999 }),
+            8 => self.meddle(PeerInput::Report),
+            _ => self.meddle(PeerInput::Unreachable { peer: 999 }),
+        }
+    }
+
+    fn any_region(&mut self) -> Option<Region> {
+        let regions: Vec<Region> = self
+            .pd
+            .regions()
+            .filter(|region| region.id != META_REGION)
+            .cloned()
+            .collect();
+        (!regions.is_empty()).then(|| self.rng.pick(&regions).clone())
+    }
+
+    /// A split by request, in up to four parts.
+    fn split_somewhere(&mut self) {
+        let op = self.op();
+        let count = self.rng.range(1..=3);
+        let mut keys: Vec<_> = (0..count)
+            .map(|nth| self.world.workload.split_key(op, nth, &mut self.rng))
+            .collect();
+        keys.sort();
+        let inside = |region: &Region| {
+            keys.iter()
+                .any(|key| flotilla_raftstore::region::strictly_inside(region, key))
+        };
+        let home = self
+            .pd
+            .regions()
+            .find(|region| region.id != META_REGION && inside(region))
+            .cloned();
+        let Some(region) = home.or_else(|| self.any_region()) else {
+            return;
+        };
+        let context = self.rng.chance(700).then(|| ReadContext {
+            region: region.id,
+            epoch: region.region_epoch,
+            ..ReadContext::default()
+        });
+        let around = self.around();
+        let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) else {
+            return;
+        };
+        let id = life.id;
+        around.oracle.lock().note(format_args!(
+            "operation {op}: split region {} at {keys:?}",
+            region.id
+        ));
+        let waiting = life.requests.len() > 1;
+        life.split(op, context, region.id, keys, &around);
+        if waiting {
+            self.probe("split: while writes waited");
+        }
+        self.hear_answers(id);
+    }
+
+    /// PD writes one of its records through the meta region.
+    fn write_pd_record(&mut self) {
+        let op = self.op();
+        let key = format!("record {}", self.rng.below(4));
+        let change = change(
+            ModKind::Put,
+            ColumnFamily::CfMeta,
+            key.into(),
+            format!("{op}").into(),
+        );
+        let meta = self.world.first_regions().swap_remove(0);
+        self.write_bare(op, &meta, vec![change]);
+    }
+
+    /// A tool writes to a region, with keys that may lie outside of it, all kinds of changes in one
+    /// batch. Its column family is one that no compare-and-swap looks at.
+    fn write_as_tool(&mut self) {
+        let op = self.op();
+        let Some(region) = self.any_region() else {
+            return;
+        };
+        let count = self.rng.range(1..=3);
+        let mods = (0..count).map(|nth| {
+            let key = |sim: &mut Self| {
+                sim.world
+                    .mode
+                    .physical(&sim.world.workload.any_key(&mut sim.rng))
+            };
+            let (one, other) = (key(self), key(self));
+            let stored = row::encode(format!("{op}.{nth}").as_bytes(), None);
+            let kind = *self
+                .rng
+                .pick(&[ModKind::Put, ModKind::Delete, ModKind::DeleteRange]);
+            let (key, value) = match kind {
+                ModKind::Put => (one, stored),
+                ModKind::Delete => (one, Bytes::new()),
+                // Also reversed, also unbounded.
+                ModKind::DeleteRange if self.rng.chance(200) => (one, Bytes::new()),
+                ModKind::DeleteRange => (one, other),
+            };
+            change(kind, ColumnFamily::CfWrite, key, value)
+        });
+        let mods = mods.collect();
+        self.write_bare(op, &region, mods);
+    }
+
+    fn write_bare(&mut self, op: u64, region: &Region, mods: Vec<Mod>) {
+        let around = self.around();
+        let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) else {
+            return;
+        };
+        let id = life.id;
+        around.oracle.lock().note(format_args!(
+            "operation {op}: bare write to region {}: {mods:?}",
+            region.id
+        ));
+        life.write_bare(op, region, mods, &around);
+        self.hear_answers(id);
+    }
+
+    fn meddle(&mut self, input: PeerInput) {
+        let Some(region) = self.any_region() else {
+            return;
+        };
+        if let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) {
+            life.runtime.to_peer(region.id, input);
+        }
+    }
+}
+
+fn change(kind: ModKind, cf: ColumnFamily, key: Bytes, value: Bytes) -> Mod {
+    Mod {
+        kind: kind.into(),
+        cf: cf.into(),
+        key,
+        value,
+    }
+}
