@@ -5,6 +5,8 @@
 //! cargo run --release -p flotilla-engine --features rocks --example log_path -- --json
 //! ```
 
+#![expect(clippy::disallowed_methods, reason = "it measures time")]
+
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fs;

@@ -42,7 +42,8 @@ struct Appender {
     number: u64,
     /// Reused for entry values.
     value: Vec<u8>,
-    write: WriteOptions,
+    /// Logged, not synced.
+    options: WriteOptions,
 }
 
 struct Syncer {
@@ -62,8 +63,7 @@ impl RocksLog {
         batch.put(log_key::BATCH, 0u64.to_be_bytes());
         let mut synced = WriteOptions::default();
         synced.set_sync(true);
-        db.write_opt(batch, &synced)
-            .map_err(|error| failure(path, "creating the log", &error))?;
+        write(&db, path, batch, &synced)?;
         Ok(Self::new(path, db, options, watermark, 0))
     }
 
@@ -102,7 +102,7 @@ impl RocksLog {
             appender: Mutex::new(Appender {
                 number,
                 value: Vec::new(),
-                write: WriteOptions::default(),
+                options: WriteOptions::default(),
             }),
             appended: AtomicU64::new(number),
             appended_bytes: AtomicU64::new(0),
@@ -164,9 +164,8 @@ impl RaftLog for RocksLog {
         let mut appender = self.appender.lock();
         self.poison.guard(|| {
             let number = appender.number + 1;
-            let write = encode(batch, number, &mut appender.value);
-            let written = self.db.write_opt(write, &appender.write);
-            written.map_err(|error| failure(&self.path, "appending to the log", &error))?;
+            let encoded = encode(batch, number, &mut appender.value);
+            write(&self.db, &self.path, encoded, &appender.options)?;
             appender.number = number;
             self.appended_bytes
                 .fetch_add(batch.stored_bytes(), Ordering::Relaxed);
@@ -234,6 +233,12 @@ impl RaftLog for RocksLog {
     fn appended_bytes(&self) -> u64 {
         self.appended_bytes.load(Ordering::Relaxed)
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the one write of the log")]
+fn write(db: &DB, path: &Path, batch: WriteBatch, options: &WriteOptions) -> Result<()> {
+    let written = db.write_opt(batch, options);
+    written.map_err(|error| failure(path, "appending to the log", &error))
 }
 
 /// One batch as RocksDB writes it; the order within a region is that of [`RegionWrite`].

@@ -46,6 +46,8 @@ struct Shared {
     /// Keeps the statistics readable.
     options: Options,
     write_buffers: WriteBufferManager,
+    /// WAL off: one write that forgot this would be replayed alone on an older state.
+    unlogged: WriteOptions,
 }
 
 struct Writer {
@@ -53,8 +55,6 @@ struct Writer {
     number: u64,
     /// Reused for keys.
     key: Vec<u8>,
-    /// WAL off, always.
-    options: WriteOptions,
 }
 
 impl RocksState {
@@ -65,7 +65,7 @@ impl RocksState {
         let meta = shared.cf(Cf::CfMeta);
         batch.put_cf(meta, state_key::IDENTITY, identity.encode());
         batch.put_cf(meta, state_key::CUT, 0u64.to_be_bytes());
-        shared.write(batch, &unlogged())?;
+        shared.write(batch)?;
         shared.flush()?;
         Ok(Self::new(shared, 0, BTreeMap::new()))
     }
@@ -94,7 +94,6 @@ impl RocksState {
             writer: Mutex::new(Writer {
                 number: cut,
                 key: Vec::new(),
-                options: unlogged(),
             }),
             cuts: Mutex::new(DurableCuts::opened(cut, durable)),
             flushes: Mutex::default(),
@@ -132,13 +131,6 @@ impl RocksState {
     }
 }
 
-/// Write options without a WAL: one write that forgets this would replay alone on an older state.
-fn unlogged() -> WriteOptions {
-    let mut options = WriteOptions::default();
-    options.disable_wal(true);
-    options
-}
-
 impl Shared {
     fn open(path: &Path, options: &StateOptions, create: bool) -> Result<Self> {
         let write_buffers = options.write_buffers();
@@ -147,11 +139,14 @@ impl Shared {
             CFS.map(|cf| ColumnFamilyDescriptor::new(name(cf), options.column_family(cf, &base)));
         let db = DB::open_cf_descriptors(&base, path, descriptors);
         let db = db.map_err(|error| open_failure(path, &error))?;
+        let mut unlogged = WriteOptions::default();
+        unlogged.disable_wal(true);
         Ok(Self {
             path: path.to_owned(),
             db,
             options: base,
             write_buffers,
+            unlogged,
         })
     }
 
@@ -165,12 +160,17 @@ impl Shared {
         move |error| failure(&self.path, operation, &error)
     }
 
-    fn write(&self, batch: WriteBatch, options: &WriteOptions) -> Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "the one write, and never logged")]
+    fn write(&self, batch: WriteBatch) -> Result<()> {
         self.db
-            .write_opt(batch, options)
+            .write_opt(batch, &self.unlogged)
             .map_err(self.fails("writing the state"))
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one flush door, over all column families"
+    )]
     fn flush(&self) -> Result<()> {
         let cfs = CFS.map(|cf| self.cf(cf));
         let flushed = self.db.flush_cfs_opt(&cfs, &FlushOptions::default());
@@ -307,11 +307,7 @@ impl StateStore for RocksState {
 
     fn write(&self, batch: &StateBatch) -> Result<u64> {
         let mut writer = self.writer.lock();
-        let Writer {
-            number,
-            key,
-            options,
-        } = &mut *writer;
+        let Writer { number, key } = &mut *writer;
         let shared = &*self.shared;
         let next = *number + 1;
         let mut write = WriteBatch::default();
@@ -320,7 +316,7 @@ impl StateStore for RocksState {
             encode(&mut write, &cfs, op, key);
         }
         write.put_cf(cfs[Cf::CfMeta as usize], state_key::CUT, next.to_be_bytes());
-        self.poison.guard(|| shared.write(write, options))?;
+        self.poison.guard(|| shared.write(write))?;
         *number = next;
         self.cuts.lock().wrote(next, batch);
         Ok(next)

@@ -9,8 +9,7 @@ use std::sync::Arc;
 use flotilla_engine::memory::{MemoryLog, MemoryState};
 use flotilla_engine::rocks::{self, BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
 use flotilla_engine::{
-    DataDir, EngineError, KeyRange, RaftLog, RegionLog, Result, StateReader, StateStore, StoreIds,
-    StoredRegion,
+    DataDir, EngineError, KeyRange, RaftLog, RegionLog, Result, StateStore, StoreIds, StoredRegion,
 };
 use flotilla_proto::clock::Wall;
 use flotilla_proto::raft::Entry;

@@ -90,6 +90,7 @@ impl Folder {
 
 #[test]
 fn the_log_answers_like_the_twin_also_after_crashes() {
+    let mut partial = 0;
     for_seeds(0..4, |seed| {
         let (mut script, mut dice) = (LogScript::new(seed), Dice::new(!seed));
         let folder = Folder::new();
@@ -122,6 +123,7 @@ fn the_log_answers_like_the_twin_also_after_crashes() {
                     .checked_sub(synced)
                     .expect("what was synced is there");
                 assert!(kept <= offered, "more was recovered than was ever appended");
+                partial += u64::from(0 < kept && kept < offered);
                 kept
             });
             compare_logs(&log, &twin);
@@ -130,9 +132,12 @@ fn the_log_answers_like_the_twin_also_after_crashes() {
             script = scripts.last().expect("one per batch").clone();
             script.reseed(seed ^ (crash << 32));
         }
-        let stats = log.stats();
-        assert_eq!(stats.background_errors, 0);
+        log.check_background().expect("no failures");
     });
+    assert!(
+        partial > 0,
+        "no crash kept some of the unsynced batches and lost others"
+    );
 }
 
 fn compare_logs(log: &RocksLog, twin: &MemoryLog) {
@@ -300,21 +305,20 @@ fn compare_reads(state: &RocksState, twin: &MemoryState, dice: &mut Dice) {
         twin.get(cf, &key).expect("read")
     );
     let limit = dice.within(1, 20) as usize;
-    let rows = |reader: &dyn Fn(&mut dyn FnMut(&[u8], &[u8]) -> bool)| {
+    let rows = |reader: &dyn StateReader| {
         let mut rows = Vec::new();
-        reader(&mut |key, value| {
+        let scanned = reader.scan(cf, over(&bounds), reverse, &mut |key, value| {
             rows.push((key.to_vec(), value.to_vec()));
             rows.len() < limit
         });
+        scanned.expect("scanned");
         rows
     };
-    let one = rows(&|row| {
-        state
-            .scan(cf, over(&bounds), reverse, row)
-            .expect("scanned")
-    });
-    let other = rows(&|row| twin.scan(cf, over(&bounds), reverse, row).expect("scanned"));
-    assert_eq!(one, other, "{cf:?} {bounds:?} reverse {reverse}");
+    assert_eq!(
+        rows(state),
+        rows(twin),
+        "{cf:?} {bounds:?} reverse {reverse}"
+    );
     let limits = SplitLimits {
         size_max: 2_000,
         size_split: 1_000,
@@ -447,12 +451,14 @@ fn pressure_and_sizes_follow_what_is_written() {
     state.flush_all(FlushReason::Manual).expect("flushed");
     let flushed = state.pressure();
     assert!(
-        flushed.memtable_bytes < filled.memtable_bytes,
-        "{flushed:?}"
-    );
-    assert!(
         flushed.level0_files > 0 && !flushed.stopped && !state.flush_waiting(),
         "{flushed:?}"
+    );
+    // The memory itself is freed a moment later, when nobody reads it any more.
+    assert!(
+        state.stats().memtable_bytes < 1 << 20,
+        "{:?}",
+        state.stats()
     );
     let bytes = state
         .approximate_bytes(over(&everything))

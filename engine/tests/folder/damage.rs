@@ -1,5 +1,10 @@
 //! Damaged, foreign and newer databases: refused by name, never served (contracts: C1, C7, C10).
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "it writes what the engine never would"
+)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

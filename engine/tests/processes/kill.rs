@@ -2,7 +2,7 @@
 //! prefix of the batches makes.
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::mpsc;
 
@@ -58,7 +58,7 @@ fn a_killed_process_leaves_a_prefix_with_everything_synced() {
 
 /// Lets a child work until it has said `lines` lines, and kills it. Returns the last log batch it
 /// saw synced and the last state batch it saw durable.
-fn run_and_kill(store: &PathBuf, seed: u64, lines: usize) -> (u64, u64) {
+fn run_and_kill(store: &Path, seed: u64, lines: usize) -> (u64, u64) {
     let mut command = as_child("kill::child", STORE, store);
     command
         .env(SCRIPT_SEED, seed.to_string())
