@@ -1,7 +1,9 @@
 //! What the machines are sent, and what they ask to be done.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
-use flotilla_engine::{LogBatch, StateBatch};
+use flotilla_engine::{EngineError, LogBatch, StateBatch};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::{Entry, MessageKind};
@@ -145,6 +147,12 @@ pub enum PeerInput {
         ticket: u64,
         low: u64,
         entries: Vec<Entry>,
+    },
+    /// Entries could not be read. Ends the store, unless the log was cut or truncated there
+    /// meanwhile: then there is nothing to read any more.
+    FetchFailed {
+        ticket: u64,
+        error: Arc<EngineError>,
     },
     /// The applied index that survives a crash rose.
     Durable { index: u64 },
@@ -323,7 +331,7 @@ impl Merge for LogWrite {
 pub struct Fetch {
     /// Whose.
     pub region: u64,
-    /// Comes back with them.
+    /// Comes back with them, or with the error that they could not be read.
     pub ticket: u64,
     /// First index.
     pub low: u64,

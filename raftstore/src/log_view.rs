@@ -41,12 +41,21 @@ pub struct PeerLog {
 #[derive(Debug, Default)]
 struct Reads {
     last_ticket: u64,
-    /// Not sent out yet.
+    /// Not sent out yet. Invariant: each is in `under_way` too.
     wanted: Vec<Fetch>,
-    /// Sent out: the first index by ticket.
-    under_way: BTreeMap<u64, u64>,
+    /// Not come back yet, by ticket. The core waits for every one of them.
+    under_way: BTreeMap<u64, Asked>,
     /// Arrived, by first index; the core asks again.
     arrived: BTreeMap<u64, Vec<Entry>>,
+}
+
+/// Entries [low, high) that were asked for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    low: u64,
+    high: u64,
+    /// The log was cut or truncated there since: whatever comes back, or does not, means nothing.
+    outlived: bool,
 }
 
 impl PeerLog {
@@ -108,18 +117,36 @@ impl PeerLog {
         std::mem::replace(&mut self.last_before, self.last)
     }
 
-    /// Entries that must be read.
-    pub(crate) fn take_fetches(&mut self) -> Vec<Fetch> {
-        std::mem::take(&mut self.reads.get_mut().wanted)
+    /// Entries that must be read. Those behind `persisted` may still be on their way to the engine:
+    /// they wait.
+    pub(crate) fn take_fetches(&mut self, persisted: u64) -> Vec<Fetch> {
+        let Reads {
+            wanted, under_way, ..
+        } = self.reads.get_mut();
+        let outlived = |ticket: u64| under_way.get(&ticket).is_none_or(|asked| asked.outlived);
+        let ready = |fetch: &mut Fetch| fetch.low <= persisted || outlived(fetch.ticket);
+        let ready = wanted.extract_if(.., ready);
+        let within = |fetch: Fetch| Fetch {
+            high: fetch.high.min(persisted + 1).max(fetch.low + 1),
+            ..fetch
+        };
+        ready.map(within).collect()
     }
 
     /// Entries that were read. Those that a new leader has replaced meanwhile are dropped.
     pub(crate) fn fetched(&mut self, ticket: u64, low: u64, entries: Vec<Entry>) {
         let asked = self.reads.get_mut().under_way.remove(&ticket);
+        let expected = asked.is_some_and(|asked| asked.low == low && !asked.outlived);
         let current = |entry: &Entry| self.term_of(entry.index) == Some(entry.term);
-        if asked == Some(low) && !entries.is_empty() && entries.iter().all(current) {
+        if expected && !entries.is_empty() && entries.iter().all(current) {
             self.reads.get_mut().arrived.insert(low, entries);
         }
+    }
+
+    /// Entries that could not be read. Whether the log should have had them.
+    pub(crate) fn fetch_failed(&mut self, ticket: u64) -> bool {
+        let asked = self.reads.get_mut().under_way.remove(&ticket);
+        asked.is_some_and(|asked| !asked.outlived)
     }
 
     /// Nobody here will ask the cache for `index` or less: applied, and at the followers.
@@ -148,6 +175,7 @@ impl PeerLog {
             front.0 = front.0.max(index + 1);
         }
         self.release(index);
+        self.reads.get_mut().outlive(|asked| asked.low <= index);
     }
 
     /// Remembers where a peer that the descriptor does not name can be reached.
@@ -173,7 +201,7 @@ impl PeerLog {
             self.terms.pop_back();
         }
         self.last = index - 1;
-        self.reads.get_mut().forget();
+        self.reads.get_mut().outlive(|asked| asked.high > index);
     }
 }
 
@@ -182,13 +210,19 @@ impl Reads {
         if let Some(entries) = self.arrived.remove(&low) {
             return Lookup::Ready(take(entries.iter(), high, bytes_max));
         }
-        if let Some((ticket, _)) = self.under_way.iter().find(|(_, asked)| **asked == low) {
+        let same = |asked: &Asked| asked.low == low && !asked.outlived;
+        if let Some((ticket, _)) = self.under_way.iter().find(|(_, asked)| same(asked)) {
             return Lookup::Pending(Ticket(*ticket));
         }
         tracing::trace!(target: crate::PROBE_TARGET, "log view: fetch, not in the cache");
         self.last_ticket += 1;
         let ticket = self.last_ticket;
-        self.under_way.insert(ticket, low);
+        let asked = Asked {
+            low,
+            high,
+            outlived: false,
+        };
+        self.under_way.insert(ticket, asked);
         self.wanted.push(Fetch {
             region,
             ticket,
@@ -199,11 +233,19 @@ impl Reads {
         Lookup::Pending(Ticket(ticket))
     }
 
-    /// The log was cut: what is on its way may be of a replaced tail.
-    fn forget(&mut self) {
-        self.wanted.clear();
-        self.under_way.clear();
-        self.arrived.clear();
+    /// The log has changed where `reaches` says. The core still waits for the tickets.
+    fn outlive(&mut self, reaches: impl Fn(&Asked) -> bool) {
+        for asked in self.under_way.values_mut() {
+            asked.outlived |= reaches(asked);
+        }
+        self.arrived.retain(|low, entries| {
+            let asked = Asked {
+                low: *low,
+                high: *low + entries.len() as u64,
+                outlived: false,
+            };
+            !reaches(&asked)
+        });
     }
 }
 
@@ -289,7 +331,7 @@ impl LogView for PeerLog {
         self.bytes = 0;
         self.terms.clear();
         self.cache.clear();
-        self.reads.get_mut().forget();
+        self.reads.get_mut().outlive(|_| true);
     }
 
     fn snapshot(&self) -> Option<Snapshot> {

@@ -17,7 +17,9 @@ use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::{Entry, EntryKind, Message, MessageKind};
 use flotilla_proto::store::{Mod, ModKind, PeerMessage};
 use flotilla_raftstore::apply::Apply;
-use flotilla_raftstore::effects::{ApplyReport, NewIds, PdTask, RaftInput, Release, StoreInput};
+use flotilla_raftstore::effects::{
+    ApplyReport, Fetch, NewIds, PdTask, RaftInput, Release, StoreInput,
+};
 use flotilla_raftstore::{
     Answer, ApplyEffects, ApplyInput, Begin, Config, Delegates, PeerInput, RaftEffects,
     RaftMachine, ReadContext, RequestError, WriteProposal, boot,
@@ -36,6 +38,8 @@ struct Desk {
     /// Written, not durable.
     releases: VecDeque<Release>,
     to_apply: VecDeque<ApplyInput>,
+    /// Entries to be read.
+    fetches: VecDeque<Fetch>,
     /// Told by answers as they are given.
     told: Arc<Mutex<Vec<String>>>,
     /// A split that PD was asked about.
@@ -80,6 +84,7 @@ impl Desk {
             now,
             releases: VecDeque::new(),
             to_apply: VecDeque::new(),
+            fetches: VecDeque::new(),
             told: Arc::default(),
             asked: None,
             text: String::new(),
@@ -109,7 +114,9 @@ impl Desk {
     }
 
     fn carry_out(&mut self, effects: RaftEffects) {
-        assert!(effects.fatal.is_none(), "{:?}", effects.fatal);
+        if let Some(fatal) = &effects.fatal {
+            return self.line(format!("  the store ends: {fatal}"));
+        }
         for message in &effects.send_now {
             let text = describe(message.message.message.as_ref().unwrap());
             self.line(format!("  now to store {}: {text}", message.store));
@@ -143,6 +150,10 @@ impl Desk {
                 .collect();
             self.line(format!("  to apply: [{}]", entries.join(", ")));
             self.to_apply.push_back(input);
+        }
+        for fetch in effects.fetches {
+            self.line(format!("  to read: [{}, {})", fetch.low, fetch.high));
+            self.fetches.push_back(fetch);
         }
         for (_, input) in effects.to_raft {
             if let RaftInput::Store(StoreInput::Split {
@@ -230,6 +241,32 @@ impl Desk {
         self.round(|peer, now, effects| {
             peer.handle(now, RaftInput::Peer(PeerInput::Applied(report)), effects);
         });
+    }
+
+    /// The oldest fetch comes back with what the log holds.
+    fn read(&mut self) {
+        let Fetch {
+            region,
+            ticket,
+            low,
+            high,
+            bytes_max,
+        } = self.fetches.pop_front().unwrap();
+        match self.log.entries(region, low, high, bytes_max) {
+            Ok(entries) => {
+                let input = PeerInput::Fetched {
+                    ticket,
+                    low,
+                    entries,
+                };
+                self.input(&format!("read [{low}, {high})"), input);
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                let input = PeerInput::FetchFailed { ticket, error };
+                self.input(&format!("read [{low}, {high}): not there"), input);
+            }
+        }
     }
 
     /// Everything that can go on does.
@@ -375,6 +412,19 @@ impl Desk {
         });
     }
 
+    /// Store 2 lacks everything after `index`.
+    fn reject(&mut self, term: u64, index: u64) {
+        self.message(Message {
+            kind: MessageKind::AppendResponse.into(),
+            term,
+            index: index + 1,
+            reject: true,
+            hint_index: index,
+            hint_term: 6,
+            ..Message::default()
+        });
+    }
+
     /// A leader of a later term replaces the log from `index` on.
     fn replaced(&mut self, index: u64, term: u64, commit: u64) {
         self.message(Message {
@@ -433,6 +483,9 @@ fn describe(message: &Message) -> String {
             entries.join(", "),
             message.commit
         ),
+        MessageKind::AppendResponse if message.reject => {
+            format!("lacks what follows {}", message.hint_index)
+        }
         MessageKind::AppendResponse => {
             format!("appended term {} up to {}", message.term, message.index)
         }
@@ -749,6 +802,72 @@ fn the_log_is_cut_off_only_below_what_survives_a_crash() {
           log: [] truncated at 7
         > durable up to 99
           log: [] truncated at 9
+    "#]]);
+}
+
+/// A leader of two whose cache holds nothing but the newest entry, asked for older ones. Its log
+/// has 7 to 10, the last three not durable.
+fn desk_without_cache(follower_has: u64) -> Desk {
+    let config = Config {
+        entry_cache_bytes: 1,
+        ..Config::default()
+    };
+    let mut desk = Desk::new(&[1, 2], config);
+    desk.lead();
+    desk.put("a");
+    desk.sync();
+    for key in ["b", "c", "d"] {
+        desk.put(key);
+    }
+    desk.acknowledge(6, follower_has);
+    desk.scene();
+    desk.reject(6, follower_has);
+    desk
+}
+
+#[test]
+fn entries_that_left_the_cache_are_read_as_far_as_they_are_durable() {
+    let mut desk = desk_without_cache(6);
+    desk.sync();
+    desk.read();
+    desk.check(&expect![[r#"
+        > from store 2: lacks what follows 6
+          to read: [7, 8)
+        > sync
+        > read [7, 8)
+          now to store 2: append term 6 after 6 [7@6 data] commit 6
+    "#]]);
+}
+
+#[test]
+fn entries_that_are_gone_are_no_corruption_if_the_log_was_cut_meanwhile() {
+    let mut desk = desk_without_cache(8);
+    desk.replaced(8, 8, 7);
+    desk.read();
+    desk.read();
+    desk.check(&expect![[r#"
+        > from store 2: lacks what follows 8
+        > from store 2: append term 8 after 7 [8@8 empty] commit 7
+          log: [8@8 empty] hard state 8/0/7
+          to read: [9, 10)
+        > read [7, 8)
+          to apply: [7@6 data]
+        > read [9, 10): not there
+    "#]]);
+}
+
+#[test]
+fn entries_that_should_be_there_and_are_not_end_the_store() {
+    let mut desk = desk_without_cache(6);
+    desk.sync();
+    desk.log.rot(3, 7);
+    desk.read();
+    desk.check(&expect![[r#"
+        > from store 2: lacks what follows 6
+          to read: [7, 8)
+        > sync
+        > read [7, 8): not there
+          the store ends: corrupt data in region 3 index 7: the checksum does not match; restore this store from its replicas or a backup
     "#]]);
 }
 

@@ -177,6 +177,13 @@ impl Peer {
                 self.raft.log_mut().fetched(ticket, low, entries);
                 self.raft.fetched(now, flotilla_raft::Ticket(ticket));
             }
+            PeerInput::FetchFailed { ticket, error } => {
+                if self.raft.log_mut().fetch_failed(ticket) {
+                    effects.fatal = Some(StoreFatal::Engine(error));
+                } else {
+                    self.raft.fetched(now, flotilla_raft::Ticket(ticket));
+                }
+            }
             PeerInput::Durable { index } => {
                 self.durable_applied = self.durable_applied.max(index);
                 self.truncate_log(effects);
@@ -204,6 +211,9 @@ impl Peer {
         while self.raft.has_ready() {
             self.carry_out_ready(now, effects);
         }
+        let persisted = self.raft.persisted_index();
+        let fetches = self.raft.log_mut().take_fetches(persisted);
+        effects.fetches.extend(fetches);
         self.answer_reads();
         self.renew_lease();
     }

@@ -48,9 +48,6 @@ impl Peer {
         for token in ready.reads_failed {
             self.on_read_failed(token);
         }
-        for fetch in self.raft.log_mut().take_fetches() {
-            effects.fetches.push(fetch);
-        }
     }
 
     fn on_role_change(&mut self, now: Mono, change: &RoleChange, effects: &mut RaftEffects) {

@@ -130,7 +130,6 @@ impl Sim {
                 text.contains("writing the state"),
                 "fault: state write failed",
             );
-            oracle.store(id.store).failed = true;
         }
         self.say_what_is_owed(id);
         self.die(id);

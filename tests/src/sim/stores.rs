@@ -1,9 +1,10 @@
 //! Stores run: their threads step, what they ask for comes, what they answer is heard.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_engine::{
-    EngineError, FlushReason, KeyRange, RaftLog as _, SplitLimits, StateStore as _, split_check,
+    FlushReason, KeyRange, RaftLog as _, SplitLimits, StateStore as _, split_check,
 };
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::effects::{Fetch, PdTask, RegionSize, SizeCheck};
@@ -327,24 +328,19 @@ impl Sim {
             high,
             bytes_max,
         } = fetch;
-        match node.disk.log.entries(region, low, high, bytes_max) {
-            Ok(entries) => life.runtime.to_peer(
-                region,
-                PeerInput::Fetched {
-                    ticket,
-                    low,
-                    entries,
-                },
-            ),
+        let input = match node.disk.log.entries(region, low, high, bytes_max) {
+            Ok(entries) => PeerInput::Fetched {
+                ticket,
+                low,
+                entries,
+            },
             Err(error) => {
-                let planned = !matches!(error, EngineError::Corrupt { .. });
-                self.oracle.lock().checks.check(Rule::LogIsWhole, planned, || {
-                    format!("store {} region {region}: entries {low}..{high} were asked for: {error}", id.store)
-                });
                 self.probe("fault: log read failed");
-                self.engine_failed(id, error);
+                let error = Arc::new(error);
+                PeerInput::FetchFailed { ticket, error }
             }
-        }
+        };
+        life.runtime.to_peer(region, input);
     }
 
     pub(super) fn measure(&mut self, id: LifeId, check: &SizeCheck) {
