@@ -1,6 +1,6 @@
 //! One replica of a region: its raft group, its proposals, its reads.
 //!
-//! A file each for what it does: [`propose`], [`ready`], [`read`], [`split`], [`truncate`].
+//! A file each for what it does: `propose`, `ready`, `read`, `split`, `truncate`.
 //!
 //! Invariants:
 //! - every proposal is answered exactly once, and an error that says *not applied* is right;
