@@ -30,7 +30,7 @@ const SNAPSHOTS: &str = "snapshots";
 /// What `store.toml` opens with.
 const MANIFEST_HEADER: &str = "# Written by Flotilla when this store was created. Do not edit.\n";
 
-/// Why a folder cannot be used, and what to do about it. Nothing in the folder was changed.
+/// Why a folder cannot be used, and what to do about it. What was in the folder is still there.
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// There is something in it, but no store.
@@ -243,6 +243,10 @@ impl DataDir {
         // An empty folder is worth no refusal, unlike what the other two hold.
         let snapshots = path.join(SNAPSHOTS);
         fs::create_dir_all(&snapshots).map_err(fails(&snapshots, "creating the folder"))?;
+        for left in [UNFINISHED, MANIFEST_NEW] {
+            // Left by a process that ended between the last two steps of `finish`.
+            remove_if_there(&path.join(left))?;
+        }
         Ok(Self {
             path: path.to_owned(),
             ids,
@@ -270,8 +274,7 @@ impl DataDir {
         fs::rename(&new, &path).map_err(fails(&path, "renaming the manifest"))?;
         sync_folder(&self.path)?;
         self.unfinished = false;
-        let marker = self.path.join(UNFINISHED);
-        fs::remove_file(&marker).map_err(fails(&marker, "removing the marker"))
+        remove_if_there(&self.path.join(UNFINISHED))
     }
 
     /// The folder.
@@ -412,6 +415,15 @@ fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
         file.sync_all()
     };
     write().map_err(fails(path, "writing the file"))
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(fails(path, "removing the file")(error))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn sync_folder(path: &Path) -> Result<()> {

@@ -1,7 +1,19 @@
 //! Storage of one store: the raft log that all its regions share, and the key-value state.
 //!
-//! Both are small traits with two implementations: RocksDB (feature `rocks`) and a deterministic
-//! in-memory twin that can crash, tear, fail and fill up. One test-suite runs on both.
+//! Both are small traits, [`RaftLog`] and [`StateStore`], with two implementations: RocksDB (module
+//! `rocks`, behind the feature of that name) and [`memory`], a deterministic twin that can crash,
+//! tear, fail and fill up. One test-suite runs on both and compares them.
+//!
+//! What a caller owes them:
+//! - **Log.** Append in the order in which things happened, from one thread; sync from another.
+//!   Nothing is durable before [`RaftLog::sync`] returned a number at least as high as
+//!   [`RaftLog::append`] did. Truncate nothing beyond [`StateStore::durable_applied`].
+//! - **State.** Write from one thread. Nothing is durable before a flush; look at
+//!   [`StateStore::refresh_durable`] every 100 ms, and at [`StateStore::pressure`] before writing.
+//! - **Errors.** Each one ends the store that met it; nothing is retried.
+//!
+//! At start: [`RaftLog::load`] refuses a log that is not whole, [`RegionLog::check_applied`] and
+//! [`RegionLog::check_peer`] one that does not fit the state. `docs/format.md` draws every record.
 
 mod cache;
 #[cfg(feature = "rocks")]

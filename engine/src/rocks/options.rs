@@ -24,8 +24,10 @@ pub const WRITE_BUFFER_BYTES_MIN: usize = 64 * KIB;
 
 /// Old WAL files that the log keeps to write over: a sync of one writes no metadata.
 const WAL_FILES_RECYCLED: usize = 2;
-/// Memtables of one column family that may wait for their flush before writes stop.
-const MEMTABLES_MAX: i32 = 6;
+/// Memtables that the log may have, the flushing ones included, before writes stop.
+const LOG_MEMTABLES_MAX: i32 = 3;
+/// The same for one column family of the state, where a memtable is half of the budget.
+const STATE_MEMTABLES_MAX: i32 = 5;
 /// A memtable grows by at most this; small, so that an idle store stays small.
 const ARENA_BLOCK_BYTES: usize = 64 * KIB;
 const BLOCK_BYTES: usize = 8 * KIB;
@@ -96,7 +98,7 @@ impl LogOptions {
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         options.set_recycle_log_file_num(WAL_FILES_RECYCLED);
         options.set_write_buffer_size(buffer);
-        options.set_max_write_buffer_number(MEMTABLES_MAX);
+        options.set_max_write_buffer_number(LOG_MEMTABLES_MAX);
         options.set_compression_type(DBCompressionType::None);
         options.set_block_based_table_factory(&tables(&self.block_cache));
         options
@@ -143,7 +145,7 @@ impl StateOptions {
         let mut options = base.clone();
         // Half of the budget, so that one half fills while the other is flushed.
         options.set_write_buffer_size(self.budget() / 2);
-        options.set_max_write_buffer_number(MEMTABLES_MAX);
+        options.set_max_write_buffer_number(STATE_MEMTABLES_MAX);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_compression_per_level(&compression());
         options.set_block_based_table_factory(&tables(&self.block_cache));

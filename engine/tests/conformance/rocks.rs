@@ -90,7 +90,7 @@ impl Folder {
 
 #[test]
 fn the_log_answers_like_the_twin_also_after_crashes() {
-    let mut partial = 0;
+    let (mut partial, mut recycled) = (0, 0);
     for_seeds(0..4, |seed| {
         let (mut script, mut dice) = (LogScript::new(seed), Dice::new(!seed));
         let folder = Folder::new();
@@ -108,7 +108,9 @@ fn the_log_answers_like_the_twin_also_after_crashes() {
                 scripts.push(script.clone());
                 if dice.chance(10) {
                     assert_eq!(log.sync().expect("synced"), twin.sync().expect("synced"));
-                    synced_files = wal_files(&folder.path());
+                    let files = wal_files(&folder.path());
+                    recycled += renamed(&synced_files, &files);
+                    synced_files = files;
                 }
                 compare_entries(&log, &twin, &script, &mut dice);
             }
@@ -165,11 +167,22 @@ fn compare_entries(log: &RocksLog, twin: &MemoryLog, script: &LogScript, dice: &
     );
 }
 
-/// Contents of the log's WAL files, by inode: a recycled file is renamed.
-fn wal_files(store: &Path) -> BTreeMap<u64, Vec<u8>> {
+/// A WAL file: a recycled one keeps its inode and gets another path.
+type Wal = (PathBuf, Vec<u8>);
+
+/// How many files got another path.
+fn renamed(before: &BTreeMap<u64, Wal>, now: &BTreeMap<u64, Wal>) -> usize {
+    let path = |files: &BTreeMap<u64, Wal>, inode| files.get(inode).map(|(path, _)| path.clone());
+    now.keys()
+        .filter(|inode| path(before, inode).is_some_and(|was| Some(was) != path(now, inode)))
+        .count()
+}
+
+/// The log's WAL files by inode.
+fn wal_files(store: &Path) -> BTreeMap<u64, Wal> {
     wal_paths(store)
         .into_iter()
-        .map(|(_, inode, bytes)| (inode, bytes))
+        .map(|(path, inode, bytes)| (inode, (path, bytes)))
         .collect()
 }
 
@@ -196,12 +209,12 @@ fn wal_paths(store: &Path) -> Vec<(PathBuf, u64, Vec<u8>)> {
 
 /// Does to the WAL what a power failure may do: of the bytes written since the last sync some
 /// prefix stays, cut at any byte. Files behind the cut stay or go back, as the disk pleases.
-fn tear(store: &Path, synced: &BTreeMap<u64, Vec<u8>>, dice: &mut Dice) {
+fn tear(store: &Path, synced: &BTreeMap<u64, Wal>, dice: &mut Dice) {
     let none = Vec::new();
     let files: Vec<_> = wal_paths(store)
         .into_iter()
         .map(|(path, inode, now)| {
-            let before = synced.get(&inode).unwrap_or(&none);
+            let before = synced.get(&inode).map_or(&none, |(_, bytes)| bytes);
             let same = before
                 .iter()
                 .zip(&now)

@@ -160,6 +160,21 @@ fn an_unfinished_first_start_is_begun_again() {
 }
 
 #[test]
+fn a_store_that_was_finished_but_for_its_marker_is_whole() {
+    let marked = |path: &Path| {
+        store(path);
+        fs::write(path.join("UNFINISHED"), "").expect("written");
+    };
+    check(marked, "accepted", "already holds a store");
+    let (_temporary, path) = folder(marked);
+    drop(DataDir::open(&path).expect("opened"));
+    assert_eq!(
+        names(&path),
+        ["LOCK", "log", "snapshots", "state", "store.toml"]
+    );
+}
+
+#[test]
 fn a_folder_in_use_is_refused_with_its_owner() {
     let (_temporary, path) = folder(store);
     let dir = DataDir::open(&path).expect("opened");
