@@ -840,6 +840,33 @@ fn entries_that_left_the_cache_are_read_as_far_as_they_are_durable() {
 }
 
 #[test]
+fn a_read_for_apply_survives_a_cut_behind_it_in_the_same_round() {
+    let config = Config {
+        entry_cache_bytes: 1,
+        ..Config::default()
+    };
+    let mut desk = Desk::new(&[1, 2], config);
+    desk.lead();
+    desk.put("a");
+    desk.put("b");
+    desk.sync();
+    desk.scene();
+    desk.replaced(8, 8, 7);
+    desk.read();
+    desk.apply();
+    desk.check(&expect![[r#"
+        > from store 2: append term 8 after 7 [8@8 empty] commit 7
+          log: [8@8 empty] hard state 8/0/7
+          to read: [7, 8)
+        > read [7, 8)
+          to apply: [7@6 data]
+        > apply
+          put a: done
+          applied up to 7
+    "#]]);
+}
+
+#[test]
 fn entries_that_are_gone_are_no_corruption_if_the_log_was_cut_meanwhile() {
     let mut desk = desk_without_cache(8);
     desk.replaced(8, 8, 7);

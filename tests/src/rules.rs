@@ -59,6 +59,8 @@ pub enum Rule {
     FlushInTime,
     /// No local read without a lease of the raft group (contracts: C16, C17).
     LeaseIsBacked,
+    /// A store that says it is PD has applied all that earlier leaders wrote (contracts: C20).
+    PdHasCaughtUp,
     /// A queue keeps within its limit (faults: 42).
     QueuesBounded,
     /// Nothing but a failing disk ends a store, or keeps it from starting.
@@ -71,7 +73,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -98,6 +100,7 @@ impl Rule {
         Self::ReplayIsBounded,
         Self::FlushInTime,
         Self::LeaseIsBacked,
+        Self::PdHasCaughtUp,
         Self::QueuesBounded,
         Self::EndsByDiskOnly,
         Self::ServesAgain,

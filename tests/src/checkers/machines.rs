@@ -78,6 +78,20 @@ impl Oracle {
             });
     }
 
+    /// The peer of the meta region says that its store is PD, in `term`.
+    pub fn look_at_pd(&mut self, store: u64, peer: &Peer, term: u64) {
+        let raft = peer.raft();
+        let first = raft.first_index_of_term();
+        let caught_up =
+            raft.term() == term && first.is_some_and(|first| raft.applied_index() >= first);
+        self.checks.check(Rule::PdHasCaughtUp, caught_up, || {
+            format!(
+                "store {store} is PD in term {term}, its term began at {first:?} and {} is applied",
+                raft.applied_index()
+            )
+        });
+    }
+
     /// A local read was made for `region`, and has just been confirmed.
     pub fn look_at_confirmed(&mut self, store: u64, peer: &Peer, region: &Region, now: Mono) {
         let same = peer.region().region_epoch == region.region_epoch;

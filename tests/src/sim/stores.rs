@@ -7,7 +7,8 @@ use flotilla_engine::{
     FlushReason, KeyRange, RaftLog as _, SplitLimits, StateStore as _, split_check,
 };
 use flotilla_proto::metapb::Region;
-use flotilla_raftstore::effects::{Fetch, PdTask, RegionSize, SizeCheck};
+use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, RegionSize, SizeCheck};
+use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::{PeerInput, RequestError, region};
 
 use super::{Event, Phase, STEP_MICROS_MAX, Sim};
@@ -117,8 +118,22 @@ impl Sim {
                         .at(self.now() + wait, Event::Size { life: id, check });
                 }
                 Asked::Pd(task) => self.pd_asked(id, task),
-                Asked::MetaRole(role) => self.note(format_args!("store {}: {role:?}", id.store)),
+                Asked::MetaRole(role) => self.pd_role(id, role),
             }
+        }
+    }
+
+    fn pd_role(&self, id: LifeId, role: MetaRole) {
+        self.note(format_args!("store {}: {role:?}", id.store));
+        let Some(life) = self.nodes[&id.store].life.as_ref() else {
+            return;
+        };
+        if let MetaRole::Leads { term } = role {
+            life.look_at_peers(|peer| {
+                if peer.region().id == META_REGION {
+                    self.oracle.lock().look_at_pd(id.store, peer, term);
+                }
+            });
         }
     }
 
