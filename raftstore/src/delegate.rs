@@ -77,7 +77,7 @@ impl Serving {
                 leader: self.leader,
             });
         }
-        if context.term != 0 && self.term > context.term + 1 {
+        if context.term != 0 && self.term > context.term.saturating_add(1) {
             return Err(RequestError::StaleCommand);
         }
         // `conf_ver` does not matter: members may change, the range may not (contracts: C21).
@@ -307,6 +307,7 @@ mod tests {
         };
         assert_eq!(refused(|_| {}, 4), Ok(()));
         assert_eq!(refused(|c| c.term = 7, 4), Ok(()));
+        assert_eq!(refused(|c| c.term = u64::MAX, 4), Ok(()));
         let text = |result: Result<(), String>| result.expect_err("refused");
         assert!(text(refused(|c| c.peer = 5, 9)).contains("names peer 5, this store has peer 4"));
         assert!(text(refused(|c| c.term = 1, 9)).contains("not leader"));
