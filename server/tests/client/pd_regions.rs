@@ -54,7 +54,7 @@ async fn by_key_and_by_id() {
         let expected = nth.checked_sub(1).map(|before| &routes[before]);
         assert_eq!(before.as_ref(), expected, "before {key:?}");
     }
-    let top = wire.route([0xff; 9]).await;
+    let top = wire.route([0xff; 10]).await;
     assert_eq!(top, routes[4], "the sentinel");
 
     for expected in &routes {

@@ -4,7 +4,7 @@ use flotilla_proto::kvrpcpb as kv;
 use flotilla_proto::pdpb as p;
 
 use crate::support::stock::{client, key, keys, range};
-use crate::support::wire::{assert_tiled, served};
+use crate::support::wire::served;
 use crate::support::{TestNode, in_time};
 
 /// Rows, regions and ids outlive the process, however it ended.
@@ -38,8 +38,7 @@ async fn everything_is_there_again() {
         }
 
         wire.split([format!("round {round} row 050")]).await;
-        let routes = wire.routes().await;
-        assert_tiled(&routes);
+        let routes = wire.settled_routes().await;
         assert_eq!(routes.len(), 2 + round + 1, "{routes:?}");
         let request = p::AllocIdRequest::default();
         let id = wire.sound(wire.alloc_id(request).await).id;
@@ -55,13 +54,8 @@ async fn everything_is_there_again() {
         node.start_again().await;
 
         let wire = node.wire().await;
-        let mut expected = routes.clone();
-        let found = wire.routes().await;
-        // Leaders are the same: there is one store.
-        expected.sort_by_key(|route| route.region.id);
-        let mut sorted = found.clone();
-        sorted.sort_by_key(|route| route.region.id);
-        assert_eq!(sorted, expected, "regions are as they were");
+        let found = wire.settled_routes().await;
+        assert_eq!(found, routes, "regions are as they were");
         for route in found {
             let request = kv::RawScanRequest {
                 context: Some(wire.context(&route)),

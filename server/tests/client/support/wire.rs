@@ -127,6 +127,15 @@ impl Wire {
         scanned.regions.into_iter().map(route).collect()
     }
 
+    /// All regions, once PD knows them: after a start it learns of them one by one.
+    pub(crate) async fn settled_routes(&self) -> Vec<Route> {
+        eventually("PD knows all regions", async || {
+            let routes = self.routes().await;
+            tiled(&routes).is_ok().then_some(routes)
+        })
+        .await
+    }
+
     /// Cuts regions at user keys, one after the other, and waits until PD knows them all and each is
     /// served.
     pub(crate) async fn split<K: AsRef<[u8]>>(&self, keys: impl IntoIterator<Item = K>) {
@@ -206,25 +215,28 @@ impl Wire {
     }
 }
 
-/// Checks that `routes` cover every key once.
-#[track_caller]
-pub(crate) fn assert_tiled(routes: &[Route]) {
-    assert!(
-        routes.len() >= 2,
-        "there is always the sentinel: {routes:?}"
-    );
+/// Checks that `routes` cover every key once, in order.
+fn tiled(routes: &[Route]) -> Result<(), String> {
     let mut reached: &[u8] = b"";
     for (nth, route) in routes.iter().enumerate() {
         let (start, end) = route.range();
-        assert_eq!(
-            start, reached,
-            "region {} begins elsewhere",
-            route.region.id
-        );
         let last = nth + 1 == routes.len();
-        assert_eq!(end.is_empty(), last, "only the last region is open");
-        assert!(last || start < end, "region {} is empty", route.region.id);
+        if start != reached || end.is_empty() != last || (!last && start >= end) {
+            return Err(format!("region {} does not fit in", route.region.id));
+        }
         reached = end;
+    }
+    match routes {
+        [] | [_] => Err("there is always the sentinel and another region".to_owned()),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that `routes` cover every key once, in order.
+#[track_caller]
+pub(crate) fn assert_tiled(routes: &[Route]) {
+    if let Err(error) = tiled(routes) {
+        panic!("{error}: {routes:?}");
     }
 }
 
