@@ -85,8 +85,8 @@ test-linked: system ## Tests of everything that links RocksDB, opens sockets or 
 	$(CARGO) test $(linked)
 
 .PHONY: test-python
-test-python: build ## The stock Python client against a node, if python3 can install it
-	@server/tests/python/run.sh $(FLOTILLA)
+test-python: build ## The stock Python client against a node; says so if it cannot be installed here
+	@scripts/test-python.sh $(FLOTILLA)
 
 .PHONY: fix
 fix: ## Format and apply what clippy can; the only target that edits files
