@@ -15,6 +15,7 @@ use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
+use crate::net::is_grpc;
 use crate::placement::PdHandle;
 use crate::store::Store;
 
@@ -45,6 +46,22 @@ fn problem(status: StatusCode, error: impl ToString) -> Response {
         }),
     )
         .into_response()
+}
+
+/// What is asked for and does not exist.
+pub(crate) async fn not_found(request: axum::extract::Request) -> Response {
+    let path = request.uri().path();
+    if is_grpc(&request) {
+        let text = format!("{path} is not a method of this node");
+        let (parts, ()) = tonic::Status::unimplemented(text)
+            .into_http::<()>()
+            .into_parts();
+        return Response::from_parts(parts, axum::body::Body::empty());
+    }
+    problem(
+        StatusCode::NOT_FOUND,
+        format!("there is no page {path}; / lists them"),
+    )
 }
 
 /// The pages that everybody may see.

@@ -5,9 +5,21 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use flotilla::cli::{Cli, Command, ConfigArgs};
-use flotilla::config::{Config, Loaded};
+use flotilla::config::{Config, ConfigError, Loaded};
 use flotilla::node::Node;
 use flotilla::{demo, logging, process};
+
+/// How the allocator behaves: memory that is not used goes back to the system after two seconds, so
+/// that an idle node is small; more arenas than this would only keep more of it.
+#[expect(
+    unsafe_code,
+    reason = "a constant under the name that jemalloc looks for"
+)]
+// SAFETY: nothing else in the program has this name, and what stands there is what jemalloc expects: a
+// pointer to a text that ends with a zero byte and lives for ever.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static ALLOCATOR_OPTIONS: &[u8; 70] =
+    b"background_thread:true,dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:4\0";
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -19,23 +31,36 @@ const EXIT_FAILED: u8 = 1;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Server(args) => with_config(&args, server),
+        Command::Server(args) => with_config(&args, needs_data_dir, server),
         Command::Demo(args) => report(with_runtime(None, demo::run(&args))),
         Command::Bench(bench) => report(with_runtime(None, flotilla_benches::run(bench))),
-        Command::Config(args) => with_config(&args.config, |loaded| {
-            print!("{}", loaded.to_toml(args.explain));
-            Ok(())
-        }),
+        Command::Config(args) => with_config(
+            &args.config,
+            |_| Ok(()),
+            |loaded| {
+                print!("{}", loaded.to_toml(args.explain));
+                Ok(())
+            },
+        ),
     }
 }
 
-/// Runs `work` with the configuration from all layers.
-fn with_config(args: &ConfigArgs, work: impl FnOnce(Loaded) -> anyhow::Result<()>) -> ExitCode {
+fn needs_data_dir(loaded: &Loaded) -> Result<(), ConfigError> {
+    loaded.data_dir().map(drop)
+}
+
+/// Runs `work` with the configuration from all layers, if it passes `check`.
+fn with_config(
+    args: &ConfigArgs,
+    check: impl FnOnce(&Loaded) -> Result<(), ConfigError>,
+    work: impl FnOnce(Loaded) -> anyhow::Result<()>,
+) -> ExitCode {
     let env = std::env::vars_os().filter_map(|(name, value)| {
         // What is not text is no setting of ours.
         Some((name.into_string().ok()?, value.into_string().ok()?))
     });
-    let loaded = match args.load(env) {
+    let loaded = args.load(env);
+    let loaded = match loaded.and_then(|loaded| check(&loaded).map(|()| loaded)) {
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("flotilla: {error}");
@@ -99,6 +124,8 @@ fn server(loaded: Loaded) -> anyhow::Result<()> {
 }
 
 async fn serve(loaded: &Loaded) -> anyhow::Result<()> {
+    // Before anybody can know that it serves. A start is not cut off: it ends, and then the node.
+    let stop = process::stop_signal().context("cannot wait for signals")?;
     let node = Node::start(loaded).await?;
     println!("flotilla serves on {}", node.advertised());
     let created = if node.store().created {
@@ -110,8 +137,8 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<()> {
     tracing::info!(addr = %node.addr(), advertised = %node.advertised(), cluster = ids.cluster_id, store = ids.store_id,
         "serving; the cluster was {created}");
     tokio::select! {
-        signal = process::stop_signal() => {
-            let signal = signal.context("cannot wait for signals")?;
+        signal = stop => {
+            let signal = signal.context("the runtime is ending")?;
             tracing::info!(signal, "stopping");
             node.stop().await?;
             tracing::info!("stopped");

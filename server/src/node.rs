@@ -234,11 +234,13 @@ impl Node {
     ///
     /// # Errors
     /// The last flush failed; nothing acknowledged is lost, the next start replays it.
-    pub async fn stop(self) -> Result<(), StopError> {
+    pub async fn stop(mut self) -> Result<(), StopError> {
         self.serving.store(false, Ordering::Release);
         self.health
             .set_service_status("", ServingStatus::NotServing)
             .await;
+        // Those who watch it have been told, and their streams end.
+        self.health.clear_service_status("").await;
         self.streams.stop();
         let mut cut_off = self.server.stop(self.stop_timeout).await;
         if let Some(server) = self.status_server {
@@ -298,7 +300,9 @@ fn serve(
     let (routes, status) = match status_bound {
         None => (routes.merge(http::api(pages)), None),
         Some(bound) => {
-            let pages = http::api(pages.clone()).merge(http::health(pages));
+            let pages = http::api(pages.clone())
+                .merge(http::health(pages))
+                .fallback(http::not_found);
             let server = Server::start(bound, pages, limits.clone(), false, Arc::clone(&network));
             (routes, Some(server))
         }

@@ -6,6 +6,7 @@ use std::panic::PanicHookInfo;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// Open files that a node needs beside its connections: both databases, sockets to other stores.
 const FILES_BESIDE_CONNECTIONS: u64 = 4_096;
@@ -37,21 +38,24 @@ fn last_words(panic: &PanicHookInfo<'_>) -> String {
     )
 }
 
-/// Waits for SIGTERM or Ctrl-C. A second signal ends the process at once.
+/// Takes SIGTERM and Ctrl-C from now on: the first one is told, a second one ends the process at
+/// once.
 ///
 /// # Errors
 /// The operating system refuses to deliver signals.
-pub async fn stop_signal() -> std::io::Result<&'static str> {
+pub fn stop_signal() -> std::io::Result<oneshot::Receiver<&'static str>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut next = async move || {
-        tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        }
-    };
-    let first = next().await;
+    let (tell, told) = oneshot::channel();
     tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        // Nobody waits for it any more when the node failed by itself.
+        let _ = tell.send(next().await);
         let second = next().await;
         let _ = writeln!(
             std::io::stderr(),
@@ -59,7 +63,7 @@ pub async fn stop_signal() -> std::io::Result<&'static str> {
         );
         std::process::exit(EXIT_IMPATIENT);
     });
-    Ok(first)
+    Ok(told)
 }
 
 /// The exit code after a second signal.

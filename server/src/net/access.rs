@@ -88,7 +88,8 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
-fn is_grpc<B>(request: &Request<B>) -> bool {
+/// Whether a request is gRPC, by what it says its body is.
+pub fn is_grpc<B>(request: &Request<B>) -> bool {
     let content = request.headers().get(header::CONTENT_TYPE);
     content.is_some_and(|content| content.as_bytes().starts_with(b"application/grpc"))
 }

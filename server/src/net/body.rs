@@ -65,9 +65,15 @@ impl Body for RequestBody {
     }
 }
 
+/// Bytes of an answer that are handed to HTTP/2 at once. It buffers what it is given, however
+/// little the client takes; the rest of the answer stays here, and counted.
+const PIECE_BYTES: usize = 64 << 10;
+
 /// An answer's body.
 pub struct ResponseBody {
     body: tonic::body::Body,
+    /// What is left of the last piece of `body`.
+    rest: Bytes,
     _held: Option<Held>,
     _reserved: Option<Reserved>,
 }
@@ -80,6 +86,7 @@ impl ResponseBody {
     ) -> Self {
         Self {
             body,
+            rest: Bytes::new(),
             _held: held,
             _reserved: reserved,
         }
@@ -94,14 +101,31 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        if self.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+            }
+        }
+        let piece = self.rest.len().min(PIECE_BYTES);
+        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let mut hint = SizeHint::new();
+        if let Some(upper) = body.upper() {
+            hint.set_upper(upper.saturating_add(rest));
+        }
+        hint.set_lower(body.lower().saturating_add(rest));
+        hint
     }
 }

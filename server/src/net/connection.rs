@@ -19,8 +19,9 @@ use super::socket::{Socket, Traffic};
 const HELLO_BYTES: u64 = 24;
 /// Bytes of one HTTP/2 frame that clients may send.
 const FRAME_BYTES: u32 = 64 << 10;
-/// Bytes of one answer that HTTP/2 buffers ahead of the client's window.
-const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// Bytes of one answer that HTTP/2 buffers ahead of the socket. They are not counted as unsent any
+/// more, so all requests of a connection together must not make them many.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of a request's headers.
 const HEADER_BYTES: u32 = 16 << 10;
 /// Bytes that HTTP/1.1 buffers.

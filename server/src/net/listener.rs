@@ -150,13 +150,23 @@ fn listen(addr: SocketAddr) -> io::Result<Bound> {
     Ok(Bound { listener, addr })
 }
 
-/// A listener that serves. Dropping it stops it at once.
+/// A listener that serves. Dropping it stops accepting, and its connections once they are idle.
 #[derive(Debug)]
 pub struct Server {
     stopping: watch::Sender<bool>,
     slots: Arc<Semaphore>,
     connections_max: usize,
-    accepting: JoinHandle<()>,
+    accepting: Accepting,
+}
+
+/// The task that accepts; it ends with its listener.
+#[derive(Debug)]
+struct Accepting(JoinHandle<()>);
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// What every connection of a listener shares.
@@ -194,7 +204,7 @@ impl Server {
             stopping,
             slots,
             connections_max,
-            accepting,
+            accepting: Accepting(accepting),
         }
     }
 
@@ -202,7 +212,7 @@ impl Server {
     /// `grace`. Answers to how many connections were cut off.
     pub async fn stop(self, grace: Duration) -> usize {
         self.stopping.send_replace(true);
-        self.accepting.abort();
+        drop(self.accepting);
         let all = u32::try_from(self.connections_max).unwrap_or(u32::MAX);
         let _ = tokio::time::timeout(grace, self.slots.acquire_many(all)).await;
         self.connections_max - self.slots.available_permits().min(self.connections_max)

@@ -17,6 +17,6 @@ mod listener;
 mod memory;
 mod socket;
 
-pub use access::{Access, Service};
+pub use access::{Access, Service, is_grpc};
 pub use listener::{BindError, Bound, Limits, Server, bind};
 pub use memory::{CONNECTION_SHARE, Client, Reserved};

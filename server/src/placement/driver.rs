@@ -30,6 +30,9 @@ const RELOAD_PAUSE: Duration = Duration::from_millis(100);
 const LEASE_ATTEMPTS: usize = 3;
 /// How long one such question may take.
 const LEASE_WAIT: Duration = Duration::from_secs(1);
+/// How long calls wait, while the node starts, for it to lead: a client that connects as soon as the
+/// port is open should not see a cluster without a leader.
+const START_WAIT: Duration = Duration::from_secs(5);
 
 /// What the task is sent.
 enum Message {
@@ -65,6 +68,10 @@ pub struct PdHandle {
     store: Arc<Store>,
     streams: Arc<std::sync::atomic::AtomicU64>,
     leads: watch::Receiver<Option<u64>>,
+    /// Until when the start may take.
+    start_ends: tokio::time::Instant,
+    /// This node has led, or had its time to.
+    started: Arc<std::sync::atomic::AtomicBool>,
 }
 
 impl std::fmt::Debug for PdHandle {
@@ -123,6 +130,8 @@ impl Driver {
             store: Arc::clone(&store),
             streams: Arc::default(),
             leads: leading,
+            start_ends: tokio::time::Instant::now() + START_WAIT,
+            started: Arc::default(),
         };
         let driver = Self {
             store,
@@ -450,6 +459,7 @@ impl PdHandle {
     /// # Errors
     /// The status that ends it.
     pub async fn call<C: Call>(&self, message: C::Request) -> Result<C::Response, Status> {
+        self.wait_for_start().await;
         let (answer, answered) = oneshot::channel();
         let request = Message::Request(C::request(message), answer);
         self.messages
@@ -464,6 +474,7 @@ impl PdHandle {
     /// # Errors
     /// The node is stopping.
     pub async fn heartbeats(&self) -> Result<Heartbeats, Status> {
+        self.wait_for_start().await;
         let stream = StreamId(
             self.streams
                 .fetch_add(1, std::sync::atomic::Ordering::Relaxed),
@@ -489,6 +500,7 @@ impl PdHandle {
         &self,
         mut serve: impl FnMut(&mut Oracle, &dyn Fn(u64) -> bool) -> Result<T, OracleError>,
     ) -> Result<T, Status> {
+        self.wait_for_start().await;
         let mut attempts = 0;
         loop {
             let result = serve(&mut self.oracle.lock(), &|term| leads(&self.store, term));
@@ -526,6 +538,14 @@ impl PdHandle {
         let input = RaftInput::Peer(PeerInput::Read { context, answer });
         if self.store.runtime.raft.send(META_REGION, input).is_ok() {
             let _ = tokio::time::timeout(LEASE_WAIT, told).await;
+        }
+    }
+
+    async fn wait_for_start(&self) {
+        use std::sync::atomic::Ordering;
+        if !self.started.load(Ordering::Acquire) {
+            let _ = tokio::time::timeout_at(self.start_ends, self.led()).await;
+            self.started.store(true, Ordering::Release);
         }
     }
 

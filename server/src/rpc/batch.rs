@@ -1,6 +1,7 @@
 //! `BatchCommands`: many calls over one stream, each answered by itself, in any order (wire,
 //! section 6).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use flotilla_proto::tikvpb::{
     BatchCommandsEmptyResponse, BatchCommandsRequest, BatchCommandsResponse,
 };
 use flotilla_proto::{coprocessor, kvrpcpb};
+use prost::Message as _;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::codegen::BoxStream;
@@ -27,8 +29,10 @@ use crate::net::{Client, Reserved};
 
 /// Calls of one stream that are worked on at once; further ones wait in the socket.
 const CALLS_MAX: usize = 1_024;
-/// Answers in one message.
+/// Answers in one message ...
 const ANSWERS_MAX: usize = 128;
+/// ... and bytes, unless a single answer has more: a message is in memory as a whole.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// The shortest delay of an `Empty`.
 const EMPTY_DELAY_MIN: Duration = Duration::from_millis(10);
 /// The longest: it is a probe, not a timer.
@@ -63,6 +67,7 @@ pub(super) fn serve(
     });
     let state = State {
         told,
+        ready: VecDeque::new(),
         ended: Some(ended),
         sent: Vec::new(),
         _reader: Reader(reader.abort_handle()),
@@ -72,6 +77,8 @@ pub(super) fn serve(
 
 struct State {
     told: mpsc::Receiver<Done>,
+    /// Answers for the next messages.
+    ready: VecDeque<Done>,
     ended: Option<tokio::sync::oneshot::Receiver<Status>>,
     /// Memory of the last message, which has been sent when the next one is asked for.
     sent: Vec<Reserved>,
@@ -81,13 +88,21 @@ struct State {
 impl State {
     async fn next(mut self) -> Option<(Result<BatchCommandsResponse, Status>, Self)> {
         self.sent.clear();
-        let mut done = Vec::with_capacity(ANSWERS_MAX);
-        if self.told.recv_many(&mut done, ANSWERS_MAX).await == 0 {
-            let status = self.ended.take()?.await.ok()?;
-            return Some((Err(status), self));
+        if self.ready.is_empty() {
+            let mut done = Vec::with_capacity(ANSWERS_MAX);
+            if self.told.recv_many(&mut done, ANSWERS_MAX).await == 0 {
+                let status = self.ended.take()?.await.ok()?;
+                return Some((Err(status), self));
+            }
+            self.ready.extend(done);
         }
-        let mut message = BatchCommandsResponse::default();
-        for (id, item, reserved) in done {
+        let (mut message, mut bytes) = (BatchCommandsResponse::default(), 0);
+        while let Some((id, item, reserved)) = self.ready.pop_front() {
+            bytes += item.encoded_len();
+            if bytes > MESSAGE_BYTES_MAX && !message.responses.is_empty() {
+                self.ready.push_front((id, item, reserved));
+                break;
+            }
             message.request_ids.push(id);
             message.responses.push(item);
             self.sent.extend(reserved);

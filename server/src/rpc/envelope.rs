@@ -3,6 +3,7 @@
 use flotilla_kv::{Refusal, StatusCode, region_error};
 use flotilla_proto::errorpb;
 use flotilla_proto::kvrpcpb::Context;
+use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::{ReadContext, RequestError};
 use tonic::Status;
 
@@ -29,7 +30,8 @@ impl From<errorpb::Error> for Stop {
     }
 }
 
-/// The checks before any region is looked at (wire, section 4: 0 and 1).
+/// The checks before any region is looked at (wire, section 4: 0 and 1), and that it is one of
+/// clients.
 pub(super) fn admit(
     context: Option<&Context>,
     cluster: u64,
@@ -48,6 +50,10 @@ pub(super) fn admit(
     let peer = context.peer.unwrap_or_default();
     if peer.store_id != store {
         return Err(region_error::store_not_match(peer.store_id, store).into());
+    }
+    if context.region_id == META_REGION {
+        // PD's own: it lies outside the key space, and its range says nothing (contracts: C30).
+        return Err(region_error::region_not_found(context.region_id).into());
     }
     Ok(ReadContext {
         region: context.region_id,
@@ -154,6 +160,16 @@ mod tests {
                 (peer.map_or(0, |p| p.store_id), STORE)
             );
         }
+
+        let Err(Stop::Region(error)) = admit(
+            Some(&context(|c| c.region_id = META_REGION)),
+            CLUSTER,
+            STORE,
+        ) else {
+            panic!("PD's region")
+        };
+        let detail = error.region_not_found.expect("the detail");
+        assert_eq!(detail.region_id, META_REGION);
     }
 
     #[test]

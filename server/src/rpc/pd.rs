@@ -170,8 +170,14 @@ impl Pd for PdService {
         let heartbeats = self.pd.heartbeats().await.map_err(status)?;
         let sender = heartbeats.sender();
         let mut incoming = request.into_inner();
+        let mut stopping = self.stopping.clone();
         tokio::spawn(async move {
-            while let Ok(Some(heartbeat)) = incoming.message().await {
+            loop {
+                let message = tokio::select! {
+                    () = stopping.wait() => return,
+                    message = incoming.message() => message,
+                };
+                let Ok(Some(heartbeat)) = message else { return };
                 if !sender.send(heartbeat).await {
                     return;
                 }

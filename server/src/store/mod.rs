@@ -156,15 +156,15 @@ pub fn start(
     let ids = opened.dir.ids();
     let seed = clock::wall().0 ^ u64::from(std::process::id()).rotate_left(48) ^ ids.cluster_id;
     let raft_config = config.raftstore(seed);
-    let watch = DurableWatch::new(&raft_config);
     let boot = boot::open(
-        raft_config,
+        raft_config.clone(),
         ids.store_id,
         &*opened.log,
         &*opened.state,
         clock::mono(),
     )?;
     let replayed = boot.replayed;
+    let watch = DurableWatch::opened(&raft_config, replayed, clock::mono());
     tracing::info!(
         cluster = ids.cluster_id,
         store = ids.store_id,
