@@ -7,6 +7,7 @@ use flotilla_engine::{FlushReason, StateStore as _};
 use flotilla_raftstore::runtime::StoreFatal;
 
 use super::Sim;
+use crate::disk::FlushDue;
 use crate::store::LifeId;
 
 /// Steps after which a stop has not ended.
@@ -66,6 +67,14 @@ impl Sim {
             }
             let later = now + Duration::from_micros(1);
             let wake = life.next_wake().unwrap_or(later).max(later);
+            // The database goes on flushing by itself while the store stops.
+            let full = self
+                .world
+                .auto_flush_bytes
+                .map(|bytes| node.disk.state.flush_due(bytes));
+            if full == Some(FlushDue::Yes) {
+                node.disk.state.begin_flush();
+            }
             node.disk.state.finish_flush()?;
             self.pass(wake - now);
         }
