@@ -47,8 +47,8 @@ pub struct Config {
     /// Payload bytes a leader accepts before they are handed out as committed. An entry is always
     /// accepted when there are none.
     pub uncommitted_bytes_max: u64,
-    /// Payload bytes handed out as committed and not yet reported as applied; one entry is always
-    /// handed out when there are none.
+    /// Payload bytes handed out as committed and not yet reported as applied, but for the last entry,
+    /// which may cross the limit.
     pub committed_bytes_max: u64,
     /// Among replicas with equal logs the higher priority refuses its vote to the lower.
     pub priority: i64,

@@ -76,7 +76,9 @@ impl<L: LogView> Raft<L> {
             self.vote = 0;
             self.min_matched = 0;
             // The new term's leader may replace what they claim before it is durable.
-            self.after_write.retain(|message| !accepts_append(message));
+            let outlives = self.plants(Planted::AckOutlivesTerm);
+            self.after_write
+                .retain(|message| outlives || !accepts_append(message));
         }
         self.enter(State::Follower, leader);
     }
@@ -299,6 +301,9 @@ impl<L: LogView> Raft<L> {
     /// may refuse, for an uncommitted entry more, the only one that still can; and that one asks it for
     /// its vote because it does not know that the removal was committed.
     pub(crate) fn learn_commit(&mut self, message: &Message) {
+        if self.plants(Planted::VoteHidesCommit) {
+            return;
+        }
         let known = message.commit > self.log.commit()
             && self.log.matches(message.commit, message.hint_term);
         if !known || matches!(self.state, State::Leader(_)) {

@@ -30,7 +30,7 @@ pub enum StartError {
     },
 }
 
-/// A message that was not taken in. Nothing changed.
+/// A message that was not taken in, but for the newer term it may have taught.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// Sent to another peer, or by this one: a routing fault. Drop it.

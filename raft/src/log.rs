@@ -44,10 +44,6 @@ pub(crate) struct Writes {
     pub(crate) must_sync: bool,
 }
 
-/// The leader contradicts a committed entry.
-#[derive(Debug)]
-pub(crate) struct CommittedConflict;
-
 #[derive(Debug)]
 pub(crate) struct Log<L> {
     pub(crate) view: L,
@@ -253,13 +249,10 @@ impl<L: LogView> Log<L> {
         self.unstable.push(entry);
     }
 
-    /// Entries that follow `prev`, where the logs agree: whatever contradicts them is cut, what is
-    /// there already stays. Returns the last index at which this log now equals the sender's.
-    pub(crate) fn append_after(
-        &mut self,
-        prev: u64,
-        mut entries: Vec<Entry>,
-    ) -> Result<u64, CommittedConflict> {
+    /// Entries that follow `prev`, where the logs agree and not below the commit index: whatever
+    /// contradicts them is cut, what is there already stays. Returns the last index at which this log
+    /// now equals the sender's.
+    pub(crate) fn append_after(&mut self, prev: u64, mut entries: Vec<Entry>) -> u64 {
         let last_new = prev + entries.len() as u64;
         if prev < self.last_index() {
             let known = entries
@@ -267,19 +260,16 @@ impl<L: LogView> Log<L> {
                 .take_while(|entry| self.matches(entry.index, entry.term))
                 .count();
             if known == entries.len() {
-                return Ok(last_new);
+                return last_new;
             }
             entries.drain(..known);
             let from = prev + 1 + known as u64;
             if from <= self.last_index() {
-                if from <= self.commit {
-                    return Err(CommittedConflict);
-                }
                 self.cut(from);
             }
         }
         let Some(last) = entries.last() else {
-            return Ok(last_new);
+            return last_new;
         };
         self.last_term = last.term;
         for entry in &entries {
@@ -290,11 +280,16 @@ impl<L: LogView> Log<L> {
         } else {
             self.unstable.append(&mut entries);
         }
-        Ok(last_new)
+        last_new
     }
 
     /// Forgets everything from `from` on; new entries follow at once.
     fn cut(&mut self, from: u64) {
+        assert!(
+            from > self.commit,
+            "entry {from} is committed ({}) and would be replaced",
+            self.commit
+        );
         match self.slot(from) {
             Some(keep) => self.unstable.truncate(keep),
             None => {

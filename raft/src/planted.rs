@@ -56,12 +56,22 @@ pub enum Planted {
     NoLoyalty,
     /// A restart forgets that a vote was promised to a leader.
     RestartForgetsPromise,
+    /// An acknowledgement outlives the term it was given in.
+    AckOutlivesTerm,
+    /// Votes do not say what their sender knows to be committed.
+    VoteHidesCommit,
+    /// A heartbeat's commit index goes beyond what the follower is known to hold.
+    HeartbeatCommitUnmatched,
+    /// After a restart a replica numbers its forwarded reads from the beginning.
+    ReadNumbersRestart,
+    /// A snapshot is sent to a peer that its configuration does not name.
+    SnapshotOfOthers,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 27] = [
         Self::VoteNotPersisted,
         Self::OwnVoteNotPersisted,
         Self::AckNotPersisted,
@@ -84,6 +94,11 @@ impl Planted {
         Self::TransferNotVoided,
         Self::NoLoyalty,
         Self::RestartForgetsPromise,
+        Self::AckOutlivesTerm,
+        Self::VoteHidesCommit,
+        Self::HeartbeatCommitUnmatched,
+        Self::ReadNumbersRestart,
+        Self::SnapshotOfOthers,
     ];
 }
 

@@ -17,6 +17,8 @@ use crate::log_view::{LogView, Ticket};
 use crate::planted::Planted;
 use crate::read_index::Forwarded;
 use crate::ready::{ReadGrant, RoleChange};
+use crate::replication::check_entries;
+use crate::snapshot::check_snapshot;
 
 /// Index and term of a fresh region before its first entry (contracts: C33).
 pub const INITIAL_INDEX: u64 = 5;
@@ -178,6 +180,9 @@ impl<L: LogView> Raft<L> {
         if rule == Planted::RestartForgetsPromise {
             (self.contact, self.restarted) = (None, None);
         }
+        if rule == Planted::ReadNumbersRestart {
+            self.forwarded.number = 0;
+        }
     }
 
     /// Whether `rule` is broken here.
@@ -248,7 +253,7 @@ impl<L: LogView> Raft<L> {
     /// Takes in a message of another replica.
     ///
     /// # Errors
-    /// The message was not taken in and nothing changed. [`StepError::Safety`] is for the store to
+    /// The message was not taken in; at most its term was. [`StepError::Safety`] is for the store to
     /// act on; the others are logged and forgotten.
     pub fn step(&mut self, now: Mono, message: Message) -> Result<(), StepError> {
         self.advance(now);
@@ -293,10 +298,14 @@ impl<L: LogView> Raft<L> {
         if from == 0 || message.term == 0 {
             return Err(malformed("it names no sender or no term"));
         }
-        match MessageKind::try_from(message.kind) {
-            Ok(MessageKind::Unspecified) | Err(_) => Err(malformed("unknown kind")),
-            Ok(kind) => Ok(kind),
-        }
+        let kind = MessageKind::try_from(message.kind).unwrap_or_default();
+        let shape = match kind {
+            MessageKind::Unspecified => Err("unknown kind"),
+            MessageKind::Append => check_entries(message),
+            MessageKind::Snapshot => check_snapshot(message),
+            _ => Ok(()),
+        };
+        shape.map(|()| kind).map_err(malformed)
     }
 
     /// A message of a newer term. Returns whether to go on with it.

@@ -15,33 +15,37 @@ impl<L: LogView> Raft<L> {
     // ---- the follower's side ----
 
     pub(crate) fn on_append(&mut self, mut message: Message) -> Result<(), StepError> {
-        check_entries(&message)?;
         self.hear_leader(message.from)?;
-        let to = message.from;
+        let (to, commit) = (message.from, self.log.commit());
         if self.conf.is_unknown() {
             // Knows nothing, not even where its log begins: only a snapshot helps (contracts: C33).
             self.refuse_append(to, message.index, 0, 0);
             return Ok(());
         }
-        if message.index < self.log.commit() {
-            self.accept_append(to, self.log.commit());
+        if message.index < commit {
+            if message
+                .entries
+                .iter()
+                .any(|entry| entry.index == commit && !self.log.matches(commit, entry.term))
+            {
+                return Err(StepError::Safety {
+                    from: to,
+                    what: "an append contradicts a committed entry",
+                });
+            }
+            self.accept_append(to, commit);
             return Ok(());
         }
-        let blind = self.log.plant.breaks(Planted::AppendWithoutPrevCheck)
-            && message.index <= self.log.last_index();
+        let blind =
+            self.plants(Planted::AppendWithoutPrevCheck) && message.index <= self.log.last_index();
         if !blind && !self.log.matches(message.index, message.log_term) {
             let (hint, term) = self.log.agreement_hint(message.index, message.log_term);
             self.refuse_append(to, message.index, hint, term.unwrap_or_default());
             return Ok(());
         }
-        let entries = std::mem::take(&mut message.entries);
-        let last_new =
-            self.log
-                .append_after(message.index, entries)
-                .map_err(|_| StepError::Safety {
-                    from: to,
-                    what: "an append contradicts a committed entry",
-                })?;
+        let last_new = self
+            .log
+            .append_after(message.index, std::mem::take(&mut message.entries));
         self.log.commit_to(message.commit.min(last_new));
         self.accept_append(to, last_new);
         Ok(())
@@ -302,13 +306,7 @@ fn step_back<L: LogView>(peer: &mut Progress, log: &Log<L>, message: &Message) -
 }
 
 /// Contiguous, terms never fall, nothing newer than the message.
-fn check_entries(message: &Message) -> Result<(), StepError> {
-    let malformed = |what| {
-        Err(StepError::Malformed {
-            from: message.from,
-            what,
-        })
-    };
+pub(crate) fn check_entries(message: &Message) -> Result<(), &'static str> {
     let (mut index, mut term) = (message.index, message.log_term);
     for Entry {
         index: at,
@@ -317,10 +315,10 @@ fn check_entries(message: &Message) -> Result<(), StepError> {
     } in &message.entries
     {
         if *at != index + 1 {
-            return malformed("entries with a gap");
+            return Err("entries with a gap");
         }
         if *of < term || *of > message.term {
-            return malformed("entries whose terms are out of order");
+            return Err("entries whose terms are out of order");
         }
         (index, term) = (*at, *of);
     }

@@ -1,7 +1,7 @@
 //! Snapshots (paper section 7): a follower that fell behind the log gets the state instead.
 
 use flotilla_proto::clock::Mono;
-use flotilla_proto::raft::{Message, MessageKind, Snapshot};
+use flotilla_proto::raft::{Message, MessageKind, Snapshot, SnapshotMeta};
 
 use crate::conf::Conf;
 use crate::error::StepError;
@@ -21,9 +21,12 @@ impl<L: LogView> Raft<L> {
             return false;
         }
         // One from before the peer was a member would tell it that it is none.
+        let blind = self.plants(Planted::SnapshotOfOthers);
         let names = |snapshot: &Snapshot| {
             let conf = snapshot.meta.as_ref().and_then(|meta| meta.conf.as_ref());
-            conf.is_some_and(|conf| Conf::parse(conf).is_ok_and(|conf| conf.contains(peer.id)))
+            blind
+                || conf
+                    .is_some_and(|conf| Conf::parse(conf).is_ok_and(|conf| conf.contains(peer.id)))
         };
         let Some(snapshot) = self.log.view.snapshot().filter(names) else {
             if !peer.snapshot_wanted {
@@ -83,18 +86,9 @@ impl<L: LogView> Raft<L> {
 
     pub(crate) fn on_snapshot(&mut self, message: Message) -> Result<(), StepError> {
         let from = message.from;
-        let malformed = |what| StepError::Malformed { from, what };
-        let Some(snapshot) = message.snapshot else {
-            return Err(malformed("a snapshot message without one"));
+        let Some((snapshot, meta, conf)) = parse_snapshot(message.snapshot) else {
+            return Ok(());
         };
-        let Some(meta) = snapshot.meta.clone() else {
-            return Err(malformed("a snapshot without its meta data"));
-        };
-        let conf = Conf::parse(meta.conf.as_ref().unwrap_or(&Default::default()))
-            .map_err(|_| malformed("a snapshot with an impossible configuration"))?;
-        if meta.term > self.term || meta.term == 0 {
-            return Err(malformed("a snapshot of an impossible term"));
-        }
         if !conf.contains(self.config.id) {
             return Err(StepError::NotInSnapshot { id: self.config.id });
         }
@@ -112,5 +106,31 @@ impl<L: LogView> Raft<L> {
         // Where this snapshot is old, the commit index tells the leader where to go on.
         self.accept_append(from, self.log.commit());
         Ok(())
+    }
+}
+
+/// A snapshot message's content, if it makes sense.
+fn parse_snapshot(snapshot: Option<Snapshot>) -> Option<(Snapshot, SnapshotMeta, Conf)> {
+    let snapshot = snapshot?;
+    let meta = snapshot.meta.clone()?;
+    let conf = Conf::parse(meta.conf.as_ref()?).ok()?;
+    Some((snapshot, meta, conf))
+}
+
+/// A snapshot with a configuration, of a term that its sender can know.
+pub(crate) fn check_snapshot(message: &Message) -> Result<(), &'static str> {
+    let Some(meta) = message
+        .snapshot
+        .as_ref()
+        .and_then(|snapshot| snapshot.meta.as_ref())
+    else {
+        return Err("a snapshot message without a snapshot");
+    };
+    if meta.term > message.term || meta.term == 0 {
+        return Err("a snapshot of an impossible term");
+    }
+    match meta.conf.as_ref().map(Conf::parse) {
+        Some(Ok(conf)) if !conf.is_unknown() => Ok(()),
+        _ => Err("a snapshot with an impossible configuration"),
     }
 }

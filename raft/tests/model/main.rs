@@ -13,9 +13,12 @@ mod common;
 mod check;
 mod odds;
 mod people;
+#[cfg(feature = "planted")]
+mod planted;
 mod rng;
 mod world;
 
+use std::any::Any;
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -39,17 +42,20 @@ fn say(line: &str) {
     writeln!(std::io::stdout(), "{line}").expect("standard output takes a line");
 }
 
+/// What a panic said.
+fn reason_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+        .unwrap_or_default()
+}
+
 /// Runs one seed; the transcript comes back with the reason if an invariant breaks.
 fn run(seed: u64, traced: bool) -> Result<World, (String, Vec<String>)> {
     let mut world = World::draw(seed, traced);
     let outcome = catch_unwind(AssertUnwindSafe(|| world.run()));
     match outcome {
         Ok(()) => Ok(world),
-        Err(panic) => {
-            let text = panic.downcast_ref::<String>().cloned();
-            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-            Err((text.unwrap_or_default(), world.trace.take()))
-        }
+        Err(panic) => Err((reason_of(panic.as_ref()), world.trace.take())),
     }
 }
 

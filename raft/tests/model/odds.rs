@@ -9,6 +9,8 @@ use crate::rng::Rng;
 /// Chances, per step or per message.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Odds {
+    /// Voters at the beginning.
+    pub(crate) voters: u64,
     pub(crate) steps: u64,
     pub(crate) loss_pct: u64,
     pub(crate) duplicate_pct: u64,
@@ -17,9 +19,14 @@ pub(crate) struct Odds {
     pub(crate) slow_max: u64,
     pub(crate) delay_max: u64,
     pub(crate) crash_permille: u64,
+    /// A peer stands still for up to `pause_max` milliseconds.
+    pub(crate) pause_permille: u64,
+    pub(crate) pause_max: u64,
     pub(crate) partition_permille: u64,
     /// Cuts that only part the leader from one other.
     pub(crate) shun_pct: u64,
+    /// Of what happens to a cut network: it heals.
+    pub(crate) heal_pct: u64,
     /// How often a deposed leader is kept from learning of it.
     pub(crate) depose_pct: u64,
     pub(crate) conf_permille: u64,
@@ -33,6 +40,8 @@ pub(crate) struct Odds {
     /// How often a peer completes writes, and applies, when it gets to do something.
     pub(crate) write_pct: u64,
     pub(crate) apply_pct: u64,
+    /// How often what is applied becomes durable.
+    pub(crate) flush_pct: u64,
     /// Steps are that long, in milliseconds.
     pub(crate) spans: &'static [u64],
 }
@@ -48,6 +57,7 @@ const SPANS: [&[u64]; 4] = [
 impl Odds {
     fn draw(rng: &mut Rng) -> Self {
         Self {
+            voters: rng.pick(&[1, 2, 3, 3, 3, 4, 5]),
             steps: rng.range(200, 1000),
             loss_pct: rng.pick(&[0, 0, 2, 10, 30]),
             duplicate_pct: rng.pick(&[0, 0, 5, 50]),
@@ -55,8 +65,11 @@ impl Odds {
             slow_max: 5000,
             delay_max: rng.pick(&[1, 5, 20]),
             crash_permille: rng.pick(&[0, 5, 20, 60]),
+            pause_permille: rng.pick(&[0, 5, 20]),
+            pause_max: rng.pick(&[50, 500, 5000]),
             partition_permille: rng.pick(&[0, 5, 30]),
             shun_pct: 40,
+            heal_pct: 60,
             depose_pct: rng.pick(&[0, 5, 50]),
             conf_permille: rng.pick(&[0, 20, 100]),
             transfer_permille: rng.pick(&[0, 10, 60]),
@@ -68,6 +81,7 @@ impl Odds {
             drift: rng.percent(70),
             write_pct: rng.pick(&[70, 70, 20]),
             apply_pct: rng.pick(&[70, 70, 10, 2]),
+            flush_pct: rng.pick(&[20, 1]),
             spans: rng.pick(&SPANS),
         }
     }
@@ -76,26 +90,56 @@ impl Odds {
     /// leaders from their group at the worst moment.
     fn about_leases(self, rng: &mut Rng) -> Self {
         Self {
-            steps: rng.range(300, 1500),
+            voters: rng.pick(&[2, 3, 3, 3, 4, 5]),
+            steps: rng.range(500, 2000),
             loss_pct: 0,
             duplicate_pct: rng.pick(&[0, 20]),
             slow_pct: rng.pick(&[0, 10, 30]),
             slow_max: rng.pick(&[100, 400]),
-            delay_max: 1,
-            crash_permille: rng.pick(&[0, 5, 20]),
+            delay_max: rng.pick(&[1, 5, 10]),
+            crash_permille: rng.pick(&[0, 10, 40]),
+            pause_permille: rng.pick(&[0, 5]),
+            pause_max: 150,
             partition_permille: rng.pick(&[5, 20]),
-            shun_pct: 90,
+            shun_pct: 95,
+            heal_pct: rng.pick(&[30, 60]),
             depose_pct: 80,
             conf_permille: 0,
             transfer_permille: rng.pick(&[0, 10, 40]),
             read_permille: 200,
-            propose_permille: 400,
+            // Who is parted from the leader only stays electable while nothing is written.
+            propose_permille: rng.pick(&[2, 20, 400]),
             truncate_permille: 0,
             cold_pct: 0,
             lazy_pct: 0,
             write_pct: 90,
             apply_pct: 90,
             spans: &[1, 1, 2],
+            ..self
+        }
+    }
+
+    /// A world that is after changes of members: many of them, applied slowly and at different times,
+    /// by replicas that crash and forget what they had applied.
+    fn about_members(self, rng: &mut Rng) -> Self {
+        Self {
+            steps: rng.range(300, 1000),
+            loss_pct: 0,
+            slow_pct: rng.pick(&[0, 10]),
+            slow_max: 400,
+            delay_max: 5,
+            crash_permille: rng.pick(&[5, 60]),
+            partition_permille: rng.pick(&[5, 20]),
+            conf_permille: 200,
+            transfer_permille: rng.pick(&[0, 60]),
+            read_permille: 20,
+            propose_permille: 20,
+            truncate_permille: rng.pick(&[0, 20]),
+            lazy_pct: 0,
+            write_pct: 70,
+            apply_pct: rng.pick(&[70, 20, 5]),
+            flush_pct: 1,
+            spans: rng.pick(&[&[1, 2, 5, 10], &[1, 5, 20]]),
             ..self
         }
     }
@@ -118,8 +162,10 @@ impl Odds {
 /// The odds and the limits of the cores; `id` and `seed` are for every start to set.
 pub(crate) fn draw(rng: &mut Rng) -> (Odds, Config) {
     let (odds, config) = (Odds::draw(rng), draw_config(rng));
-    if rng.percent(75) {
-        return (odds, config);
+    match rng.range(0, 100) {
+        0..50 => return (odds, config),
+        50..70 => return (odds.about_members(rng), config),
+        _ => {}
     }
     let ms = Duration::from_millis;
     let mut config = Config {
@@ -133,6 +179,7 @@ pub(crate) fn draw(rng: &mut Rng) -> (Odds, Config) {
         uncommitted_bytes_max: 1 << 20,
         committed_bytes_max: 1 << 20,
         check_quorum: true,
+        pre_vote: rng.percent(50),
         ..config
     };
     config.lease = if rng.percent(70) {

@@ -88,7 +88,7 @@ impl World {
     pub(crate) fn draw(seed: u64, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
         let (odds, base) = odds::draw(&mut rng);
-        let voters: Vec<u64> = (1..=rng.pick(&[1, 2, 3, 3, 3, 4, 5])).collect();
+        let voters: Vec<u64> = (1..=odds.voters).collect();
         let learners = if rng.percent(20) {
             vec![voters.len() as u64 + 1]
         } else {
@@ -167,7 +167,7 @@ impl World {
         let odds = self.odds;
         let span = self.rng.pick(odds.spans) * MILLI;
         self.pass(span);
-        let id = self.rng.range(1, PEERS + 1);
+        let id = self.anybody().unwrap_or(1);
         if self.rng.per_mille(odds.propose_permille) {
             self.propose();
         }
@@ -182,8 +182,8 @@ impl World {
         }
         if self.rng.per_mille(odds.crash_permille) {
             self.crash(id);
-        } else if self.rng.per_mille(odds.crash_permille) {
-            let span = self.rng.pick(&[50, 500, 1500, 5000]) * MILLI;
+        } else if self.rng.per_mille(odds.pause_permille) {
+            let span = self.rng.range(1, odds.pause_max + 1) * MILLI;
             self.trace
                 .add(|| format!("{id} stands still for {} ms", span / MILLI));
             self.place(id).paused_until = self.time + span;
@@ -294,7 +294,7 @@ impl World {
             let most = if self.rng.percent(80) { u64::MAX } else { 1 };
             self.apply(id, most);
         }
-        if self.rng.percent(20) {
+        if self.rng.percent(odds.flush_pct) {
             self.place(id).node.flush();
         }
         self.pump(id);
@@ -461,18 +461,13 @@ impl World {
     }
 
     fn partition(&mut self) {
-        if !self.cut.is_empty() && self.rng.percent(60) {
+        if !self.cut.is_empty() && self.rng.percent(self.odds.heal_pct) {
             self.trace.add(|| "the network heals".to_owned());
             self.cut.clear();
             return;
         }
-        if self.rng.percent(self.odds.shun_pct)
-            && let Some((_, leader)) = self.leaders().last().copied()
-        {
-            let other = self.rng.range(1, PEERS + 1);
-            self.trace
-                .add(|| format!("{leader} and {other} lose sight of each other"));
-            self.cut.extend([(leader, other), (other, leader)]);
+        if self.rng.percent(self.odds.shun_pct) {
+            self.part_leader();
             return;
         }
         let side: Vec<bool> = (0..=PEERS).map(|_| self.rng.percent(40)).collect();
@@ -499,6 +494,16 @@ impl World {
         }
         self.trace
             .add(|| format!("the network is cut: {:?}", self.cut));
+    }
+
+    /// One other does not hear the leader any more, and everybody else still hears both.
+    fn part_leader(&mut self) {
+        let other = self.rng.range(1, self.odds.voters + 1);
+        if let Some((_, leader)) = self.leaders().last().copied() {
+            self.trace
+                .add(|| format!("{leader} and {other} lose sight of each other"));
+            self.cut.extend([(leader, other), (other, leader)]);
+        }
     }
 
     /// The worst moment to lose the network: a new leader is there, and the old one, who may still

@@ -8,6 +8,7 @@
 //! | `blank 4` | a peer with an empty disk |
 //! | `start [1 2]` · `crash 1 [kept=1]` | crash: all but the first `kept` writes under way are lost |
 //! | `wait 500` · `tick [1 2]` | time passes for everybody, in ms; nobody notices before a tick |
+//! | `pass 2000 [1 2]` | time passes in ticks of 100 ms, and everything among these happens |
 //! | `elect 1` | campaigns and runs, and says only who leads |
 //! | `campaign 1` · `propose 1 [x 10] [bytes=4]` · `admin 1` · `read 1 a` | |
 //! | `conf 1 voter=4 learner=5 remove=2 [simple] [joint] [explicit] [leave]` · `transfer 1 2` | |
@@ -46,6 +47,7 @@ pub(crate) struct Session {
     flying: VecDeque<Message>,
     cut: BTreeSet<(u64, u64)>,
     priorities: BTreeMap<u64, i64>,
+    starts: u64,
     tokens: Vec<String>,
     numbers: Vec<u64>,
     out: Vec<String>,
@@ -154,6 +156,19 @@ impl Session {
             "tick" => self.each(&words, |session, id| {
                 session.core(id, |raft, now| raft.tick(now))
             }),
+            "pass" => {
+                for _ in 0..number(words.plain[1]) / 100 {
+                    self.now = self.now + Duration::from_millis(100);
+                    let among = Words {
+                        plain: [&["pass"], &words.plain[2..]].concat(),
+                        keys: Vec::new(),
+                    };
+                    self.each(&among, |session, id| {
+                        session.core(id, |raft, now| raft.tick(now))
+                    });
+                    self.settle(&among);
+                }
+            }
             "elect" => self.elect(words.id()),
             "campaign" => self.campaign(words.id()),
             "propose" | "admin" => self.propose(&words),
@@ -317,9 +332,10 @@ impl Session {
 
     fn start(&mut self, id: u64) {
         let priority = self.priorities.get(&id).copied().unwrap_or_default();
+        self.starts += 1;
         let config = Config {
             id,
-            seed: id,
+            seed: self.starts,
             priority,
             ..self.base.clone()
         };
@@ -606,6 +622,9 @@ impl Session {
     }
 
     fn show_flying(&mut self) {
+        if self.flying.is_empty() {
+            self.say("nothing is under way");
+        }
         for message in self.flying.clone() {
             let line = self.show(&message);
             self.say(line);
@@ -645,7 +664,13 @@ impl Session {
                 "commit" => message.commit = number(value),
                 "commit-term" => message.hint_term = number(value),
                 "hint" => (message.hint_term, message.hint_index) = log_id(value),
-                "round" => message.round = number(value),
+                // `#1`: the request number that was shown under this name.
+                "round" => {
+                    message.round = match value.strip_prefix('#') {
+                        Some(place) => self.numbers[number(place) as usize - 1],
+                        None => number(value),
+                    };
+                }
                 "attempt" => message.transfer_attempt = number(value),
                 "entries" => message.entries = value.split(',').map(entry).collect(),
                 "snapshot" => {
