@@ -351,3 +351,210 @@ fn sorted(peers: &[u64]) -> Result<Vec<u64>, ConfError> {
         None => Ok(list),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand_xoshiro::SplitMix64;
+    use rand_xoshiro::rand_core::{Rng, SeedableRng};
+
+    use super::*;
+
+    const SIMPLE: Transition = Transition::Simple;
+    const AUTO: Transition = Transition::Auto;
+    const BY_HAND: Transition = Transition::Joint { auto_leave: false };
+
+    /// `1,2|2,3 l4 n3 auto`: voters, outgoing voters, learners, learners to be, auto-leave.
+    fn show(conf: &Conf) -> String {
+        let list = |ids: &[u64]| ids.iter().map(u64::to_string).collect::<Vec<_>>().join(",");
+        let mut text = list(&conf.voters);
+        for (mark, ids) in [
+            ("|", &conf.outgoing),
+            (" l", &conf.learners),
+            (" n", &conf.learners_next),
+        ] {
+            if !ids.is_empty() {
+                text += mark;
+                text += &list(ids);
+            }
+        }
+        if conf.auto_leave {
+            text + " auto"
+        } else {
+            text
+        }
+    }
+
+    fn conf(voters: &[u64], learners: &[u64]) -> Conf {
+        let state = ConfState {
+            voters: voters.to_vec(),
+            learners: learners.to_vec(),
+            ..ConfState::default()
+        };
+        Conf::parse(&state).expect("a sound configuration")
+    }
+
+    #[track_caller]
+    fn check(
+        from: &Conf,
+        transition: Transition,
+        changes: &[MemberChange],
+        expected: Result<&str, ConfError>,
+    ) -> Conf {
+        let request = ConfRequest {
+            changes: changes.to_vec(),
+            transition,
+            context: Bytes::new(),
+        };
+        let next = from.change(&request);
+        assert_eq!(
+            next.as_ref().map(show),
+            expected.map(str::to_owned).as_ref().map(Clone::clone)
+        );
+        next.unwrap_or_else(|_| from.clone())
+    }
+
+    #[test]
+    fn changes_lead_where_they_say() {
+        use MemberChange::{AddLearner, AddVoter, Remove};
+        let three = conf(&[1, 2, 3], &[4]);
+        check(&three, SIMPLE, &[AddVoter(4)], Ok("1,2,3,4"));
+        check(&three, SIMPLE, &[Remove(3)], Ok("1,2 l4"));
+        check(&three, SIMPLE, &[AddLearner(3)], Ok("1,2 l3,4"));
+        check(
+            &three,
+            SIMPLE,
+            &[AddLearner(5), AddLearner(6), Remove(4)],
+            Ok("1,2,3 l5,6"),
+        );
+        check(
+            &three,
+            SIMPLE,
+            &[AddVoter(4), Remove(1)],
+            Err(ConfError::NotSimple { voters: 2 }),
+        );
+        check(&three, AUTO, &[AddVoter(4)], Ok("1,2,3,4"));
+        check(
+            &three,
+            AUTO,
+            &[AddVoter(4), Remove(1)],
+            Ok("2,3,4|1,2,3 auto"),
+        );
+        check(&three, BY_HAND, &[AddVoter(4)], Ok("1,2,3,4|1,2,3"));
+        let joint = check(
+            &three,
+            BY_HAND,
+            &[AddLearner(3), AddVoter(5)],
+            Ok("1,2,5|1,2,3 l4 n3"),
+        );
+        check(&joint, SIMPLE, &[AddVoter(6)], Err(ConfError::Joint));
+        check(&joint, AUTO, &[], Ok("1,2,5 l3,4"));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        use MemberChange::{AddLearner, AddVoter, Remove};
+        let three = conf(&[1, 2, 3], &[4]);
+        check(&three, AUTO, &[], Err(ConfError::NotJoint));
+        check(&three, AUTO, &[AddVoter(1)], Err(ConfError::NoEffect));
+        check(&three, AUTO, &[Remove(9)], Err(ConfError::NoEffect));
+        check(&three, AUTO, &[AddVoter(0)], Err(ConfError::ZeroId));
+        check(
+            &three,
+            AUTO,
+            &[AddVoter(5), Remove(5)],
+            Err(ConfError::Duplicate { peer: 5 }),
+        );
+        check(
+            &three,
+            AUTO,
+            &[Remove(1), Remove(2), AddLearner(3)],
+            Err(ConfError::NoVoters),
+        );
+        let crowd: Vec<MemberChange> = (5..=MEMBERS_MAX as u64 + 1).map(AddLearner).collect();
+        check(
+            &three,
+            AUTO,
+            &crowd,
+            Err(ConfError::TooMany {
+                members: MEMBERS_MAX + 1,
+            }),
+        );
+    }
+
+    #[test]
+    fn a_state_from_outside_is_checked() {
+        let state = |voters: &[u64], outgoing: &[u64], learners: &[u64], next: &[u64]| ConfState {
+            voters: voters.to_vec(),
+            voters_outgoing: outgoing.to_vec(),
+            learners: learners.to_vec(),
+            learners_next: next.to_vec(),
+            auto_leave: false,
+        };
+        let error = |state| Conf::parse(&state).expect_err("it must be refused");
+        assert_eq!(error(state(&[0], &[], &[], &[])), ConfError::ZeroId);
+        assert_eq!(
+            error(state(&[1, 1], &[], &[], &[])),
+            ConfError::Duplicate { peer: 1 }
+        );
+        assert_eq!(
+            error(state(&[1], &[], &[1], &[])),
+            ConfError::Duplicate { peer: 1 }
+        );
+        assert_eq!(
+            error(state(&[1], &[2], &[2], &[])),
+            ConfError::Duplicate { peer: 2 }
+        );
+        assert_eq!(
+            error(state(&[1], &[1, 2], &[], &[1])),
+            ConfError::Duplicate { peer: 1 }
+        );
+        assert_eq!(error(state(&[], &[1], &[], &[])), ConfError::NoVoters);
+        let joint =
+            Conf::parse(&state(&[2, 1], &[3, 1], &[4], &[3])).expect("a sound configuration");
+        assert_eq!(show(&joint), "1,2|1,3 l4 n3");
+        assert_eq!(Conf::parse(&joint.to_state()), Ok(joint));
+    }
+
+    /// Thesis 4.1 and paper section 6: whatever is asked for, the next configuration's quorums meet
+    /// those of this one.
+    #[test]
+    fn every_step_keeps_the_quorums_meeting() {
+        let mut rng = SplitMix64::seed_from_u64(7);
+        let mut now = conf(&[1, 2, 3], &[]);
+        let mut steps = 0;
+        for _ in 0..20_000 {
+            let changes = (0..rng.next_u64() % 4).map(|_| {
+                let peer = 1 + rng.next_u64() % 7;
+                match rng.next_u64() % 3 {
+                    0 => MemberChange::AddVoter(peer),
+                    1 => MemberChange::AddLearner(peer),
+                    _ => MemberChange::Remove(peer),
+                }
+            });
+            let changes: Vec<MemberChange> = changes.collect();
+            let transition = [AUTO, SIMPLE, BY_HAND, AUTO][(rng.next_u64() % 4) as usize];
+            let Ok(next) = now.change(&ConfRequest {
+                changes,
+                transition,
+                context: Bytes::new(),
+            }) else {
+                continue;
+            };
+            for set in 0..1u64 << 7 {
+                let within = |id: u64| (set >> (id - 1) & 1 == 1).then_some(true);
+                let without = |id: u64| (set >> (id - 1) & 1 == 0).then_some(true);
+                let both =
+                    now.vote(within) == VoteOutcome::Won && next.vote(without) == VoteOutcome::Won;
+                assert!(
+                    !both,
+                    "{} and {} have quorums that do not meet",
+                    show(&now),
+                    show(&next)
+                );
+            }
+            now = next;
+            steps += 1;
+        }
+        assert!(steps > 1000, "only {steps} changes were taken");
+    }
+}
