@@ -144,6 +144,10 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<()> {
             tracing::info!("stopped");
             Ok(())
         }
-        fatal = node.failed() => Err(fatal.into()),
+        fatal = node.failed() => {
+            // As a power cut: no thread is waited for, the one that failed may hang in the disk.
+            std::mem::forget(node);
+            Err(fatal.into())
+        }
     }
 }

@@ -307,6 +307,7 @@ fn serve(
             (routes, Some(server))
         }
     };
+    let routes = routes.fallback(http::not_found);
     let server = Server::start(bound, routes, limits.clone(), status.is_some(), network);
     (server, status, addr, status_addr)
 }

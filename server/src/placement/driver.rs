@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use flotilla_engine::{Cf, EngineError, KeyRange, StateReader, StateStore};
 use flotilla_pd::{
-    Call, Effect, Event, Input, Oracle, OracleError, Outcome, Pd, ProposalToken, Request,
-    RequestToken, Response, Status, StreamId, TICK, calls,
+    Call, Effect, Event, Input, Oracle, OracleCommand, OracleError, Outcome, Pd, ProposalToken,
+    Request, RequestToken, Response, Status, StreamId, TICK, calls,
 };
 use flotilla_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
 use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
@@ -94,6 +94,9 @@ pub struct Driver {
     leads: watch::Sender<Option<u64>>,
     /// The term this store leads the meta region in, if it does.
     role: Option<u64>,
+    /// The term in which PD serves everything: timestamps come last, when their first window is
+    /// durable.
+    serves: Option<u64>,
     requests: BTreeMap<RequestToken, oneshot::Sender<Response>>,
     next_request: u64,
     streams: BTreeMap<StreamId, mpsc::Sender<Result<RegionHeartbeatResponse, Status>>>,
@@ -143,6 +146,7 @@ impl Driver {
             roles,
             leads,
             role: None,
+            serves: None,
             requests: BTreeMap::new(),
             next_request: 0,
             streams: BTreeMap::new(),
@@ -175,7 +179,7 @@ impl Driver {
         for effect in effects {
             self.carry_out(effect);
         }
-        let term = self.pd.term();
+        let term = self.serves;
         self.leads
             .send_if_modified(|leads| std::mem::replace(leads, term) != term);
     }
@@ -297,7 +301,14 @@ impl Driver {
                     let _ = answer.send(response);
                 }
             }
-            Effect::Oracle(command) => self.oracle.lock().command(command),
+            Effect::Oracle(command) => {
+                match command {
+                    OracleCommand::Open { term, .. } => self.serves = Some(term),
+                    OracleCommand::Close => self.serves = None,
+                    OracleCommand::Extend { .. } => {}
+                }
+                self.oracle.lock().command(command);
+            }
             Effect::RegionInstruction {
                 stream,
                 instruction,

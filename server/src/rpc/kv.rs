@@ -23,7 +23,7 @@ use flotilla_raftstore::{
     WriteProposal,
 };
 use flotilla_router::SendError;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tonic::Status;
 
 use super::deadline::{Deadline, Passed};
@@ -38,6 +38,9 @@ const DELAYED_MAX: usize = 4_096;
 const DELAY_MAX: Duration = Duration::from_millis(100);
 /// ... looking again at first after this, then after twice as long each time.
 const DELAY_FIRST: Duration = Duration::from_millis(1);
+/// Scans that run at once; further ones wait. Each may hold an answer of
+/// [`flotilla_kv::limits::ANSWER_BYTES_MAX`].
+const SCANS_MAX: usize = 8;
 /// How often a read is done again because its region changed meanwhile.
 const READ_ATTEMPTS: usize = 10;
 
@@ -46,6 +49,7 @@ pub struct Kv {
     store: Arc<Store>,
     placement: Placement,
     delayed: AtomicUsize,
+    scans: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Kv {
@@ -109,6 +113,7 @@ impl Kv {
             store,
             placement,
             delayed: AtomicUsize::new(0),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
         }
     }
 
@@ -295,18 +300,14 @@ impl Kv {
             Reach::Many => {
                 let state = Arc::clone(&self.store.runtime.state);
                 let (mode, region, now) = (scope.mode, scope.region.clone(), scope.now);
+                let turn = deadline.bound(Arc::clone(&self.scans).acquire_owned());
+                let turn = turn.await.map_err(passed)?;
                 let work = move || {
+                    // Kept by the scan itself: it goes on when its client has gone.
+                    let _turn = turn;
                     let snapshot: RocksSnapshot = state.snapshot();
-                    look(
-                        command,
-                        Scope {
-                            mode,
-                            region: &region,
-                            now,
-                        },
-                        &snapshot,
-                        deadline,
-                    )
+                    let region = &region;
+                    look(command, Scope { mode, region, now }, &snapshot, deadline)
                 };
                 // It fails only when the runtime ends or the scan panics, which ends the process.
                 tokio::task::spawn_blocking(work)
