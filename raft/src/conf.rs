@@ -407,8 +407,8 @@ mod tests {
         };
         let next = from.change(&request);
         assert_eq!(
-            next.as_ref().map(show),
-            expected.map(str::to_owned).as_ref().map(Clone::clone)
+            next.clone().map(|next| show(&next)),
+            expected.map(str::to_owned)
         );
         next.unwrap_or_else(|_| from.clone())
     }
