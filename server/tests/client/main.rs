@@ -2,6 +2,10 @@
 //! everything that it does not call or that it hides.
 //!
 //! Every test has a node of its own, on a free port, in a temporary folder, in this process.
+#![expect(
+    clippy::needless_update,
+    reason = "the macros fill in requests of one field and of many alike"
+)]
 
 mod batch_commands;
 mod first_write;

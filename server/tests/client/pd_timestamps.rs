@@ -70,6 +70,10 @@ fn range(timestamp: p::Timestamp, told: u32, count: u32) -> (u64, u64) {
     (last - u64::from(count) + 1, last)
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "what the node's timestamps are compared with"
+)]
 fn wall_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     u64::try_from(now.expect("after 1970").as_millis()).expect("before the year 500 000 000")
