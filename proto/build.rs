@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Rare and large: unboxed, an answer of a hundred rows would move a hundred kilobytes about.
         .boxed("region_error")
         .boxed(".kvrpcpb.KvPair.error")
+        .boxed(".flotilla.raft.v1.Message.snapshot")
         .generate_default_stubs(true)
         .include_file("all.rs")
         .compile_fds(files)?;

@@ -43,7 +43,7 @@ impl<L: LogView> Raft<L> {
         peer.become_snapshot(index);
         let kind = MessageKind::Snapshot;
         let message = Message {
-            snapshot: Some(snapshot),
+            snapshot: Some(Box::new(snapshot)),
             ..self.message(kind, peer.id)
         };
         self.send_now.push(message);
@@ -110,8 +110,8 @@ impl<L: LogView> Raft<L> {
 }
 
 /// A snapshot message's content, if it makes sense.
-fn parse_snapshot(snapshot: Option<Snapshot>) -> Option<(Snapshot, SnapshotMeta, Conf)> {
-    let snapshot = snapshot?;
+fn parse_snapshot(snapshot: Option<Box<Snapshot>>) -> Option<(Snapshot, SnapshotMeta, Conf)> {
+    let snapshot = *snapshot?;
     let meta = snapshot.meta.clone()?;
     let conf = Conf::parse(meta.conf.as_ref()?).ok()?;
     Some((snapshot, meta, conf))
