@@ -18,7 +18,8 @@ use crate::store::{Life, LifeId, Node};
 const SETTLE_MAX: Duration = Duration::from_secs(60);
 /// Tries of a request: a region may be split once or twice while everything comes to rest.
 const SERVE_TRIES: usize = 8;
-/// The wait before the next: a tiny mailbox is full of what the peer tells itself.
+/// The wait before the second try, doubled before each later one: a tiny mailbox is full of what the
+/// peer tells itself, and a slow poller serves one region at a time.
 const SERVE_AGAIN: Duration = Duration::from_millis(50);
 
 impl Sim {
@@ -113,6 +114,7 @@ impl Sim {
     fn serve_once(&mut self, request: &Request) -> Result<(), Violation> {
         let physical = self.world.mode.physical(&request.key());
         let mut served = false;
+        let mut pause = SERVE_AGAIN;
         for _ in 0..SERVE_TRIES {
             let regions = self.data_regions();
             let home = regions
@@ -128,7 +130,8 @@ impl Sim {
             if served {
                 break;
             }
-            let again = self.now() + SERVE_AGAIN;
+            let again = self.now() + pause;
+            pause *= 2;
             while self.now() < again {
                 self.turn()?;
             }
