@@ -193,7 +193,9 @@ impl<L: LogView> Raft<L> {
         let (State::PreCandidate(ballot) | State::Candidate(ballot)) = &mut self.state else {
             return;
         };
-        ballot.record(voter, granted);
+        if self.conf.is_voter(voter) {
+            ballot.record(voter, granted);
+        }
         let own = ballot.answer(id).is_some();
         let one_half = self.log.plant.breaks(Planted::OneQuorumInJoint);
         let outcome = match one_half {

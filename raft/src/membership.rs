@@ -68,11 +68,10 @@ impl<L: LogView> Raft<L> {
             return Err(ConfError::NoVoters);
         }
         self.conf = conf;
-        if !matches!(self.state, State::Leader(_)) {
-            return Ok(());
-        }
-        if !self.conf.is_voter(self.config.id) {
+        if !self.conf.is_voter(self.config.id) && !matches!(self.state, State::Follower) {
             self.become_follower(self.term, 0);
+        }
+        if !matches!(self.state, State::Leader(_)) {
             return Ok(());
         }
         self.adjust_peers();

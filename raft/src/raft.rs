@@ -25,6 +25,9 @@ pub const INITIAL_INDEX: u64 = 5;
 /// See [`INITIAL_INDEX`]. No election is ever held in this term: the first leader's is the next one.
 pub const INITIAL_TERM: u64 = 5;
 
+/// Terms and indexes beyond this are refused: no group ever gets there, and nothing overflows.
+pub(crate) const NUMBER_MAX: u64 = u64::MAX / 4;
+
 /// Where an entry stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LogId {
@@ -297,6 +300,16 @@ impl<L: LogView> Raft<L> {
         let malformed = |what| StepError::Malformed { from, what };
         if from == 0 || message.term == 0 {
             return Err(malformed("it names no sender or no term"));
+        }
+        let numbers = [
+            message.term,
+            message.index,
+            message.log_term,
+            message.commit,
+            message.hint_index,
+        ];
+        if numbers.iter().any(|number| *number > NUMBER_MAX) {
+            return Err(malformed("a term or index beyond all bounds"));
         }
         let kind = MessageKind::try_from(message.kind).unwrap_or_default();
         let shape = match kind {

@@ -8,7 +8,7 @@ use crate::error::StepError;
 use crate::log_view::LogView;
 use crate::planted::Planted;
 use crate::progress::{Pace, Progress};
-use crate::raft::{Raft, State};
+use crate::raft::{NUMBER_MAX, Raft, State};
 
 impl<L: LogView> Raft<L> {
     // ---- the leader's side ----
@@ -126,8 +126,8 @@ pub(crate) fn check_snapshot(message: &Message) -> Result<(), &'static str> {
     else {
         return Err("a snapshot message without a snapshot");
     };
-    if meta.term > message.term || meta.term == 0 {
-        return Err("a snapshot of an impossible term");
+    if meta.term > message.term || meta.term == 0 || meta.index > NUMBER_MAX {
+        return Err("a snapshot of an impossible term or index");
     }
     match meta.conf.as_ref().map(Conf::parse) {
         Some(Ok(conf)) if !conf.is_unknown() => Ok(()),
