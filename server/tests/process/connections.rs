@@ -1,0 +1,287 @@
+//! Many connections, and clients that take nothing of what they asked for.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_proto::kvrpcpb as k;
+use flotilla_proto::pdpb as p;
+use flotilla_proto::tikvpb as t;
+use prost::Message;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tonic::Code;
+
+use crate::client::{self, Client, wait};
+use crate::node::{Node, eventually};
+use crate::wire::{self, Deaf};
+
+const MIB: u64 = 1 << 20;
+
+/// Connections that are opened in all.
+const CONNECTIONS: usize = 10_000;
+/// How many of them the node takes at once.
+const CONNECTIONS_MAX: usize = 9_000;
+/// Files this process needs for everything else.
+const FILES_BESIDE: u64 = 1_000;
+/// Memory of a connection that does nothing.
+const CONNECTION_MEMORY: u64 = 32 << 10;
+/// Memory that a node may keep of what it needed for a while.
+const MEMORY_LEFT: u64 = 64 * MIB;
+/// Files and sockets that may come and go meanwhile: files of RocksDB, the node's own connections.
+const FILES_LEFT: usize = 16;
+
+/// How many connections this process can have open at once.
+fn connections_at_once() -> usize {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised).expect("up to the hard limit");
+    let allowed = maximum.unwrap_or(u64::MAX).saturating_sub(FILES_BESIDE);
+    usize::try_from(allowed).map_or(CONNECTIONS, |allowed| allowed.min(CONNECTIONS))
+}
+
+/// A connection that says a part of what it should, by its number.
+fn open(addr: &str, number: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(addr).expect("somebody listens");
+    let settings = wire::frame(wire::SETTINGS, 0, 0, &[]);
+    let said = match number % 4 {
+        0 => Vec::new(),
+        1 => wire::PREFACE[..10].to_vec(),
+        2 => b"GET /health HTTP/1.1\r\n".to_vec(),
+        _ => [wire::PREFACE, &settings].concat(),
+    };
+    // It may have been closed already: there are too many.
+    let _ = stream.write_all(&said);
+    stream
+}
+
+#[test]
+fn ten_thousand_connections_are_opened_and_dropped() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at_most = format!("network.connections-max={CONNECTIONS_MAX}");
+    let node = Node::start(&folder.path().join("store"), &[&at_most]);
+    let client = Client::connect(&node);
+    client.put("row", "value");
+    let at_once = connections_at_once();
+    println!("{at_once} connections at once");
+    let (accepted, open_now) = (
+        "flotilla_connections_accepted_total ",
+        "flotilla_connections ",
+    );
+    let (files, resident) = (node.open_files(), node.resident());
+    let before = node.metric(accepted);
+
+    let (mut opened, mut most) = (0, 0);
+    while opened < CONNECTIONS {
+        let round = at_once.min(CONNECTIONS - opened);
+        let connections: Vec<_> = (0..round).map(|n| open(node.addr(), n)).collect();
+        opened += round;
+        // Those it took are there; the others were closed as soon as they came.
+        let held = round.min(CONNECTIONS_MAX);
+        eventually("the node to have taken them", || {
+            (node.open_files() + FILES_LEFT >= files + held).then_some(())
+        });
+        most = most.max(node.resident().saturating_sub(resident));
+        assert_eq!(client.get("row"), Some("value".into()), "others are served");
+        drop(connections);
+        eventually("the node to have dropped them", || {
+            (node.open_files() <= files + FILES_LEFT).then_some(())
+        });
+    }
+    let allowed = CONNECTION_MEMORY * CONNECTIONS_MAX as u64 + MEMORY_LEFT;
+    println!("{} MiB more at most", most / MIB);
+    assert!(most <= allowed, "{most} bytes of {allowed}");
+
+    let came = node.metric(accepted) - before;
+    assert!(came >= CONNECTIONS as u64, "{came} were accepted");
+    if at_once > CONNECTIONS_MAX {
+        let refused = node.metric("flotilla_connections_refused_total ");
+        assert!(refused > 0, "more came than may be open at once");
+    }
+    eventually("the node to count its connections down", || {
+        (node.metric(open_now) <= 8).then_some(())
+    });
+    eventually("the node to give its memory back", || {
+        client.put("row", "value");
+        let more = node.resident().saturating_sub(resident);
+        (more <= MEMORY_LEFT).then_some(())
+    });
+    let late = Client::connect(&node);
+    late.put("late", "value");
+    assert_eq!(late.content().len(), 2);
+    node.stop();
+}
+
+/// Answers that a client asks for and never reads, in all.
+const UNREAD: u64 = 1_000 * MIB;
+/// Memory they may take: what one connection may leave unread, once as rows and once as messages
+/// on their way out, and some for everything else.
+const UNREAD_MEMORY: u64 = 2 * 64 * MIB + 96 * MIB;
+
+/// A node with a row of 1 MiB under `big`, which gives a client that reads nothing a second.
+fn node_with_a_big_row(folder: &tempfile::TempDir) -> (Node, Client) {
+    let node = Node::start(&folder.path().join("store"), &["network.stall-timeout=1s"]);
+    let client = Client::connect(&node);
+    client.put("big", vec![7; MIB as usize]);
+    client.put("row", "value");
+    (node, client)
+}
+
+fn get_big(client: &Client) -> k::RawGetRequest {
+    k::RawGetRequest {
+        context: Some(client.route(b"big").context()),
+        key: "big".into(),
+        ..k::RawGetRequest::default()
+    }
+}
+
+/// Somebody asks for much and reads nothing: the node's memory stays bounded, others are served, and
+/// in the end the connection is closed.
+#[track_caller]
+fn check_unread(ask: impl FnOnce(&Client, &mut Deaf) -> std::io::Result<()>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (node, client) = node_with_a_big_row(&folder);
+    let resident = node.resident();
+    let mut deaf = Deaf::connect(node.addr()).expect("connected");
+    ask(&client, &mut deaf).expect("the node takes what it is asked");
+
+    let (mut most, mut served) = (0, 0);
+    eventually("the node to close the connection", || {
+        most = most.max(node.resident().saturating_sub(resident));
+        assert_eq!(client.get("row"), Some("value".into()));
+        served += 1;
+        let closed = node.metric("flotilla_connections_stalled_total ");
+        (closed == 1).then_some(())
+    });
+    println!("{} MiB more at most, {served} looks", most / MIB);
+    assert!(most <= UNREAD_MEMORY, "{most} bytes");
+    assert!(
+        node.metric("flotilla_answers_delayed_total ") > 0,
+        "nothing was put off: not enough was asked for"
+    );
+    node.logs(&["closed a connection that did not take its answers"]);
+    eventually("the node to give its memory back", || {
+        client.put("row", "value");
+        let more = node.resident().saturating_sub(resident);
+        (more <= MEMORY_LEFT).then_some(())
+    });
+    assert_eq!(
+        Client::connect(&node).get("big").map(|row| row.len()),
+        Some(MIB as usize)
+    );
+    node.stop();
+}
+
+#[test]
+fn a_client_that_asks_and_never_reads_is_bounded() {
+    check_unread(|client, deaf| {
+        let message = get_big(client).encode_to_vec();
+        (0..UNREAD / MIB).try_for_each(|_| deaf.call("/tikvpb.Tikv/RawGet", &message))
+    });
+}
+
+#[test]
+fn a_stream_that_asks_and_never_reads_is_bounded() {
+    check_unread(|client, deaf| {
+        let ask = t::batch_commands_request::Request {
+            cmd: Some(t::batch_commands_request::request::Cmd::RawGet(get_big(
+                client,
+            ))),
+        };
+        let stream = deaf.open("/tikvpb.Tikv/BatchCommands")?;
+        for id in 0..UNREAD / MIB {
+            let message = t::BatchCommandsRequest {
+                requests: vec![ask.clone()],
+                request_ids: vec![id],
+                ..t::BatchCommandsRequest::default()
+            };
+            deaf.send(stream, &wire::grpc(&message.encode_to_vec()), false)?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn requests_that_never_end_are_bounded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // A quarter of it for each connection.
+    let node = Node::start(
+        &folder.path().join("store"),
+        &["network.requests-max=128MiB"],
+    );
+    let client = Client::connect(&node);
+    client.put("row", "value");
+    let resident = node.resident();
+    const CALLS: usize = 40;
+    const SHARE: u64 = 32 * MIB;
+    let begun = Bytes::from(wire::grpc(&vec![0; 15 << 20])).slice(..10 << 20);
+    let greedy = Client::connect(&node);
+    let calls: Vec<_> = (0..CALLS)
+        .map(|_| client::spawn(greedy.begin("/tikvpb.Tikv/RawPut", begun.clone())))
+        .collect();
+    let mut most = 0;
+    eventually("the node to refuse what does not fit", || {
+        most = most.max(node.resident().saturating_sub(resident));
+        let refused = node.metric("flotilla_requests_no_room_total ");
+        let told = calls.iter().filter(|call| call.is_finished()).count();
+        (told > 0 && refused >= told as u64).then_some(())
+    });
+    assert_eq!(client.get("row"), Some("value".into()), "others are served");
+    println!("{} MiB more at most", most / MIB);
+    assert!(most <= SHARE + UNREAD_MEMORY, "{most} bytes");
+    for call in calls {
+        if call.is_finished() {
+            let refused = wait(call).expect("no panic");
+            assert_eq!(refused.code, Some(Code::ResourceExhausted), "{refused:?}");
+            assert!(
+                refused.message.contains("too many bytes of requests"),
+                "{refused:?}"
+            );
+        } else {
+            call.abort();
+        }
+    }
+    drop(greedy);
+    eventually("the node to give its memory back", || {
+        client.put("row", "value");
+        let more = node.resident().saturating_sub(resident);
+        (more <= MEMORY_LEFT).then_some(())
+    });
+    client.put("large", vec![7; 5 << 20]);
+    node.stop();
+}
+
+#[test]
+fn a_flood_of_questions_without_reading_is_bounded() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (node, client) = node_with_a_big_row(&folder);
+    let resident = node.resident();
+    let mut deaf = Deaf::connect(node.addr()).expect("connected");
+    deaf.set_patience(Duration::from_millis(500));
+    let request = p::TsoRequest {
+        header: client.header(),
+        count: 1,
+        ..p::TsoRequest::default()
+    };
+    // As much as a stream may send before it is read, and no more: that would be a fault of its own.
+    const WINDOW: usize = 4 << 20;
+    let question = wire::grpc(&request.encode_to_vec());
+    let questions: Bytes = question.repeat(WINDOW / question.len() / 2).into();
+    for _ in 0..3 {
+        let asked = deaf
+            .open("/pdpb.PD/Tso")
+            .and_then(|stream| deaf.send(stream, &questions, false));
+        asked.expect("within the window");
+    }
+    for _ in 0..100 {
+        assert_eq!(client.get("row"), Some("value".into()), "others are served");
+    }
+    let more = node.resident().saturating_sub(resident);
+    println!("{} MiB more", more / MIB);
+    assert!(more <= UNREAD_MEMORY, "{more} bytes");
+    drop(deaf);
+    node.stop();
+}

@@ -1,0 +1,30 @@
+//! The `flotilla` binary as a process of its own: what it refuses, what it survives, how it stops.
+//!
+//! Every test starts the real binary on a free port in a temporary folder, and speaks to it as a
+//! client does: by bare RPC, by HTTP, or by bytes that are neither.
+//!
+//! | module | what it holds against the node |
+//! |---|---|
+//! | `requests` | requests that are too large, too long, reversed, or meant for somebody else |
+//! | `messages` | what is no request at all: malformed, oversized, garbage |
+//! | `connections` | 10,000 connections, clients that send and never read |
+//! | `settings` | mistakes on the command line, in the environment, in the file |
+//! | `folder` | data folders that are foreign, taken, damaged, newer |
+//! | `disk` | a full disk |
+//! | `crash` | `kill -9` at any moment |
+//! | `stop` | SIGTERM and Ctrl-C |
+//!
+//! `FLOTILLA_SEED` replays a random test; its seed is the first thing it prints.
+
+mod client;
+mod connections;
+mod crash;
+mod dice;
+mod disk;
+mod folder;
+mod messages;
+mod node;
+mod requests;
+mod settings;
+mod stop;
+mod wire;
