@@ -72,13 +72,7 @@ impl<L: LogView> Raft<L> {
     pub(crate) fn become_follower(&mut self, term: u64, leader: u64) {
         assert!(term >= self.term, "term falls from {} to {term}", self.term);
         if term > self.term {
-            self.term = term;
-            self.vote = 0;
-            self.min_matched = 0;
-            // The new term's leader may replace what they claim before it is durable.
-            let outlives = self.plants(Planted::AckOutlivesTerm);
-            self.after_write
-                .retain(|message| outlives || !accepts_append(message));
+            self.enter_term(term, 0);
         }
         self.enter(State::Follower, leader);
     }
@@ -91,9 +85,7 @@ impl<L: LogView> Raft<L> {
 
     /// `attempt`: of the transfer that asked for this election; 0 for none.
     pub(crate) fn become_candidate(&mut self, attempt: u64) {
-        self.term += 1;
-        self.vote = self.config.id;
-        self.min_matched = 0;
+        self.enter_term(self.term + 1, self.config.id);
         self.enter(State::Candidate(Ballot::default()), 0);
         self.ask_for_votes(MessageKind::Vote, attempt);
         if self.plants(Planted::OwnVoteNotPersisted) {
@@ -116,6 +108,16 @@ impl<L: LogView> Raft<L> {
         self.push(EntryKind::Data, Bytes::new());
         self.note_own_progress();
         self.tick_leader();
+    }
+
+    fn enter_term(&mut self, term: u64, vote: u64) {
+        self.term = term;
+        self.vote = vote;
+        self.min_matched = 0;
+        // The new term's leader may replace what they claim before it is durable.
+        let outlives = self.plants(Planted::AckOutlivesTerm);
+        self.after_write
+            .retain(|message| outlives || !accepts_append(message));
     }
 
     /// What every change of role resets.

@@ -190,7 +190,7 @@ impl<L: LogView> Raft<L> {
         }
     }
 
-    fn min_matched_of(&self, leader: &crate::leader::Leader) -> u64 {
+    pub(crate) fn min_matched_of(&self, leader: &crate::leader::Leader) -> u64 {
         let own = self.config.id;
         let silent = self.config.election_timeout_max;
         let others = leader

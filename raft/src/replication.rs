@@ -187,30 +187,58 @@ impl<L: LogView> Raft<L> {
             && std::mem::take(&mut leader.replicate)
         {
             let own = self.config.id;
-            leader
-                .peers
-                .iter_mut()
-                .filter(|peer| peer.id != own)
-                .for_each(|peer| self.send_to(peer));
+            let round = leader.rounds.last;
+            let open = |peer: &Progress| peer.id != own && peer.round < round;
+            let min_matched = if leader.peers.iter().any(open) {
+                self.min_matched_of(leader)
+            } else {
+                0
+            };
+            let ask = Message {
+                round,
+                min_matched,
+                transfer_attempt: leader.voided,
+                ..Message::default()
+            };
+            for peer in leader.peers.iter_mut().filter(|peer| peer.id != own) {
+                self.send_appends(peer);
+                self.send_commit(peer, &ask);
+            }
         }
         self.state = state;
     }
 
-    fn send_to(&mut self, peer: &mut Progress) {
+    fn send_appends(&mut self, peer: &mut Progress) {
         while may_send(peer, &self.config, self.log.last_index()) {
             if !self.send_append(peer) {
                 break;
             }
         }
-        let known = peer.matched.min(self.log.commit());
-        if peer.pace == Pace::Replicate && known > peer.commit_sent {
-            peer.commit_sent = known;
-            let notice = Message {
-                commit: known,
-                ..self.message(MessageKind::Heartbeat, peer.id)
-            };
-            self.send_now.push(notice);
+    }
+
+    /// Tells a follower that has it all how far that is committed. Where it has not answered the newest
+    /// round, `ask`, the message asks again: on a slow way it may take the place of the one that asked.
+    fn send_commit(&mut self, peer: &mut Progress, ask: &Message) {
+        let commit = peer.matched.min(self.log.commit());
+        if peer.pace != Pace::Replicate || commit <= peer.commit_sent {
+            return;
         }
+        peer.commit_sent = commit;
+        let open = peer.round < ask.round;
+        let (round, min_matched, transfer_attempt) = if open {
+            (ask.round, ask.min_matched, ask.transfer_attempt)
+        } else {
+            (0, 0, 0)
+        };
+        let kind = MessageKind::Heartbeat;
+        let notice = Message {
+            commit,
+            round,
+            min_matched,
+            transfer_attempt,
+            ..self.message(kind, peer.id)
+        };
+        self.send_now.push(notice);
     }
 
     /// One append. Returns whether it was sent.

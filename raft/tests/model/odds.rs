@@ -19,6 +19,8 @@ pub(crate) struct Odds {
     pub(crate) slow_max: u64,
     pub(crate) delay_max: u64,
     pub(crate) crash_permille: u64,
+    /// How soon a crashed peer is back.
+    pub(crate) restart_pct: u64,
     /// A peer stands still for up to `pause_max` milliseconds.
     pub(crate) pause_permille: u64,
     pub(crate) pause_max: u64,
@@ -65,6 +67,7 @@ impl Odds {
             slow_max: 5000,
             delay_max: rng.pick(&[1, 5, 20]),
             crash_permille: rng.pick(&[0, 5, 20, 60]),
+            restart_pct: 10,
             pause_permille: rng.pick(&[0, 5, 20]),
             pause_max: rng.pick(&[50, 500, 5000]),
             partition_permille: rng.pick(&[0, 5, 30]),
@@ -98,6 +101,7 @@ impl Odds {
             slow_max: rng.pick(&[100, 400]),
             delay_max: rng.pick(&[1, 5, 10]),
             crash_permille: rng.pick(&[0, 10, 40]),
+            restart_pct: 50,
             pause_permille: rng.pick(&[0, 5]),
             pause_max: 150,
             partition_permille: rng.pick(&[5, 20]),

@@ -266,7 +266,7 @@ impl World {
         }
         if place.node.raft.is_none() {
             let returns = place.starts > 0 && !place.retired;
-            if returns && self.rng.percent(10) {
+            if returns && self.rng.percent(self.odds.restart_pct) {
                 self.start(id);
             }
             return;
