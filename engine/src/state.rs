@@ -177,6 +177,12 @@ pub trait StateStore: StateReader + Send + Sync + 'static {
     /// The state as it is now.
     fn snapshot(&self) -> Self::Snapshot;
 
+    /// The state as it is now, for a reader that goes over much of it once (a split check, a
+    /// checksum): what it reads pushes nothing out of the block cache.
+    fn background_snapshot(&self) -> Self::Snapshot {
+        self.snapshot()
+    }
+
     /// All regions, tombstones included, ascending by id.
     fn regions(&self) -> Result<Vec<StoredRegion>>;
 

@@ -14,7 +14,7 @@ use super::options::LogOptions;
 use super::poison::Poison;
 use super::stats::{self, DbStats};
 use super::watermark::Watermark;
-use super::{check_identity, failure, open_failure};
+use super::{check_identity, failure, open_failure, write};
 use crate::codec::log_key::{self, Parsed};
 use crate::codec::{self, Identity};
 use crate::region_log::{RegionLogBuilder, missing_entry};
@@ -58,12 +58,14 @@ impl RocksLog {
         let options = options.rocks(true);
         let db = DB::open(&options, path).map_err(|error| open_failure(path, &error))?;
         let watermark = Watermark::create(path)?;
-        let mut batch = WriteBatch::default();
-        batch.put(log_key::IDENTITY, identity.encode());
-        batch.put(log_key::BATCH, 0u64.to_be_bytes());
-        let mut synced = WriteOptions::default();
+        let mut synced = write::options(true);
         synced.set_sync(true);
-        write(&db, path, batch, &synced)?;
+        write::write(&db, path, &synced, "creating the log", || {
+            let mut batch = WriteBatch::default();
+            batch.put(log_key::IDENTITY, identity.encode());
+            batch.put(log_key::BATCH, 0u64.to_be_bytes());
+            batch
+        })?;
         Ok(Self::new(path, db, options, watermark, 0))
     }
 
@@ -102,7 +104,7 @@ impl RocksLog {
             appender: Mutex::new(Appender {
                 number,
                 value: Vec::new(),
-                options: WriteOptions::default(),
+                options: write::options(true),
             }),
             appended: AtomicU64::new(number),
             appended_bytes: AtomicU64::new(0),
@@ -127,7 +129,7 @@ impl RocksLog {
     /// Fails if a flush or compaction failed in the background (contracts: C13).
     pub fn check_background(&self) -> Result<()> {
         self.poison
-            .guard(|| stats::check_background(&self.db, &self.path))
+            .guard(|| stats::check_background(&self.db, &self.path, &write::options(true)))
     }
 
     /// What the database has done.
@@ -163,15 +165,25 @@ impl RaftLog for RocksLog {
     fn append(&self, batch: &LogBatch) -> Result<u64> {
         let mut appender = self.appender.lock();
         self.poison.guard(|| {
-            let number = appender.number + 1;
-            let encoded = encode(batch, number, &mut appender.value);
-            write(&self.db, &self.path, encoded, &appender.options)?;
-            appender.number = number;
+            let Appender {
+                number,
+                value,
+                options,
+            } = &mut *appender;
+            let next = *number + 1;
+            write::write(
+                &self.db,
+                &self.path,
+                options,
+                "appending to the log",
+                || encode(batch, next, value),
+            )?;
+            *number = next;
             self.appended_bytes
                 .fetch_add(batch.stored_bytes(), Ordering::Relaxed);
             // After the write: a sync that sees the number covers it.
-            self.appended.store(number, Ordering::Release);
-            Ok(number)
+            self.appended.store(next, Ordering::Release);
+            Ok(next)
         })
     }
 
@@ -233,12 +245,6 @@ impl RaftLog for RocksLog {
     fn appended_bytes(&self) -> u64 {
         self.appended_bytes.load(Ordering::Relaxed)
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one write of the log")]
-fn write(db: &DB, path: &Path, batch: WriteBatch, options: &WriteOptions) -> Result<()> {
-    let written = db.write_opt(batch, options);
-    written.map_err(|error| failure(path, "appending to the log", &error))
 }
 
 /// One batch as RocksDB writes it; the order within a region is that of [`RegionWrite`].

@@ -7,6 +7,7 @@ mod poison;
 mod state;
 mod stats;
 mod watermark;
+mod write;
 
 use std::path::Path;
 
@@ -23,13 +24,16 @@ use crate::{DataDir, EngineError};
 
 /// What RocksDB says about a full disk, before the colon and its own words.
 const NO_SPACE: &str = "IO error: No space left on device";
+/// Before the failure in the background that makes RocksDB refuse a write.
+const REFUSED: &str = "Result incomplete: ";
 
 /// Sorts a failure of RocksDB by what follows from it.
 fn failure(path: &Path, operation: &'static str, error: &rocksdb::Error) -> EngineError {
     let detail = error.to_string();
+    let cause = detail.strip_prefix(REFUSED).unwrap_or(&detail);
     match error.kind() {
         rocksdb::ErrorKind::Corruption => EngineError::corrupt(path.display().to_string(), detail),
-        _ if detail.starts_with(NO_SPACE) => EngineError::NoSpace {
+        _ if cause.starts_with(NO_SPACE) => EngineError::NoSpace {
             path: path.to_owned(),
             operation,
         },

@@ -24,10 +24,12 @@ pub const WRITE_BUFFER_BYTES_MIN: usize = 64 * KIB;
 
 /// Old WAL files that the log keeps to write over: a sync of one writes no metadata.
 const WAL_FILES_RECYCLED: usize = 2;
-/// Memtables that the log may have, the flushing ones included, before writes stop.
-const LOG_MEMTABLES_MAX: i32 = 3;
-/// The same for one column family of the state, where a memtable is half of the budget.
-const STATE_MEMTABLES_MAX: i32 = 5;
+/// Memtables of one column family, the flushing ones included, before writes stop. Above three
+/// RocksDB would slow writes down first.
+const MEMTABLES_MAX: i32 = 3;
+/// Level-0 files at which writes stop. Apply stops taking entries long before (contracts: C25);
+/// slowing down is left to it, so RocksDB is told to begin with it no earlier.
+const LEVEL0_FILES_STOP: i32 = 36;
 /// A memtable grows by at most this; small, so that an idle store stays small.
 const ARENA_BLOCK_BYTES: usize = 64 * KIB;
 const BLOCK_BYTES: usize = 8 * KIB;
@@ -98,7 +100,6 @@ impl LogOptions {
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         options.set_recycle_log_file_num(WAL_FILES_RECYCLED);
         options.set_write_buffer_size(buffer);
-        options.set_max_write_buffer_number(LOG_MEMTABLES_MAX);
         options.set_compression_type(DBCompressionType::None);
         options.set_block_based_table_factory(&tables(&self.block_cache));
         options
@@ -145,7 +146,6 @@ impl StateOptions {
         let mut options = base.clone();
         // Half of the budget, so that one half fills while the other is flushed.
         options.set_write_buffer_size(self.budget() / 2);
-        options.set_max_write_buffer_number(STATE_MEMTABLES_MAX);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_compression_per_level(&compression());
         options.set_block_based_table_factory(&tables(&self.block_cache));
@@ -178,6 +178,10 @@ fn base(create: bool, write_buffer_bytes: usize, more: &str) -> Options {
     options.set_error_if_exists(create);
     options.set_paranoid_checks(true);
     options.set_max_background_jobs(BACKGROUND_JOBS);
+    options.set_max_write_buffer_number(MEMTABLES_MAX);
+    options.set_level_zero_slowdown_writes_trigger(LEVEL0_FILES_STOP);
+    options.set_level_zero_stop_writes_trigger(LEVEL0_FILES_STOP);
+    options.set_soft_pending_compaction_bytes_limit(0);
     options.set_arena_block_size(ARENA_BLOCK_BYTES.min(write_buffer_bytes / 8));
     options.enable_statistics();
     options.set_stats_dump_period_sec(0);

@@ -19,7 +19,7 @@ use super::files::refuse_logged_writes;
 use super::options::StateOptions;
 use super::poison::Poison;
 use super::stats::{self, DbStats};
-use super::{check_identity, failure, open_failure};
+use super::{check_identity, failure, open_failure, write};
 use crate::codec::{self, Identity, state_key};
 use crate::durable::DurableCuts;
 use crate::state::orphaned;
@@ -61,11 +61,13 @@ impl RocksState {
     /// Creates the state of a new store in an absent or empty folder.
     pub(crate) fn create(path: &Path, identity: Identity, options: &StateOptions) -> Result<Self> {
         let shared = Shared::open(path, options, true)?;
-        let mut batch = WriteBatch::default();
         let meta = shared.cf(Cf::CfMeta);
-        batch.put_cf(meta, state_key::IDENTITY, identity.encode());
-        batch.put_cf(meta, state_key::CUT, 0u64.to_be_bytes());
-        shared.write(batch)?;
+        shared.write(|| {
+            let mut batch = WriteBatch::default();
+            batch.put_cf(meta, state_key::IDENTITY, identity.encode());
+            batch.put_cf(meta, state_key::CUT, 0u64.to_be_bytes());
+            batch
+        })?;
         shared.flush()?;
         Ok(Self::new(shared, 0, BTreeMap::new()))
     }
@@ -139,14 +141,12 @@ impl Shared {
             CFS.map(|cf| ColumnFamilyDescriptor::new(name(cf), options.column_family(cf, &base)));
         let db = DB::open_cf_descriptors(&base, path, descriptors);
         let db = db.map_err(|error| open_failure(path, &error))?;
-        let mut unlogged = WriteOptions::default();
-        unlogged.disable_wal(true);
         Ok(Self {
             path: path.to_owned(),
             db,
             options: base,
             write_buffers,
-            unlogged,
+            unlogged: write::options(false),
         })
     }
 
@@ -160,11 +160,14 @@ impl Shared {
         move |error| failure(&self.path, operation, &error)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the one write, and never logged")]
-    fn write(&self, batch: WriteBatch) -> Result<()> {
-        self.db
-            .write_opt(batch, &self.unlogged)
-            .map_err(self.fails("writing the state"))
+    fn write(&self, batch: impl FnMut() -> WriteBatch) -> Result<()> {
+        write::write(
+            &self.db,
+            &self.path,
+            &self.unlogged,
+            "writing the state",
+            batch,
+        )
     }
 
     #[expect(
@@ -179,7 +182,7 @@ impl Shared {
 
     /// Fails if a flush or compaction did.
     fn check_background(&self) -> Result<()> {
-        stats::check_background(&self.db, &self.path)
+        stats::check_background(&self.db, &self.path, &self.unlogged)
     }
 
     /// Reads by the stored key.
@@ -310,20 +313,27 @@ impl StateStore for RocksState {
         let Writer { number, key } = &mut *writer;
         let shared = &*self.shared;
         let next = *number + 1;
-        let mut write = WriteBatch::default();
         let cfs = CFS.map(|cf| shared.cf(cf));
-        for op in &batch.ops {
-            encode(&mut write, &cfs, op, key);
-        }
-        write.put_cf(cfs[Cf::CfMeta as usize], state_key::CUT, next.to_be_bytes());
-        self.poison.guard(|| shared.write(write))?;
+        let encoded = || {
+            let mut write = WriteBatch::default();
+            for op in &batch.ops {
+                encode(&mut write, &cfs, op, key);
+            }
+            write.put_cf(cfs[Cf::CfMeta as usize], state_key::CUT, next.to_be_bytes());
+            write
+        };
+        self.poison.guard(|| shared.write(encoded))?;
         *number = next;
         self.cuts.lock().wrote(next, batch);
         Ok(next)
     }
 
     fn snapshot(&self) -> RocksSnapshot {
-        RocksSnapshot::new(Arc::clone(&self.shared))
+        RocksSnapshot::new(Arc::clone(&self.shared), true)
+    }
+
+    fn background_snapshot(&self) -> RocksSnapshot {
+        RocksSnapshot::new(Arc::clone(&self.shared), false)
     }
 
     fn regions(&self) -> Result<Vec<StoredRegion>> {
@@ -472,10 +482,12 @@ pub struct RocksSnapshot {
     /// Borrows from `shared`. Invariant: dropped before it, by the order of the fields.
     snapshot: Snapshot<'static>,
     shared: Arc<Shared>,
+    /// Blocks that are read go into the block cache.
+    fill_cache: bool,
 }
 
 impl RocksSnapshot {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, fill_cache: bool) -> Self {
         let snapshot = shared.db.snapshot();
         // SAFETY: the snapshot borrows the `DB` inside `shared`, whose address is fixed by the
         // `Arc` that this struct holds until after the snapshot is dropped, and which nothing
@@ -485,12 +497,17 @@ impl RocksSnapshot {
             reason = "a snapshot next to the database it borrows from"
         )]
         let snapshot = unsafe { std::mem::transmute::<Snapshot<'_>, Snapshot<'static>>(snapshot) };
-        Self { snapshot, shared }
+        Self {
+            snapshot,
+            shared,
+            fill_cache,
+        }
     }
 
     fn options(&self) -> ReadOptions {
         let mut options = ReadOptions::default();
         options.set_snapshot(&self.snapshot);
+        options.fill_cache(self.fill_cache);
         options
     }
 }

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use rocksdb::properties as property;
 use rocksdb::statistics::Ticker;
-use rocksdb::{ColumnFamily, DB, Options};
+use rocksdb::{ColumnFamily, DB, Options, WriteBatch, WriteOptions};
 
+use super::failure;
 use crate::{EngineError, Result};
 
 /// What one database has done since it was opened, and how it stands now.
@@ -76,15 +77,28 @@ fn background_errors(db: &DB) -> u64 {
     number(db.property_int_value(property::BACKGROUND_ERRORS))
 }
 
-/// Fails if a flush or compaction of `db` in the folder `path` failed (contracts: C13).
-pub(super) fn check_background(db: &DB, path: &Path) -> Result<()> {
-    match background_errors(db) {
-        0 => Ok(()),
-        errors => Err(EngineError::Disk {
-            path: path.to_owned(),
-            operation: "a flush or compaction in the background",
-            detail: format!("{errors} failures, told in the file LOG there"),
-        }),
+/// Fails if a flush or compaction of `db` in the folder `path` failed (contracts: C13). `options`
+/// are those that it is written with.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "an empty write: RocksDB answers with what stopped it"
+)]
+pub(super) fn check_background(db: &DB, path: &Path, options: &WriteOptions) -> Result<()> {
+    let errors = background_errors(db);
+    if errors == 0 {
+        return Ok(());
+    }
+    let operation = "a flush or compaction in the background";
+    match db.write_opt(WriteBatch::default(), options) {
+        Err(error) => Err(failure(path, operation, &error)),
+        Ok(()) => {
+            let detail = format!("{errors} failures, told in the file LOG there");
+            Err(EngineError::Disk {
+                path: path.to_owned(),
+                operation,
+                detail,
+            })
+        }
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Watermark {
 }
 
 impl Watermark {
-    /// A new mark at 0, synced.
+    /// A new mark at 0, synced together with its name in the folder.
     pub(super) fn create(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
         let make = || -> io::Result<File> {
@@ -45,6 +45,7 @@ impl Watermark {
                 file.write_all_at(&encode(0), slot * SLOT_DISTANCE)?;
             }
             file.sync_all()?;
+            File::open(folder)?.sync_all()?;
             Ok(file)
         };
         let file =

@@ -431,6 +431,10 @@ fn a_snapshot_stays_as_it_was(state: &impl StateStore) {
     state.flush_all(FlushReason::Manual).expect("flushed");
     assert_eq!(scan(&snapshot, cf, "", "", false), ["a=1"]);
     assert_eq!(snapshot.get(cf, b"b").expect("read"), None);
+    assert_eq!(
+        scan(&state.background_snapshot(), cf, "", "", false),
+        ["a=2", "b=3"]
+    );
     assert_eq!(scan(state, cf, "", "", false), ["a=2", "b=3"]);
 }
 

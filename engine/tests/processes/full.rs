@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
-use flotilla_engine::rocks::{self, RocksLog, RocksState};
+use flotilla_engine::rocks::{self, LogOptions, RocksLog, RocksState};
 use flotilla_engine::{
     BIRTH, Cf, DataDir, EngineError, FlushReason, LogBatch, RaftLog, StateBatch, StateOp,
     StateReader, StateStore, free_bytes,
@@ -18,6 +18,10 @@ use crate::common::store::{IDS, as_child, log_options, state_options};
 const FOLDER: &str = "FLOTILLA_FULL_FOLDER";
 const DISK_BYTES: u64 = 8 << 20;
 const PIECE_BYTES: usize = 64 << 10;
+/// Small ones fill while others wait for their flush; with big ones the WAL grows instead.
+const WRITE_BUFFERS: [usize; 4] = [64 << 10, 64 << 10, 512 << 10, 2 << 20];
+/// Pieces between two syncs of the log.
+const SYNC_EVERY: u64 = 8;
 /// More than the disk holds, whatever compaction makes room for.
 const PIECES: u64 = 2 * DISK_BYTES / PIECE_BYTES as u64;
 
@@ -65,26 +69,32 @@ fn child() {
     let folder = PathBuf::from(folder);
     let free = free_bytes(&folder).expect("asked");
     assert!(free > 0 && free <= DISK_BYTES, "{free} bytes are free");
-    fill_log(&folder);
+    for write_buffer_bytes in WRITE_BUFFERS {
+        fill_log(&folder, write_buffer_bytes);
+    }
     fill_state(&folder);
     println!("the child is through");
 }
 
-fn created(path: &Path) -> (DataDir, RocksLog, RocksState) {
+fn created(path: &Path, log_options: &LogOptions) -> (DataDir, RocksLog, RocksState) {
     let mut dir = DataDir::create(path, IDS, Wall(1)).expect("created");
-    let log = rocks::open_log(&dir, &log_options()).expect("created");
+    let log = rocks::open_log(&dir, log_options).expect("created");
     let state = rocks::open_state(&dir, &state_options()).expect("created");
     dir.finish().expect("finished");
     (dir, log, state)
 }
 
-fn fill_log(folder: &Path) {
+fn fill_log(folder: &Path, write_buffer_bytes: usize) {
     let path = folder.join("log");
-    let (dir, log, _state) = created(&path);
+    let options = LogOptions {
+        write_buffer_bytes,
+        ..log_options()
+    };
+    let (dir, log, state) = created(&path, &options);
     let data = Bytes::from(vec![0xab; PIECE_BYTES]);
     let mut last = BIRTH.index;
     let error = (0..PIECES)
-        .find_map(|_| {
+        .find_map(|piece| {
             let mut batch = LogBatch::default();
             let entry = Entry {
                 term: BIRTH.term,
@@ -94,7 +104,14 @@ fn fill_log(folder: &Path) {
             };
             batch.append(7, vec![entry], last);
             last += 1;
-            log.append(&batch).and_then(|_| log.sync()).err()
+            let sync = |number| {
+                if piece % SYNC_EVERY == 0 {
+                    log.sync()
+                } else {
+                    Ok(number)
+                }
+            };
+            log.append(&batch).and_then(sync).err()
         })
         .expect("the disk is full");
     check_full(&error, &dir.log_path());
@@ -103,10 +120,10 @@ fn fill_log(folder: &Path) {
         .expect_err("nothing is accepted after that");
     assert!(matches!(refused, EngineError::Poisoned { .. }), "{refused}");
     let synced = log.synced();
-    drop((log, _state));
+    drop((log, state));
     // Room again: everything synced is there.
     std::fs::remove_dir_all(dir.state_path()).expect("removed");
-    let log = rocks::open_log(&dir, &log_options());
+    let log = rocks::open_log(&dir, &options);
     match log {
         Ok(log) => assert!(
             log.appended() >= synced,
@@ -121,7 +138,7 @@ fn fill_log(folder: &Path) {
 
 fn fill_state(folder: &Path) {
     let path = folder.join("state");
-    let (dir, _log, state) = created(&path);
+    let (dir, _log, state) = created(&path, &log_options());
     let error = (0..PIECES)
         .find_map(|piece| {
             let key = Bytes::from(piece.to_be_bytes().to_vec());
