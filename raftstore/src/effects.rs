@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_engine::{EngineError, LogBatch, StateBatch};
+use flotilla_engine::{EngineError, LogBatch, RaftLog, StateBatch};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::{Entry, MessageKind};
@@ -339,6 +339,31 @@ pub struct Fetch {
     pub high: u64,
     /// Stop after so many payload bytes.
     pub bytes_max: u64,
+}
+
+impl Fetch {
+    /// Reads them, and says what to tell the peer. It is told of a failure too: only the peer knows
+    /// whether the log still has to hold these entries, and it waits for an answer to every ticket.
+    pub fn read(self, log: &impl RaftLog) -> PeerInput {
+        let Self {
+            region,
+            ticket,
+            low,
+            high,
+            bytes_max,
+        } = self;
+        match log.entries(region, low, high, bytes_max) {
+            Ok(entries) => PeerInput::Fetched {
+                ticket,
+                low,
+                entries,
+            },
+            Err(error) => PeerInput::FetchFailed {
+                ticket,
+                error: Arc::new(error),
+            },
+        }
+    }
 }
 
 /// What the store wants of PD.

@@ -94,7 +94,7 @@ impl<L: RaftLog> LogSink for EngineLog<L> {
 
 /// What lies outside the store. Calls must not block.
 pub trait World: Send {
-    /// Read entries off the pollers; comes back as [`PeerInput::Fetched`].
+    /// Read entries off the pollers by [`Fetch::read`]; what it gives goes to the peer.
     fn fetch(&mut self, fetch: Fetch);
     /// Measure a region off the pollers; comes back as [`PeerInput::SizeChecked`].
     fn size_check(&mut self, check: SizeCheck);

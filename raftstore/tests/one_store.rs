@@ -158,23 +158,8 @@ impl Node {
 
     fn answer_fetches(&mut self) -> bool {
         let fetches = std::mem::take(&mut *self.asked.2.lock().unwrap());
-        for Fetch {
-            region,
-            ticket,
-            low,
-            high,
-            bytes_max,
-        } in fetches.iter().copied()
-        {
-            let entries = self.log.entries(region, low, high, bytes_max).unwrap();
-            self.runtime.to_peer(
-                region,
-                PeerInput::Fetched {
-                    ticket,
-                    low,
-                    entries,
-                },
-            );
+        for fetch in fetches.iter().copied() {
+            self.runtime.to_peer(fetch.region, fetch.read(&*self.log));
         }
         !fetches.is_empty()
     }

@@ -245,28 +245,14 @@ impl Desk {
 
     /// The oldest fetch comes back with what the log holds.
     fn read(&mut self) {
-        let Fetch {
-            region,
-            ticket,
-            low,
-            high,
-            bytes_max,
-        } = self.fetches.pop_front().unwrap();
-        match self.log.entries(region, low, high, bytes_max) {
-            Ok(entries) => {
-                let input = PeerInput::Fetched {
-                    ticket,
-                    low,
-                    entries,
-                };
-                self.input(&format!("read [{low}, {high})"), input);
-            }
-            Err(error) => {
-                let error = Arc::new(error);
-                let input = PeerInput::FetchFailed { ticket, error };
-                self.input(&format!("read [{low}, {high}): not there"), input);
-            }
-        }
+        let fetch = self.fetches.pop_front().unwrap();
+        let input = fetch.read(&self.log);
+        let missing = match input {
+            PeerInput::FetchFailed { .. } => ": not there",
+            _ => "",
+        };
+        let name = format!("read [{}, {}){missing}", fetch.low, fetch.high);
+        self.input(&name, input);
     }
 
     /// Everything that can go on does.

@@ -1,11 +1,8 @@
 //! Stores run: their threads step, what they ask for comes, what they answer is heard.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_engine::{
-    FlushReason, KeyRange, RaftLog as _, SplitLimits, StateStore as _, split_check,
-};
+use flotilla_engine::{FlushReason, KeyRange, SplitLimits, StateStore as _, split_check};
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, RegionSize, SizeCheck};
 use flotilla_raftstore::region::META_REGION;
@@ -336,26 +333,11 @@ impl Sim {
             return;
         };
         let Some(life) = &node.life else { return };
-        let Fetch {
-            region,
-            ticket,
-            low,
-            high,
-            bytes_max,
-        } = fetch;
-        let input = match node.disk.log.entries(region, low, high, bytes_max) {
-            Ok(entries) => PeerInput::Fetched {
-                ticket,
-                low,
-                entries,
-            },
-            Err(error) => {
-                self.probe("fault: log read failed");
-                let error = Arc::new(error);
-                PeerInput::FetchFailed { ticket, error }
-            }
-        };
-        life.runtime.to_peer(region, input);
+        let input = fetch.read(&*node.disk.log);
+        if matches!(input, PeerInput::FetchFailed { .. }) {
+            self.probe("fault: log read failed");
+        }
+        life.runtime.to_peer(fetch.region, input);
     }
 
     pub(super) fn measure(&mut self, id: LifeId, check: &SizeCheck) {
