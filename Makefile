@@ -51,7 +51,7 @@ bench: build ## Measure: the figures of docs/performance.md
 # ---- checking ----
 
 .PHONY: test
-test: system format lint edges docs-check loom test-pure test-linked ## The whole gate; changes nothing
+test: system format lint edges docs-check loom test-pure test-planted test-linked ## The whole gate; changes nothing
 
 .PHONY: format
 format:
@@ -79,6 +79,10 @@ loom: ## The mailbox under every interleaving
 .PHONY: test-pure
 test-pure: ## Tests of the pure packages, with debug assertions
 	$(CARGO) test $(pure)
+
+.PHONY: test-planted
+test-planted: ## That the model of raft notices every bug planted in it
+	$(CARGO) test -p flotilla-raft --features planted --test model planted -- --nocapture
 
 .PHONY: test-linked
 test-linked: system ## Tests of everything that links RocksDB, opens sockets or starts threads
