@@ -212,6 +212,22 @@ impl Oracle {
         })
     }
 
+    /// Allocates, and gives it out only if the lease still holds after that (contracts: C20).
+    fn grant(
+        &mut self,
+        now: Mono,
+        wall: Wall,
+        count: u32,
+        leads: impl FnOnce(u64) -> bool,
+    ) -> Result<Batch, OracleError> {
+        let batch = self.allocate(now, wall, count)?;
+        if leads(batch.term) {
+            Ok(batch)
+        } else {
+            Err(Status::not_leader().into())
+        }
+    }
+
     /// Serves one message of a `Tso` stream. `leads` is asked after the allocation whether this
     /// node's lease as leader of the meta region in that term holds; it must read the clock itself.
     ///
@@ -225,10 +241,7 @@ impl Oracle {
         leads: impl FnOnce(u64) -> bool,
     ) -> Result<pdpb::TsoResponse, OracleError> {
         self.check_cluster(request.header.as_ref())?;
-        let batch = self.allocate(now, wall, request.count)?;
-        if !leads(batch.term) {
-            return Err(Status::not_leader().into());
-        }
+        let batch = self.grant(now, wall, request.count, leads)?;
         Ok(pdpb::TsoResponse {
             header: Some(self.header()),
             count: batch.count,
@@ -248,10 +261,7 @@ impl Oracle {
         leads: impl FnOnce(u64) -> bool,
     ) -> Result<pdpb::GetMinTsResponse, OracleError> {
         self.check_cluster(request.header.as_ref())?;
-        let batch = self.allocate(now, wall, 1)?;
-        if !leads(batch.term) {
-            return Err(Status::not_leader().into());
-        }
+        let batch = self.grant(now, wall, 1, leads)?;
         Ok(pdpb::GetMinTsResponse {
             header: Some(self.header()),
             timestamp: Some(batch.timestamp()),

@@ -183,17 +183,16 @@ impl Routes {
     }
 
     fn at_or_before(&self, key: &[u8]) -> Option<&Route> {
-        let range = (Bound::Unbounded, Bound::Included(key));
-        self.by_start
-            .range::<[u8], _>(range)
-            .next_back()
-            .map(|(_, id)| &self.by_id[id])
+        self.last_up_to(Bound::Included(key))
     }
 
     fn last_before(&self, key: &[u8]) -> Option<&Route> {
-        let range = (Bound::Unbounded, Bound::Excluded(key));
+        self.last_up_to(Bound::Excluded(key))
+    }
+
+    fn last_up_to(&self, key: Bound<&[u8]>) -> Option<&Route> {
         self.by_start
-            .range::<[u8], _>(range)
+            .range::<[u8], _>((Bound::Unbounded, key))
             .next_back()
             .map(|(_, id)| &self.by_id[id])
     }
