@@ -330,7 +330,6 @@ fn spawn(
         Arc::clone(&log),
         to_fetch,
         Arc::clone(metrics),
-        fatal.clone(),
     )?);
     let limits = SplitLimits {
         size_max: config.split_size.0,

@@ -33,34 +33,29 @@ pub(super) fn spawn_fetcher<L: RaftLog, S: StateStore>(
     log: Arc<L>,
     fetches: Receiver<Fetch>,
     metrics: Arc<StoreMetrics>,
-    fatal: FatalSink,
 ) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new()
         .name("log-fetch".to_owned())
         .spawn(move || {
-            for fetch in fetches {
-                let start = Instant::now();
-                let Fetch {
-                    region,
-                    ticket,
-                    low,
-                    high,
-                    bytes_max,
-                } = fetch;
-                match log.entries(region, low, high, bytes_max) {
-                    Ok(entries) => runtime.to_peer(
-                        region,
-                        PeerInput::Fetched {
-                            ticket,
-                            low,
-                            entries,
-                        },
-                    ),
-                    Err(error) => return fatal.engine("reading the raft log", error),
-                }
-                metrics.fetch_seconds.record(start.elapsed());
-            }
+            answer_fetches(&*log, fetches, &metrics, |region, input| {
+                runtime.to_peer(region, input);
+            });
         })
+}
+
+/// Answers every fetch. A failed one does not end the store here: its peer does, unless the log was
+/// cut or truncated there meanwhile.
+fn answer_fetches(
+    log: &impl RaftLog,
+    fetches: impl IntoIterator<Item = Fetch>,
+    metrics: &StoreMetrics,
+    to_peer: impl Fn(u64, PeerInput),
+) {
+    for fetch in fetches {
+        let start = Instant::now();
+        to_peer(fetch.region, fetch.read(log));
+        metrics.fetch_seconds.record(start.elapsed());
+    }
 }
 
 /// Starts a thread that measures regions. It ends when all senders of `checks` or `stop` are gone.
@@ -142,9 +137,12 @@ pub(super) struct Work {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
-    use flotilla_engine::memory::MemoryState;
-    use flotilla_engine::{Cf, StateBatch, StateOp};
+    use flotilla_engine::memory::{MemoryLog, MemoryState};
+    use flotilla_engine::{Cf, EngineError, LogBatch, StateBatch, StateOp};
+    use flotilla_proto::raft::Entry;
 
     fn state(rows: &[(&[u8], usize)]) -> MemoryState {
         let state = MemoryState::new();
@@ -176,6 +174,51 @@ mod tests {
         let (found, keys) = measure(&state(rows), &region, limits, mode).expect("measured");
         assert_eq!((found.bytes, found.keys), size);
         assert_eq!(keys, cuts);
+    }
+
+    #[test]
+    fn a_failed_read_is_told_to_its_peer_and_the_next_is_made() {
+        let entry = |index| Entry {
+            term: 6,
+            index,
+            data: Bytes::from_static(b"entry"),
+            ..Entry::default()
+        };
+        let log = MemoryLog::new();
+        let mut batch = LogBatch::default();
+        batch.append(3, vec![entry(6), entry(7), entry(8)], 5);
+        log.append(&batch).expect("appended");
+        log.rot(3, 7);
+        let fetch = |low, high| Fetch {
+            region: 3,
+            ticket: low,
+            low,
+            high,
+            bytes_max: u64::MAX,
+        };
+        let told = RefCell::new(Vec::new());
+        let fetches = [fetch(6, 7), fetch(7, 8), fetch(8, 9), fetch(9, 10)];
+        answer_fetches(&log, fetches, &StoreMetrics::default(), |region, input| {
+            assert_eq!(region, 3);
+            told.borrow_mut().push(match input {
+                PeerInput::Fetched {
+                    ticket, entries, ..
+                } => (ticket, Ok(entries)),
+                PeerInput::FetchFailed { ticket, error } => (ticket, Err(error.to_string())),
+                other => panic!("{other:?}"),
+            });
+        });
+        let corrupt = |index, detail| {
+            let place = format!("region 3 index {index}");
+            Err(EngineError::corrupt(place, detail).to_string())
+        };
+        let expected = [
+            (6, Ok(vec![entry(6)])),
+            (7, corrupt(7, "the checksum does not match")),
+            (8, Ok(vec![entry(8)])),
+            (9, corrupt(9, "the entry is missing")),
+        ];
+        assert_eq!(told.into_inner(), expected);
     }
 
     #[test]
