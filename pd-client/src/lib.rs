@@ -1,7 +1,6 @@
 //! What a client, a store or a tool asks of PD, and what it remembers.
 //!
-//! Without features the crate is pure: memcomparable keys ([`codec`]), the region cache
-//! ([`RegionCache`]) and what the stock clients do when a call fails ([`Attempts`]). A call of a
+//! Without features the crate is pure: the region cache ([`RegionCache`]) and what the stock clients do when a call fails ([`Attempts`]). A call of a
 //! client is then a loop:
 //!
 //! 1. [`RegionCache::locate`]; on a miss ask PD and [`RegionCache::insert`].
@@ -11,7 +10,6 @@
 //! The feature `transport` adds `PdClient`, the gRPC connection of a store to PD.
 
 mod cache;
-pub mod codec;
 pub mod retry;
 #[cfg(feature = "transport")]
 mod transport;

@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 
+use flotilla_proto::keys::KeyMode;
+
 use crate::call::{Call, Request, Response, calls};
 use crate::effect::{Event, RequestToken};
 use crate::leading::Leading;
 use crate::limits::CHANGES_MAX;
-use crate::records::{KeyMode, Mod};
+use crate::records::Mod;
 use crate::reply::{Answer, Cx, Reply};
 use crate::status::{Code, Status};
 

@@ -2,10 +2,11 @@
 
 use bytes::Bytes;
 use flotilla_proto::clock::Wall;
+use flotilla_proto::keys::{KeyMode, SENTINEL_BOUNDARY};
 use flotilla_proto::keyspacepb::KeyspaceState;
 use flotilla_proto::metapb::{Peer, PeerRole, Region, RegionEpoch, Store};
 
-use crate::records::{self, ClusterRecord, KeyMode, KeyspaceRecord};
+use crate::records::{self, ClusterRecord, KeyspaceRecord};
 use crate::stores::is_address;
 use crate::version::Version;
 
@@ -25,13 +26,6 @@ pub const SENTINEL_REGION: u64 = 5;
 pub const SENTINEL_PEER: u64 = 6;
 /// The first id the allocator hands out.
 pub const FIRST_ALLOCATED_ID: u64 = 1_000;
-
-/// The memcomparable encoding of eight `FF` bytes: above every key in practice, so that no range of
-/// a client ends in the last region (wire, sections 8.4 and 10).
-pub const SENTINEL_BOUNDARY: [u8; 18] = [
-    0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, //
-    0, 0, 0, 0, 0, 0, 0, 0, 0xF7,
-];
 
 /// The epoch of a region that was created with the cluster.
 pub const FIRST_EPOCH: RegionEpoch = RegionEpoch {

@@ -1,5 +1,6 @@
 //! The global config items PD keeps for its stores: only the key mode (contracts: C38).
 
+use flotilla_proto::keys::KeyMode;
 use flotilla_proto::pdpb::{
     Error, ErrorType, EventType, GlobalConfigItem, LoadGlobalConfigRequest,
     LoadGlobalConfigResponse, StoreGlobalConfigRequest, StoreGlobalConfigResponse,
@@ -10,7 +11,7 @@ use crate::changes::Then;
 use crate::effect::Event;
 use crate::leading::Leading;
 use crate::limits::{CONFIG_KEY_MODE, CONFIG_PATH};
-use crate::records::{self, KeyMode, Mod};
+use crate::records::{self, Mod};
 use crate::reply::Cx;
 use crate::status::Status;
 
@@ -122,7 +123,8 @@ fn parse_mode(change: &GlobalConfigItem) -> Result<KeyMode, String> {
     } else {
         &payload
     };
-    KeyMode::parse(value).ok_or_else(|| format!("{value:?} is no key mode: it is plain or encoded"))
+    KeyMode::from_name(value)
+        .ok_or_else(|| format!("{value:?} is no key mode: it is plain or encoded"))
 }
 
 fn stored(error: Option<String>) -> Response {

@@ -56,7 +56,7 @@ pub enum CreateKeyspaceError {
         "this cluster holds plain raw keys (API v1); keyspaces need a cluster with encoded keys (API v2)"
     )]
     PlainKeys,
-    /// HTTP 507: ids have 24 bits.
+    /// HTTP 507: there is none above `KEYSPACE_ID_MAX`.
     #[error("all keyspace ids are used up")]
     IdsUsedUp,
     /// HTTP 412.

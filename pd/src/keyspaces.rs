@@ -3,9 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-use flotilla_pd_client::codec;
 use flotilla_proto::clock::{Mono, Wall};
+use flotilla_proto::keys::{KEYSPACE_ID_MAX, KeyMode, keyspace_boundaries};
 use flotilla_proto::keyspacepb::{
     GetAllKeyspacesRequest, GetAllKeyspacesResponse, KeyspaceMeta, KeyspaceState,
     LoadKeyspaceByIdRequest, LoadKeyspaceRequest, LoadKeyspaceResponse, LookupKeyspaceResponse,
@@ -22,9 +21,9 @@ use crate::genesis::{DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID};
 use crate::internal::{CreateKeyspace, CreateKeyspaceError, CreatedKeyspace};
 use crate::leading::Leading;
 use crate::limits::{
-    KEYSPACE_CONFIG_BYTES_MAX, KEYSPACE_ID_MAX, KEYSPACE_NAME_BYTES_MAX, KEYSPACE_WAIT, PARKED_MAX,
+    KEYSPACE_CONFIG_BYTES_MAX, KEYSPACE_NAME_BYTES_MAX, KEYSPACE_WAIT, PARKED_MAX,
 };
-use crate::records::{self, KeyMode, KeyspaceRecord, Mod};
+use crate::records::{self, KeyspaceRecord, Mod};
 use crate::reply::{Answer, Cx, Refusal};
 use crate::splits::Wanted;
 
@@ -81,7 +80,8 @@ impl Leading {
         while !self.splits.full()
             && let Some(id) = next(self)
         {
-            self.start_split(cx, Wanted::Keyspace(id), boundaries(id), None);
+            let boundaries = keyspace_boundaries(id).into();
+            self.start_split(cx, Wanted::Keyspace(id), boundaries, None);
         }
         for wait in std::mem::take(&mut self.keyspace_waits) {
             if cx.now < wait.deadline {
@@ -375,19 +375,6 @@ impl Leading {
         let mods = vec![records::put_keyspace(id, &after)];
         Ok(Plan::change(updated(after.meta(id)), mods))
     }
-}
-
-/// Where the ranges of a keyspace, raw and transactional, start and end.
-fn boundaries(id: u32) -> BTreeSet<Bytes> {
-    assert!(id <= KEYSPACE_ID_MAX, "keyspace id {id}");
-    let boundary = |mode: u8, id: u32| {
-        let [_, high, middle, low] = id.to_be_bytes();
-        codec::encode_bytes(&[mode, high, middle, low])
-    };
-    [(b'r', id), (b'r', id + 1), (b'x', id), (b'x', id + 1)]
-        .into_iter()
-        .map(|(mode, id)| boundary(mode, id))
-        .collect()
 }
 
 /// Disabled ones come back, archived ones only go.

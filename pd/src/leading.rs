@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::clock::{Mono, Wall};
+use flotilla_proto::keys::KeyMode;
 use flotilla_proto::metapb::StoreState;
 use flotilla_proto::pdpb::{
     ErrorType, GetAllStoresResponse, GetClusterConfigResponse, GetGcSafePointResponse,
@@ -17,7 +18,7 @@ use crate::ids::Ids;
 use crate::keyspaces::{KeyspaceWait, Unsplit};
 use crate::lookup::Parked;
 use crate::members;
-use crate::records::{Durable, KeyMode, Mod, RecordError};
+use crate::records::{Durable, Mod, RecordError};
 use crate::reply::{Answer, Cx, Refusal};
 use crate::routes::Routes;
 use crate::splits::Splits;

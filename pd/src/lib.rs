@@ -70,13 +70,14 @@ mod version;
 pub mod view;
 mod window;
 
+pub use flotilla_proto::keys::{KeyMode, SENTINEL_BOUNDARY};
+
 pub use call::{CALL_NAMES, Call, Request, Response, calls};
 pub use effect::{Effect, Event, Input, Outcome, ProposalToken, RequestToken, StreamId};
 pub use genesis::{
     ADVERTISED_VERSION, DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, FIRST_ALLOCATED_ID, FIRST_EPOCH,
     FIRST_PEER, FIRST_REGION, FIRST_STORE, Genesis, GenesisError, MAX_PEER_COUNT, META_PEER,
-    META_REGION, SENTINEL_BOUNDARY, SENTINEL_PEER, SENTINEL_REGION, bootstrap_records,
-    first_regions,
+    META_REGION, SENTINEL_PEER, SENTINEL_REGION, bootstrap_records, first_regions,
 };
 pub use internal::{
     CreateKeyspace, CreateKeyspaceError, CreatedKeyspace, ExtendWindow, ViewKind, WindowExtended,
@@ -88,5 +89,5 @@ pub use oracle::{
     Batch, LOGICAL_BITS, LOGICAL_END, Oracle, OracleCommand, OracleError, PHYSICAL_MAX_MS,
     STEP_AHEAD_EVERY, TSO_BATCH_MAX,
 };
-pub use records::{KeyMode, RecordError};
+pub use records::RecordError;
 pub use status::{Code, NOT_LEADER, Status};

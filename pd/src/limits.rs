@@ -53,10 +53,6 @@ pub const PARKED_FOR: Duration = Duration::from_secs(1);
 /// How long creating or loading a keyspace waits for its boundaries.
 pub const KEYSPACE_WAIT: Duration = Duration::from_millis(1_500);
 
-/// The highest keyspace id: ids have 24 bits, and the end of the highest one's range must still
-/// start with the same mode byte.
-pub const KEYSPACE_ID_MAX: u32 = 0xFF_FFFE;
-
 /// Bytes of a keyspace's name.
 pub const KEYSPACE_NAME_BYTES_MAX: usize = 64;
 
@@ -98,4 +94,3 @@ pub const CONFIG_KEY_MODE: &str = "key-mode";
 
 const _: () = assert!(TSO_WINDOW_LOW.as_millis() < TSO_WINDOW.as_millis());
 const _: () = assert!(TICK.as_millis() * 10 <= TSO_WINDOW_LOW.as_millis());
-const _: () = assert!(KEYSPACE_ID_MAX < 1 << 24);

@@ -16,6 +16,7 @@
 use std::collections::BTreeMap;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use flotilla_proto::keys::{KEYSPACE_ID_MAX, KeyMode};
 use flotilla_proto::keyspacepb::{KeyspaceMeta, KeyspaceState, keyspace_meta};
 use flotilla_proto::metapb::Store;
 use prost::Message;
@@ -79,32 +80,6 @@ pub enum RecordError {
         /// The cluster id in the row.
         found: u64,
     },
-}
-
-/// How a cluster's keys look to PD (contracts: C38).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyMode {
-    /// Raw API v1: region boundaries are user keys.
-    Plain,
-    /// Transactions and API v2: region boundaries are memcomparable encodings.
-    Encoded,
-}
-
-impl KeyMode {
-    /// Its name in configuration and in the global config item.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Plain => "plain",
-            Self::Encoded => "encoded",
-        }
-    }
-
-    /// The mode called `name`.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Plain, Self::Encoded]
-            .into_iter()
-            .find(|mode| mode.name() == name)
-    }
 }
 
 /// What is true of the cluster as a whole.
@@ -296,6 +271,9 @@ impl Durable {
 
     fn put_keyspace(&mut self, key: &Bytes, id: u32, body: &[u8]) -> Result<(), RecordError> {
         let record: KeyspaceRecord = decode(key, body)?;
+        if id > KEYSPACE_ID_MAX {
+            return Err(corrupt(key, "no keyspace has that id"));
+        }
         if self
             .keyspace_names
             .get(&record.name)

@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use flotilla_pd_client::codec;
 use flotilla_proto::clock::Mono;
+use flotilla_proto::keys::{KeyMode, leading_encoding};
 use flotilla_proto::pdpb::{
     CheckPolicy, RegionHeartbeatResponse, ResponseHeader, SplitAndScatterRegionsResponse,
     SplitRegion, SplitRegionsResponse,
@@ -18,7 +18,7 @@ use crate::leading::Leading;
 use crate::limits::{
     BOUNDARY_BYTES_MAX, SPLIT_ATTEMPTS, SPLIT_ATTEMPTS_MAX, SPLIT_KEYS_MAX, SPLIT_RETRY, SPLITS_MAX,
 };
-use crate::records::{KeyMode, Mod};
+use crate::records::Mod;
 use crate::reply::{Answer, Cx, Refusal};
 use crate::routes::before_end;
 use crate::status::{Code, Status};
@@ -305,7 +305,7 @@ impl Leading {
                 );
                 return Err(Refusal::unknown(text));
             }
-            match codec::encoded_len(key) {
+            match leading_encoding(key) {
                 Some(length) => boundaries.insert(key.slice(..length)),
                 None if encoded => {
                     let text = "this cluster's keys are encoded, and a split key is not";
@@ -321,7 +321,7 @@ impl Leading {
 fn all_encoded(boundaries: &BTreeSet<Bytes>) -> bool {
     boundaries
         .iter()
-        .all(|key| codec::encoded_len(key) == Some(key.len()))
+        .all(|key| leading_encoding(key) == Some(key.len()))
 }
 
 fn refuse_split(cx: &mut Cx<'_>, wanted: Wanted, refusal: Refusal) {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use common::{World, header, outcome, region};
 use expect_test::expect;
+use flotilla_pd::records::{KeyspaceRecord, put_keyspace};
 use flotilla_pd::{
     CONFIG_KEY_MODE, CONFIG_PATH, Call, CreateKeyspace, CreateKeyspaceError, Event, KeyMode,
     Outcome, Request, RequestToken, SPLIT_ATTEMPTS, StreamId, calls,
 };
-use flotilla_pd_client::codec::encode_bytes;
+use flotilla_proto::keys::{KEYSPACE_ID_MAX, encode};
 use flotilla_proto::keyspacepb::{
     GetAllKeyspacesRequest, KeyspaceMeta, KeyspaceState, LoadKeyspaceByIdRequest,
     LoadKeyspaceRequest, LookupKeyspaceRequest, NamespaceRef, UpdateKeyspaceStateRequest,
@@ -139,7 +140,7 @@ fn boundaries_of(id: u8) -> [Bytes; 4] {
         [b'x', 0, 0, id],
         [b'x', 0, 0, id + 1],
     ]
-    .map(|key| encode_bytes(&key))
+    .map(|key| encode(&key))
 }
 
 #[test]
@@ -301,6 +302,39 @@ fn what_cannot_be_created() {
         412 the cluster is not bootstrapped
         a keyspace's settings hold at most 16384 bytes, these are 16385
     "#]].assert_eq(&lines);
+}
+
+#[test]
+fn the_highest_id_is_the_last_whose_range_ends_under_its_own_mode_byte() {
+    let mut world = World::idle(&common::genesis());
+    let split = KeyspaceRecord {
+        split: true,
+        ..world.durable().keyspaces[&0].clone()
+    };
+    let before = KeyspaceRecord {
+        name: "before".to_owned(),
+        ..split.clone()
+    };
+    world.write(vec![
+        put_keyspace(0, &split),
+        put_keyspace(KEYSPACE_ID_MAX - 1, &before),
+    ]);
+    world.lead();
+    let mut stores = Stores::start(&mut world);
+    let last = world.send(create("last"));
+    stores.obey(&mut world);
+    let meta = created(&mut world, last).unwrap();
+    assert_eq!(meta.keyspace, Some(keyspace_meta::Keyspace::Id(0xff_fffe)));
+    let boundaries = [
+        b"r\xff\xff\xfe",
+        b"r\xff\xff\xff",
+        b"x\xff\xff\xfe",
+        b"x\xff\xff\xff",
+    ];
+    assert_eq!(stores.boundaries(), boundaries.map(|key| encode(key)));
+    let more = world.send(create("more"));
+    let error = created(&mut world, more).unwrap_err();
+    assert_eq!(error, CreateKeyspaceError::IdsUsedUp);
 }
 
 #[test]
@@ -550,7 +584,7 @@ impl Stores {
 fn an_undecided_cluster_becomes_plain_by_the_first_plain_boundary() {
     let mut world = World::leading();
     let mut stores = Stores::start(&mut world);
-    let encoded = encode_bytes(b"user");
+    let encoded = encode(b"user");
     world.send(calls::SplitRegions::request(split(&[&encoded], 1)));
     stores.obey(&mut world);
     assert_eq!(key_mode(&mut world), "", "an encoding fits both modes");
@@ -564,7 +598,7 @@ fn an_undecided_cluster_becomes_plain_by_the_first_plain_boundary() {
 fn an_encoded_cluster_is_split_at_encodings_without_timestamps() {
     let mut world = World::of_mode(KeyMode::Encoded);
     let mut stores = Stores::start(&mut world);
-    let boundary = encode_bytes(b"user");
+    let boundary = encode(b"user");
     let versioned = [&boundary[..], &[0xAA; 8]].concat();
     let token = world.send(calls::SplitRegions::request(split(&[&versioned], 1)));
     stores.obey(&mut world);

@@ -2,6 +2,7 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::{CLUSTER, World, header, outcome, region, store};
 use expect_test::{Expect, expect};
 use flotilla_pd::records::{put_cluster, put_store};
@@ -520,6 +521,15 @@ fn what_the_rows_must_be_for_a_node_to_serve() {
         |world| drop(world.rows.insert("c".into(), "\x01\x07garbage".into())),
         expect![[r#"
             corrupt row 63 in the meta region: failed to decode Protobuf message: invalid wire type value: 7; restore this store from its replicas or a backup
+        "#]],
+    );
+    refuse(
+        |world| {
+            let above = Bytes::from_static(b"k\x00\xff\xff\xff");
+            world.rows.insert(above, "\x01".into());
+        },
+        expect![[r#"
+            corrupt row 6b00ffffff in the meta region: no keyspace has that id; restore this store from its replicas or a backup
         "#]],
     );
     refuse(

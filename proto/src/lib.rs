@@ -1,5 +1,6 @@
 //! Wire types: the subset of TiKV's and PD's protocol that real clients use, and Flotilla's own
-//! messages between stores and records on disk.
+//! messages between stores and records on disk. Beside them what every crate must agree on: clocks
+//! ([`clock`]) and keys ([`keys`]).
 //!
 //! Byte fields are [`bytes::Bytes`]: a value is not copied between socket and log. The gRPC services
 //! are behind the feature `grpc`.
@@ -9,7 +10,10 @@
 )]
 #![allow(clippy::all, unreachable_pub, rustdoc::all)]
 
+#[warn(clippy::all, missing_docs, unreachable_pub)]
 pub mod clock;
+#[warn(clippy::all, missing_docs, unreachable_pub)]
+pub mod keys;
 
 include!(concat!(env!("OUT_DIR"), "/all.rs"));
 

@@ -28,7 +28,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use flotilla_engine::rocks::{BlockCache, DbStats, RocksState};
 use flotilla_engine::row::Expiry;
 use flotilla_engine::{DataDir, FlushReason, SplitLimits, StateStore, StoreIds};
-use flotilla_kv::{KeyMode, TtlClock};
+use flotilla_kv::{KeyMode, TtlClock, key};
 use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, SizeCheck};
 use flotilla_raftstore::runtime::{ApplyLimits, Runtime, World};
 use flotilla_raftstore::{DurableWatch, boot};
@@ -101,7 +101,7 @@ impl Store {
 
     /// The cluster's key mode is known.
     pub fn set_mode(&self, mode: KeyMode) {
-        self.expiry.set_mode(mode.into());
+        self.expiry.set_mode(key::row_mode(mode));
     }
 
     /// What the two databases have done: the log, the state.

@@ -122,7 +122,7 @@ fn create_cluster(
     let genesis = Genesis {
         cluster_id: ids.cluster_id,
         store: Some(descriptor(ids.store_id, advertised)),
-        key_mode: configured_mode(config).map(pd_mode),
+        key_mode: configured_mode(config),
         max_peer_count: MAX_PEER_COUNT,
         created: dir.created(),
     };
@@ -154,13 +154,6 @@ pub(super) fn configured_mode(config: &Config) -> Option<KeyMode> {
         config::KeyMode::Auto => None,
         config::KeyMode::Plain => Some(KeyMode::Plain),
         config::KeyMode::Encoded => Some(KeyMode::Encoded),
-    }
-}
-
-fn pd_mode(mode: KeyMode) -> flotilla_pd::KeyMode {
-    match mode {
-        KeyMode::Plain => flotilla_pd::KeyMode::Plain,
-        KeyMode::Encoded => flotilla_pd::KeyMode::Encoded,
     }
 }
 
