@@ -65,7 +65,7 @@ pub struct RegionView {
     pub written_keys: u64,
     /// Keys read likewise.
     pub read_keys: u64,
-    /// MiB.
+    /// MiB, rounded down; 1 for a smaller region that is not empty. Stores report bytes.
     pub approximate_size: u64,
     /// Keys.
     pub approximate_keys: u64,
@@ -172,13 +172,13 @@ pub struct StoreStatusView {
     pub leader_count: u64,
     /// Scheduling weight.
     pub leader_weight: f64,
-    /// Sum of sizes of regions it leads, MiB.
+    /// MiB: the sum of [`RegionView::approximate_size`] of the regions it leads.
     pub leader_size: u64,
     /// Regions it has a peer of.
     pub region_count: u64,
     /// Scheduling weight.
     pub region_weight: f64,
-    /// Sum of sizes of its regions, MiB.
+    /// MiB: the sum of [`RegionView::approximate_size`] of the regions it has a peer of.
     pub region_size: u64,
     /// When it started, RFC 3339; absent before its first report.
     #[serde(skip_serializing_if = "Option::is_none")]

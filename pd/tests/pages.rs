@@ -4,6 +4,7 @@ mod common;
 
 use common::{World, beat, header, region};
 use expect_test::{Expect, expect};
+use flotilla_pd::view::View;
 use flotilla_pd::{ViewKind, calls};
 use flotilla_proto::metapb::{Peer, PeerRole, Store, StoreLabel};
 use flotilla_proto::pdpb::{
@@ -267,6 +268,32 @@ fn members() {
         }
     "#]],
     );
+}
+
+#[test]
+fn a_region_reported_in_bytes_is_shown_in_mebibytes() {
+    const MIB: u64 = 1 << 20;
+    let mut world = World::leading();
+    let mut check = |bytes: u64, mib: u64| {
+        world.heartbeat(
+            flotilla_pd::StreamId(1),
+            RegionHeartbeatRequest {
+                approximate_size: bytes,
+                ..beat(region(3, 2, "", ""))
+            },
+        );
+        let View::Regions(page) = world.ask::<calls::View>(ViewKind::Regions).unwrap() else {
+            panic!("another page");
+        };
+        assert_eq!(page.regions[0].approximate_size, mib, "{bytes} bytes");
+    };
+    check(0, 0);
+    check(1, 1);
+    check(MIB - 1, 1);
+    check(MIB, 1);
+    check(2 * MIB - 1, 1);
+    check(2 * MIB, 2);
+    check(256 * MIB, 256);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flotilla_kv::KeyMode;
 use flotilla_pd::{CONFIG_KEY_MODE, CONFIG_PATH};
 use flotilla_pd_client::{ClientConfig, HeartbeatLost, PdClient, PdError, RegionHeartbeats};
@@ -24,8 +25,6 @@ const RETRY_FIRST: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Questions for split ids that are under way at once.
 const ASKS_MAX: usize = 64;
-/// PD counts region sizes in these.
-const MIB: u64 = 1 << 20;
 
 /// Asks PD on behalf of requests.
 #[derive(Clone, Debug)]
@@ -310,12 +309,9 @@ impl Reporter {
                 Ok(regions) => tracing::info!(region, parts = regions.len(), "split as PD asked"),
                 Err(error) => tracing::info!(region, %error, "could not split as PD asked"),
             });
-            let mut keys = split.keys;
-            keys.sort_unstable();
-            keys.dedup();
             PeerInput::Split {
                 context: None,
-                keys,
+                keys: boundaries(self.store.mode(), split.keys),
                 answer,
             }
         } else if let Some(to) = instruction
@@ -329,6 +325,18 @@ impl Reporter {
         // PD asks again if it still wants it.
         let _ = self.store.runtime.raft.send(region, RaftInput::Peer(input));
     }
+}
+
+/// The keys that PD wants regions to start at, as boundaries that clients can read, ascending
+/// (contracts: C38). While the key mode is not known here, PD has seen to it.
+fn boundaries(mode: Option<KeyMode>, keys: Vec<Bytes>) -> Vec<Bytes> {
+    let mut boundaries = match mode {
+        None => keys,
+        Some(mode) => keys.iter().filter_map(|key| mode.boundary(key)).collect(),
+    };
+    boundaries.sort_unstable();
+    boundaries.dedup();
+    boundaries
 }
 
 async fn next_instruction(
@@ -351,8 +359,8 @@ fn region_heartbeat(
         region: Some(region),
         leader: Some(leader),
         term,
-        approximate_size: size.bytes.div_ceil(MIB),
-        approximate_kv_size: size.bytes.div_ceil(MIB),
+        approximate_size: size.bytes,
+        approximate_kv_size: size.bytes,
         approximate_keys: size.keys,
         bytes_written: written.bytes,
         keys_written: written.keys,
@@ -381,5 +389,50 @@ impl PdQueue {
         mpsc::UnboundedReceiver<flotilla_raftstore::effects::MetaRole>,
     ) {
         (self.tasks, self.roles)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_kv::key;
+
+    use super::*;
+
+    #[test]
+    fn sizes_go_to_pd_in_bytes() {
+        let (size, written) = (
+            RegionSize {
+                bytes: (5 << 20) + 1,
+                keys: 7,
+            },
+            RegionSize { bytes: 11, keys: 2 },
+        );
+        let heartbeat = region_heartbeat(Region::default(), Peer::default(), 6, size, written);
+        assert_eq!(heartbeat.approximate_size, (5 << 20) + 1);
+        assert_eq!(heartbeat.approximate_kv_size, (5 << 20) + 1);
+        assert_eq!(heartbeat.approximate_keys, 7);
+        assert_eq!((heartbeat.bytes_written, heartbeat.keys_written), (11, 2));
+    }
+
+    #[test]
+    fn pd_splits_at_boundaries_that_clients_can_read() {
+        #[track_caller]
+        fn check(mode: Option<KeyMode>, keys: &[&[u8]], expected: &[&[u8]]) {
+            let keys = keys.iter().map(|key| Bytes::copy_from_slice(key)).collect();
+            assert_eq!(boundaries(mode, keys), expected);
+        }
+        let (one, two) = (key::encode(b"one"), key::encode(b"two"));
+        let versioned = [&one[..], &[0xff; 8]].concat();
+        check(
+            Some(KeyMode::Encoded),
+            &[&two, b"plain", &versioned, &one],
+            &[&one, &two],
+        );
+        check(
+            Some(KeyMode::Plain),
+            &[b"b", &versioned, b"a", b"b"],
+            &[b"a", b"b", &versioned],
+        );
+        check(None, &[b"b", &versioned], &[b"b", &versioned]);
     }
 }
