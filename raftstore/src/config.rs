@@ -60,8 +60,6 @@ pub struct Config {
     pub store_heartbeat: Duration,
     /// Bytes of recent entries kept in memory, all regions together.
     pub entry_cache_bytes: u64,
-    /// Boundaries of regions must be memcomparable encodings (contracts: C38).
-    pub encoded_keys: bool,
     /// Seeds election jitter.
     pub seed: u64,
 }
@@ -95,7 +93,6 @@ impl Default for Config {
             region_heartbeat: Duration::from_secs(10),
             store_heartbeat: Duration::from_secs(10),
             entry_cache_bytes: flotilla_engine::ENTRY_CACHE_BYTES,
-            encoded_keys: false,
             seed: 1,
         }
     }

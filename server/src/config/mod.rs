@@ -276,7 +276,6 @@ impl Config {
             region_heartbeat: self.region_heartbeat,
             store_heartbeat: self.store_heartbeat,
             entry_cache_bytes: self.entry_cache.0,
-            encoded_keys: self.key_mode == KeyMode::Encoded,
             seed,
             ..flotilla_raftstore::Config::default()
         }

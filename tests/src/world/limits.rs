@@ -59,7 +59,6 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         } else {
             1 << 20
         },
-        encoded_keys: false,
         seed: 0,
     }
 }

@@ -143,10 +143,7 @@ impl World {
             workload: Workload::draw(&config, mode, &mut root.fork("workload")),
             faults: Faults::draw(&mut root.fork("fault rates")),
             operations: rng.range(80..=400),
-            config: Config {
-                encoded_keys: mode == KeyMode::Encoded,
-                ..config
-            },
+            config,
         }
     }
 
