@@ -59,7 +59,7 @@ format:
 
 .PHONY: lint
 lint: system ## Clippy, warnings as errors
-	$(CARGO) clippy $(pure) --all-targets -- -D warnings
+	CLIPPY_CONF_DIR=$(CURDIR) $(CARGO) clippy $(pure) --all-targets -- -D warnings
 	$(CARGO) clippy $(linked) --all-targets -- -D warnings
 
 .PHONY: edges

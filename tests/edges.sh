@@ -56,6 +56,12 @@ for package in flotilla-raft flotilla-engine flotilla-router flotilla-raftstore 
     grep -q 'flotilla-proto feature "grpc"' <<<"$found" && complain "$package turns on flotilla-proto/grpc" || true
 done
 
+# A clippy.toml hides the bans in the root. Only what links RocksDB or opens sockets has one; the
+# engine without RocksDB is checked against the root all the same (make lint).
+for file in $(git ls-files '*/clippy.toml'); do
+    [[ " engine server benches " == *" ${file%/clippy.toml} "* ]] || complain "$file hides the bans in clippy.toml from a pure package"
+done
+
 # A package that is new here would go unproved.
 known="proto raft engine mailbox router raftstore kv pd-client pd benches tests"
 for manifest in $(git ls-files '*Cargo.toml'); do

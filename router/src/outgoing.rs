@@ -1,6 +1,6 @@
 //! What waits to be sent to other stores: one bounded queue per store and lane.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::BuildHasherDefault;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,14 +76,17 @@ struct StoreQueues<R> {
     on_ready: RwLock<Option<OnReady>>,
 }
 
+#[expect(clippy::disallowed_types, reason = "looked up, never iterated")]
+type Numbers = std::collections::HashMap<u64, u64, BuildHasherDefault<AddrHasher>>;
+
 struct Queue<R> {
     messages: VecDeque<R>,
     /// The sum of the messages' bytes.
     bytes: u64,
     /// Messages that have left; message `i` of the queue has the number `left + i`.
     left: u64,
-    /// Number of the waiting message by its key. Looked up, never iterated.
-    keys: HashMap<u64, u64, BuildHasherDefault<AddrHasher>>,
+    /// Number of the waiting message by its key.
+    keys: Numbers,
     /// Its store was forgotten: what still arrives here goes to the store's new queues.
     forgotten: bool,
 }
@@ -290,7 +293,7 @@ impl<R> Default for Queue<R> {
             messages: VecDeque::new(),
             bytes: 0,
             left: 0,
-            keys: HashMap::default(),
+            keys: Numbers::default(),
             forgotten: false,
         }
     }
