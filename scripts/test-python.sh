@@ -33,7 +33,7 @@ find_python() {
 }
 
 installed() {
-    [[ -x $venv/bin/python ]] && "$venv/bin/python" -m pip show --quiet "${client%%==*}" 2>/dev/null
+    [[ -x $venv/bin/python ]] && "$venv/bin/python" -m pip freeze --disable-pip-version-check 2>/dev/null | tr _ - | grep -qx "$client"
 }
 
 if ! installed; then
