@@ -51,7 +51,7 @@ pub trait Command {
 pub trait Read: Command {
     /// Reads. The region's own checks (leader, epoch) come before: a follower answers `NotLeader`
     /// to any request, whatever is wrong with it.
-    fn read<R: StateReader + ?Sized>(self, view: &View<'_, R>) -> Result<Self::Response, Failure>;
+    fn read<R: StateReader + ?Sized>(&self, view: &View<'_, R>) -> Result<Self::Response, Failure>;
 }
 
 /// A command that writes without reading.
@@ -71,7 +71,7 @@ pub trait ReadWrite: Command {
 
     /// Reads, and decides what to propose.
     fn decide<R: StateReader + ?Sized>(
-        self,
+        &self,
         view: &View<'_, R>,
     ) -> Result<Proposal<Self::Response>, Failure>;
 }

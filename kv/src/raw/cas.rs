@@ -17,7 +17,7 @@ impl ReadWrite for RawCasRequest {
     /// Absent is not the same as empty. The response tells the state before, whether it was as
     /// expected or not; deleting what is not there succeeds without a write.
     fn decide<R: StateReader + ?Sized>(
-        self,
+        &self,
         view: &View<'_, R>,
     ) -> Result<Proposal<RawCasResponse>, Failure> {
         let space = Space::new(view.scope, self.context.as_ref(), &self.cf)?;
@@ -28,8 +28,8 @@ impl ReadWrite for RawCasRequest {
             put(&space, &self.key, &self.value, self.ttl)?
         };
         let found = visible_row(view, space.cf, &change.key)?.map(|row| row.value);
-        let expected = (!self.previous_not_exist).then_some(self.previous_value);
-        let succeed = found == expected;
+        let expected = (!self.previous_not_exist).then_some(&self.previous_value);
+        let succeed = found.as_ref() == expected;
         let writes = succeed && !(self.delete && found.is_none());
         let response = RawCasResponse {
             succeed,

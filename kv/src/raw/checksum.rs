@@ -12,7 +12,7 @@ impl Read for RawChecksumRequest {
     /// XOR over the rows of CRC64(user key, value), with the number of rows and of their bytes;
     /// rows in several ranges count once for each. An empty bound is the edge of the region.
     fn read<R: StateReader + ?Sized>(
-        self,
+        &self,
         view: &View<'_, R>,
     ) -> Result<RawChecksumResponse, Failure> {
         let space = Space::new(view.scope, self.context.as_ref(), "")?;

@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::limits::ROWS_PER_DEADLINE_CHECK;
 
 impl Read for RawGetRequest {
-    fn read<R: StateReader + ?Sized>(self, view: &View<'_, R>) -> Result<RawGetResponse, Failure> {
+    fn read<R: StateReader + ?Sized>(&self, view: &View<'_, R>) -> Result<RawGetResponse, Failure> {
         let space = Space::new(view.scope, self.context.as_ref(), &self.cf)?;
         let row = visible_row(view, space.cf, &space.key(&self.key)?)?;
         Ok(RawGetResponse {
@@ -27,19 +27,19 @@ impl Read for RawGetRequest {
 impl Read for RawBatchGetRequest {
     /// The keys that have a value, in the order of the request.
     fn read<R: StateReader + ?Sized>(
-        self,
+        &self,
         view: &View<'_, R>,
     ) -> Result<RawBatchGetResponse, Failure> {
         let space = Space::new(view.scope, self.context.as_ref(), &self.cf)?;
         let mut pairs = Vec::new();
         let mut size = AnswerSize::default();
-        for (count, key) in (1u32..).zip(self.keys) {
+        for (count, key) in (1u32..).zip(&self.keys) {
             if count.is_multiple_of(ROWS_PER_DEADLINE_CHECK) && (view.expired)() {
                 return Err(Failure::deadline_exceeded());
             }
-            if let Some(row) = visible_row(view, space.cf, &space.key(&key)?)? {
+            if let Some(row) = visible_row(view, space.cf, &space.key(key)?)? {
                 let pair = KvPair {
-                    key,
+                    key: key.clone(),
                     value: row.value,
                     ..KvPair::default()
                 };
@@ -57,7 +57,7 @@ impl Read for RawBatchGetRequest {
 impl Read for RawGetKeyTtlRequest {
     /// The seconds a row has left; 0 is for ever.
     fn read<R: StateReader + ?Sized>(
-        self,
+        &self,
         view: &View<'_, R>,
     ) -> Result<RawGetKeyTtlResponse, Failure> {
         let space = Space::new(view.scope, self.context.as_ref(), &self.cf)?;

@@ -17,7 +17,10 @@ use crate::limits::{ANSWER_BYTES_MAX, ROW_BUFFER_BYTES_MAX, ROW_BUFFER_BYTES_MIN
 impl Read for RawScanRequest {
     /// Forward: the rows of [start_key, end_key), ascending. Reverse: the rows below `start_key`
     /// and from `end_key` on, descending. An empty bound is the edge of the region.
-    fn read<R: StateReader + ?Sized>(self, view: &View<'_, R>) -> Result<RawScanResponse, Failure> {
+    fn read<R: StateReader + ?Sized>(
+        &self,
+        view: &View<'_, R>,
+    ) -> Result<RawScanResponse, Failure> {
         let space = Space::new(view.scope, self.context.as_ref(), &self.cf)?;
         let bounds = directed_range(&space, 0, self.reverse, &self.start_key, &self.end_key)?;
         let mut scan = Scan::new(view, space, self.key_only, self.reverse);
@@ -33,7 +36,7 @@ impl Read for RawBatchScanRequest {
     /// Up to `each_limit` rows of each range, one range after the other. An empty `end_key` means
     /// the next range's `start_key`, for the last range the edge of the region.
     fn read<R: StateReader + ?Sized>(
-        self,
+        &self,
         view: &View<'_, R>,
     ) -> Result<RawBatchScanResponse, Failure> {
         let space = Space::new(view.scope, self.context.as_ref(), &self.cf)?;

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::access::Service;
+use super::gather::Gather;
 use super::listener::Limits;
 use super::memory::Client;
 use super::socket::{Socket, Traffic};
@@ -80,15 +81,16 @@ pub(super) async fn serve(
     }
     let socket = Socket::new(stream);
     let mut patience = Patience::new(socket.traffic(), client, limits);
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
+    let mut connection = Gather::new(connection);
     loop {
         tokio::select! {
-            end = connection.as_mut() => return if end.is_ok() { End::Closed } else { End::Broken },
+            end = &mut connection => return if end.is_ok() { End::Closed } else { End::Broken },
             changed = stopping.wait_for(|stop| *stop), if !patience.stopping => {
                 // A listener that is gone stops its connections too.
                 let _ = changed;
                 patience.stopping = true;
-                connection.as_mut().graceful_shutdown();
+                connection.get_mut().as_mut().graceful_shutdown();
             }
             () = tokio::time::sleep_until(patience.next) => {
                 if let Some(end) = patience.look() {

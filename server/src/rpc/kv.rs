@@ -161,9 +161,18 @@ impl Kv {
         kind: Kind,
         deadline: Deadline,
     ) -> Result<KeyMode, Stop> {
-        if let Some(mode) = self.store.mode() {
-            return Ok(mode);
+        match self.store.mode() {
+            Some(mode) => Ok(mode),
+            None => Box::pin(self.decide_mode(context, kind, deadline)).await,
         }
+    }
+
+    async fn decide_mode(
+        &self,
+        context: Option<&Context>,
+        kind: Kind,
+        deadline: Deadline,
+    ) -> Result<KeyMode, Stop> {
         let wanted = required_mode(context, kind).map_err(Stop::Refused)?;
         let decided = deadline.bound(self.placement.decide_mode(wanted)).await;
         match decided.map_err(passed)? {
@@ -185,7 +194,7 @@ impl Kv {
         reach: Reach,
     ) -> Served<C::Response>
     where
-        C: Read + Clone + Send + 'static,
+        C: Read + Clone + Send + Sync + 'static,
         C::Response: prost::Message + Send + 'static,
     {
         finish(self.try_read(command, origin, reach).await)
@@ -198,7 +207,7 @@ impl Kv {
         reach: Reach,
     ) -> Result<(C::Response, Option<Reserved>), Stop>
     where
-        C: Read + Clone + Send + 'static,
+        C: Read + Clone + Send + Sync + 'static,
         C::Response: prost::Message + Send + 'static,
     {
         let context = self.admit(command.context())?;
@@ -213,9 +222,7 @@ impl Kv {
                 region: grant.region(),
                 now: self.store.ttl.now(clock::wall()),
             };
-            let result = self
-                .run(command.clone(), &scope, origin.deadline, reach)
-                .await?;
+            let result = self.run(&command, &scope, origin.deadline, reach).await?;
             if !self.confirmed(&grant) {
                 continue;
             }
@@ -232,13 +239,8 @@ impl Kv {
             }
             // The client leaves answers unread: this one must not wait for it in memory.
             drop(response);
-            reserved = Some(
-                origin
-                    .deadline
-                    .bound(client.reserve(bytes))
-                    .await
-                    .map_err(passed)?,
-            );
+            let room = Box::pin(origin.deadline.bound(client.reserve(bytes)));
+            reserved = Some(room.await.map_err(passed)?);
         }
         Err(region_error::server_is_busy("the region changes too often to be read", 0).into())
     }
@@ -254,17 +256,22 @@ impl Kv {
             .map_err(refused)?
         {
             Begin::Local(read) => Ok(Grant::Lease(read)),
-            Begin::Ask => {
-                let (answer, permit) = answer_channel();
-                let input = PeerInput::Read {
-                    context: *context,
-                    answer,
-                };
-                self.deliver(context.region, input, deadline).await?;
-                let permit = deadline.bound(permit).await.map_err(passed)?;
-                permit.map_err(closing)?.map(Grant::Permit).map_err(refused)
-            }
+            Begin::Ask => Box::pin(self.ask(context, deadline)).await,
         }
+    }
+
+    async fn ask(&self, context: &ReadContext, deadline: Deadline) -> Result<Grant, Stop> {
+        let (answer, permit) = answer_channel();
+        let input = PeerInput::Read {
+            context: *context,
+            answer,
+        };
+        self.deliver(context.region, input, deadline).await?;
+        let permit = deadline.bound(permit).await.map_err(passed)?;
+        permit
+            .map_err(closing)?
+            .map(Grant::Permit)
+            .map_err(|error| envelope::region_error(error, context.region).into())
     }
 
     /// Whether what was read under `grant` may be answered.
@@ -280,13 +287,13 @@ impl Kv {
 
     async fn run<C>(
         &self,
-        command: C,
+        command: &C,
         scope: &OwnedScope<'_>,
         deadline: Deadline,
         reach: Reach,
     ) -> Result<Result<C::Response, Failure>, Stop>
     where
-        C: Read + Send + 'static,
+        C: Read + Clone + Send + Sync + 'static,
         C::Response: Send + 'static,
     {
         match reach {
@@ -297,24 +304,36 @@ impl Kv {
                 &self.state().snapshot(),
                 deadline,
             )),
-            Reach::Many => {
-                let state = Arc::clone(&self.store.runtime.state);
-                let (mode, region, now) = (scope.mode, scope.region.clone(), scope.now);
-                let turn = deadline.bound(Arc::clone(&self.scans).acquire_owned());
-                let turn = turn.await.map_err(passed)?;
-                let work = move || {
-                    // Kept by the scan itself: it goes on when its client has gone.
-                    let _turn = turn;
-                    let snapshot: RocksSnapshot = state.snapshot();
-                    let region = &region;
-                    look(command, Scope { mode, region, now }, &snapshot, deadline)
-                };
-                // It fails only when the runtime ends or the scan panics, which ends the process.
-                tokio::task::spawn_blocking(work)
-                    .await
-                    .map_err(|_| region_error::closing().into())
-            }
+            Reach::Many => Box::pin(self.run_elsewhere(command.clone(), scope, deadline)).await,
         }
+    }
+
+    /// Reads on a thread of its own, when it is this read's turn.
+    async fn run_elsewhere<C>(
+        &self,
+        command: C,
+        scope: &OwnedScope<'_>,
+        deadline: Deadline,
+    ) -> Result<Result<C::Response, Failure>, Stop>
+    where
+        C: Read + Send + 'static,
+        C::Response: Send + 'static,
+    {
+        let state = Arc::clone(&self.store.runtime.state);
+        let (mode, region, now) = (scope.mode, scope.region.clone(), scope.now);
+        let turn = deadline.bound(Arc::clone(&self.scans).acquire_owned());
+        let turn = turn.await.map_err(passed)?;
+        let work = move || {
+            // Kept by the scan itself: it goes on when its client has gone.
+            let _turn = turn;
+            let snapshot: RocksSnapshot = state.snapshot();
+            let region = &region;
+            look(&command, Scope { mode, region, now }, &snapshot, deadline)
+        };
+        // It fails only when the runtime ends or the scan panics, which ends the process.
+        tokio::task::spawn_blocking(work)
+            .await
+            .map_err(|_| region_error::closing().into())
     }
 
     // ---- writes ----
@@ -376,7 +395,7 @@ impl Kv {
         frees: bool,
     ) -> Served<C::Response>
     where
-        C: ReadWrite + Clone + Send,
+        C: ReadWrite + Send,
         C::Response: Send,
     {
         finish(
@@ -393,7 +412,7 @@ impl Kv {
         frees: bool,
     ) -> Result<C::Response, Stop>
     where
-        C: ReadWrite + Clone + Send,
+        C: ReadWrite + Send,
         C::Response: Send,
     {
         let context = self.admit(command.context())?;
@@ -411,7 +430,7 @@ impl Kv {
                 now: self.store.ttl.now(clock::wall()),
             };
             let expired = || origin.deadline.passed();
-            let decision = command.clone().decide(&View {
+            let decision = command.decide(&View {
                 scope,
                 reader: self.state(),
                 expired: &expired,
@@ -516,11 +535,21 @@ impl Kv {
         input: PeerInput,
         deadline: Deadline,
     ) -> Result<(), Stop> {
-        let mut input = match self.store.runtime.raft.send(region, RaftInput::Peer(input)) {
-            Ok(()) => return Ok(()),
-            Err(SendError::Closed(_)) => return Err(region_error::region_not_found(region).into()),
-            Err(SendError::Full(input)) => input,
-        };
+        match self.store.runtime.raft.send(region, RaftInput::Peer(input)) {
+            Ok(()) => Ok(()),
+            Err(SendError::Closed(_)) => Err(region_error::region_not_found(region).into()),
+            Err(SendError::Full(input)) => {
+                Box::pin(self.deliver_later(region, input, deadline)).await
+            }
+        }
+    }
+
+    async fn deliver_later(
+        &self,
+        region: u64,
+        mut input: RaftInput,
+        deadline: Deadline,
+    ) -> Result<(), Stop> {
         let _delayed = Delayed::new(&self.delayed).ok_or_else(|| self.busy())?;
         let (mut waited, mut pause) = (Duration::ZERO, DELAY_FIRST);
         while waited < DELAY_MAX {
@@ -565,7 +594,7 @@ impl OwnedScope<'_> {
 }
 
 fn look<C: Read>(
-    command: C,
+    command: &C,
     scope: Scope<'_>,
     reader: &impl StateReader,
     deadline: Deadline,
