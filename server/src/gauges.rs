@@ -15,6 +15,7 @@ pub(crate) fn read(metrics: &Metrics, store: &Store) {
     let show = |name, labels: &[(&'static str, &'static str)], value: u64, about| {
         metrics.gauge(name, labels, about).set(value as f64);
     };
+    metrics.read_process();
     let runtime = &store.runtime;
 
     let log = runtime.log.counters();

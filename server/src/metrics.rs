@@ -25,6 +25,7 @@ const SIZES: [f64; 12] = [
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    process: metrics_process::Collector,
     /// Connections and their memory.
     pub network: Arc<NetworkMetrics>,
     /// The store's threads and disk.
@@ -138,6 +139,7 @@ impl Metrics {
             network: Arc::new(NetworkMetrics::register(&recorder)),
             store: Arc::new(StoreMetrics::register(&recorder)),
             recorder,
+            process: metrics_process::Collector::default(),
         }
     }
 
@@ -169,6 +171,14 @@ impl Metrics {
         about: &'static str,
     ) -> Gauge {
         Kind::register(&self.recorder, name, owned(labels), about)
+    }
+
+    /// Takes over what the operating system counts of this process: CPU, memory, open files.
+    pub(crate) fn read_process(&self) {
+        metrics::with_local_recorder(&self.recorder, || {
+            self.process.describe();
+            self.process.collect();
+        });
     }
 
     /// Everything, in Prometheus' text format.
@@ -214,6 +224,25 @@ mod tests {
             assert!(
                 text.lines().any(|found| found == line),
                 "no line {line:?} in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_process_is_measured_under_the_usual_names() {
+        let metrics = Metrics::new();
+        metrics.read_process();
+        let text = metrics.render();
+        for name in [
+            "process_cpu_seconds_total",
+            "process_resident_memory_bytes",
+            "process_open_fds",
+            "process_start_time_seconds",
+        ] {
+            let of_it = |line: &&str| line.starts_with(&format!("{name} "));
+            assert!(
+                text.lines().any(|line| of_it(&line)),
+                "no {name} in\n{text}"
             );
         }
     }
