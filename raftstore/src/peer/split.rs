@@ -12,8 +12,23 @@ use crate::effects::{
 use crate::region::META_REGION;
 use crate::{ReadContext, RequestError, STORE_ADDRESS};
 
-/// A region is measured again when it has grown by this share of the size it is split at.
-const MEASURE_SHARE: u64 = 16;
+/// A region is measured again when this share of the size it is split at was written to it: what
+/// is overwritten makes the estimate too large ...
+const MEASURE_SHARE: u64 = 2;
+/// ... and after this share once it may have reached that size.
+const MEASURE_SHARE_LARGE: u64 = 16;
+
+/// Whether a region that had `size` when it was measured, and had `growth` written to it since, is
+/// to be measured again; `split` is the size it is split at.
+fn worth_measuring(size: u64, growth: u64, split: u64) -> bool {
+    // Nothing grows by more than what is written to it.
+    let share = if size.saturating_add(growth) >= split {
+        MEASURE_SHARE_LARGE
+    } else {
+        MEASURE_SHARE
+    };
+    growth >= split.div_ceil(share)
+}
 
 impl Peer {
     pub(super) fn on_split(
@@ -137,8 +152,9 @@ impl Peer {
 
     /// Asks for a measurement when the region may have grown too large.
     pub(super) fn check_size(&mut self, effects: &mut RaftEffects) {
-        let grown = self.growth.bytes >= self.shared.config.split_bytes.div_ceil(MEASURE_SHARE)
-            || self.growth.keys >= self.shared.config.split_keys.div_ceil(MEASURE_SHARE);
+        let config = &self.shared.config;
+        let grown = worth_measuring(self.size.bytes, self.growth.bytes, config.split_bytes)
+            || worth_measuring(self.size.keys, self.growth.keys, config.split_keys);
         let unknown = self.size == RegionSize::default();
         let due = (grown || unknown) && !self.size_check_running && self.unsettled.is_empty();
         if self.is_leader() && due && self.region.id != META_REGION {
@@ -173,6 +189,30 @@ impl Peer {
                 Err(error) => tracing::info!(region, %error, "split by size did not happen"),
             });
             self.on_split(None, keys, answer, effects);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::worth_measuring;
+
+    #[test]
+    fn a_region_is_measured_when_it_may_be_too_large_and_seldom_before() {
+        for (size, growth, expected) in [
+            (1, 799, false),
+            (1, 800, true),
+            (799, 799, false),
+            (799, 800, true),
+            (1500, 99, false),
+            (1500, 100, true),
+            (1600, 99, false),
+            (1600, 100, true),
+            (u64::MAX, 99, false),
+            (u64::MAX, u64::MAX, true),
+        ] {
+            let found = worth_measuring(size, growth, 1600);
+            assert_eq!(found, expected, "{growth} since it had {size}");
         }
     }
 }
