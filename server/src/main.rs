@@ -1,7 +1,5 @@
 //! The `flotilla` binary.
 
-use std::process::ExitCode;
-
 use anyhow::Context;
 use clap::Parser;
 use flotilla::cli::{Cli, Command, ConfigArgs};
@@ -24,13 +22,15 @@ pub static ALLOCATOR_OPTIONS: &[u8; 70] =
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The work is done.
+const EXIT_DONE: u8 = 0;
 /// The command line or the configuration is wrong; nothing was touched.
 const EXIT_USAGE: u8 = 2;
 /// The work failed.
 const EXIT_FAILED: u8 = 1;
 
-fn main() -> ExitCode {
-    match Cli::parse().command {
+fn main() {
+    let code = match Cli::parse().command {
         Command::Server(args) => with_config(&args, needs_data_dir, server),
         Command::Demo(args) => report(with_runtime(None, demo::run(&args))),
         Command::Bench(bench) => report(with_runtime(None, flotilla_benches::run(bench))),
@@ -42,7 +42,8 @@ fn main() -> ExitCode {
                 Ok(())
             },
         ),
-    }
+    };
+    process::end(code)
 }
 
 fn needs_data_dir(loaded: &Loaded) -> Result<(), ConfigError> {
@@ -54,7 +55,7 @@ fn with_config(
     args: &ConfigArgs,
     check: impl FnOnce(&Loaded) -> Result<(), ConfigError>,
     work: impl FnOnce(Loaded) -> anyhow::Result<()>,
-) -> ExitCode {
+) -> u8 {
     let env = std::env::vars_os().filter_map(|(name, value)| {
         // What is not text is no setting of ours.
         Some((name.into_string().ok()?, value.into_string().ok()?))
@@ -64,18 +65,18 @@ fn with_config(
         Ok(loaded) => loaded,
         Err(error) => {
             eprintln!("flotilla: {error}");
-            return ExitCode::from(EXIT_USAGE);
+            return EXIT_USAGE;
         }
     };
     report(work(loaded))
 }
 
-fn report(result: anyhow::Result<()>) -> ExitCode {
+fn report(result: anyhow::Result<()>) -> u8 {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => EXIT_DONE,
         Err(error) => {
             eprintln!("flotilla: {error:#}");
-            ExitCode::from(EXIT_FAILED)
+            EXIT_FAILED
         }
     }
 }

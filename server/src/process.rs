@@ -61,13 +61,26 @@ pub fn stop_signal() -> std::io::Result<oneshot::Receiver<&'static str>> {
             std::io::stderr(),
             "flotilla: {second} again, stopping at once"
         );
-        std::process::exit(EXIT_IMPATIENT);
+        end(EXIT_IMPATIENT);
     });
     Ok(told)
 }
 
 /// The exit code after a second signal.
-pub const EXIT_IMPATIENT: i32 = 130;
+pub const EXIT_IMPATIENT: u8 = 130;
+
+/// Ends the process with an exit code, and runs no destructors of global objects: threads may still
+/// be inside RocksDB, and would meet its globals half destroyed.
+pub fn end(code: u8) -> ! {
+    #[expect(unsafe_code, reason = "the standard library has no such exit")]
+    // SAFETY: it is declared as POSIX has it, and may be called at any time.
+    unsafe extern "C" {
+        safe fn _exit(status: std::ffi::c_int) -> !;
+    }
+    // Nobody reads it any more, perhaps.
+    let _ = std::io::stdout().flush();
+    _exit(code.into())
+}
 
 /// How many files the process may open, raised as far as allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
