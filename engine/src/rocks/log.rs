@@ -78,12 +78,17 @@ impl RocksLog {
             db.get(key)
                 .map_err(|error| failure(path, "reading the log", &error))
         };
-        check_identity(path, read(&log_key::IDENTITY)?, identity)?;
-        let place = || format!("{}, batch number", path.display());
         let number = read(&log_key::BATCH)?;
-        let number =
-            number.ok_or_else(|| EngineError::corrupt(place(), "the record is missing"))?;
-        let number = codec::number(place, &number)?;
+        // A log that lost everything does not say whose it is either; the watermark tells why.
+        if number.is_some() || synced == 0 {
+            check_identity(path, read(&log_key::IDENTITY)?, identity)?;
+        }
+        let place = || format!("{}, batch number", path.display());
+        let number = match number {
+            Some(number) => codec::number(place, &number)?,
+            None if synced > 0 => 0,
+            None => return Err(EngineError::corrupt(place(), "the record is missing")),
+        };
         if number < synced {
             let detail = format!(
                 "recovered up to batch {number}, but {synced} batches had been synced: \

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use flotilla_engine::rocks::{self, BlockCache, LogOptions};
 use flotilla_engine::{DataDir, EngineError, FlushReason, RaftLog, Result, StateStore, StoreIds};
+use flotilla_proto::clock::Wall;
 use tempfile::TempDir;
 
 use crate::common::log_script::LogScript;
@@ -210,6 +211,29 @@ fn a_damaged_wal_is_noticed_by_the_watermark() {
             says,
             FINE,
         );
+    }
+}
+
+/// In a young log the WAL holds everything, also whose it is.
+#[test]
+fn a_log_that_lost_everything_is_told_as_such() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("store");
+    let mut dir = DataDir::create(&path, IDS, Wall(1)).expect("created");
+    let log = rocks::open_log(&dir, &log_options()).expect("created");
+    let state = rocks::open_state(&dir, &state_options()).expect("created");
+    dir.finish().expect("finished");
+    log.append(&LogScript::new(1).batch()).expect("appended");
+    log.sync().expect("synced");
+    drop((dir, log, state));
+    fs::remove_file(biggest(&path, "log", ".log")).expect("removed");
+    let said = refusal(read_log(&path));
+    for part in [
+        "corrupt",
+        "recovered up to batch 0, but 1 batches",
+        "missing",
+    ] {
+        assert!(said.contains(part), "{part:?} is not in: {said}");
     }
 }
 
