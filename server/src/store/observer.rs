@@ -19,7 +19,7 @@ use super::{RocksRuntime, clock};
 
 /// How often the durable cut is looked up (contracts: C2).
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How often disk space is looked at, in looks.
+/// How often the time is told to compactions, in looks.
 const SLOW_LOOKS: u64 = 10;
 
 /// Everything the observer looks at.
@@ -79,8 +79,10 @@ impl Observer {
                 None => self.ask(asks),
             };
             self.publish_durable();
-            if look.is_multiple_of(SLOW_LOOKS) {
-                self.look_slowly();
+            let slow = look.is_multiple_of(SLOW_LOOKS);
+            self.look_at_disk(slow);
+            if slow {
+                self.expiry.advance(clock::wall().seconds());
             }
             if self.fatal.is_reported() {
                 return;
@@ -126,11 +128,13 @@ impl Observer {
         }
     }
 
-    fn look_slowly(&self) {
-        if let Err(error) = self.disk.look() {
+    /// A fast disk fills up fast, and asking is cheap.
+    fn look_at_disk(&self, tell: bool) {
+        if let Err(error) = self.disk.look()
+            && tell
+        {
             tracing::warn!(%error, "cannot look up the free disk space");
         }
-        self.expiry.advance(clock::wall().seconds());
     }
 }
 

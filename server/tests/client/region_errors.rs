@@ -1,6 +1,7 @@
 //! Region errors, field by field: clients decide by them what to do next.
 
 use bytes::Bytes;
+use flotilla_pd::{FIRST_EPOCH, META_PEER, META_REGION};
 use flotilla_proto::errorpb::{
     EpochNotMatch, Error, KeyNotInRegion, MismatchPeerId, RaftEntryTooLarge, RegionNotFound,
     StaleCommand, StoreNotMatch,
@@ -221,6 +222,26 @@ async fn every_call_checks_its_context() {
     };
     assert!(served(wire.raw_get(request).await).not_found);
     assert_eq!(wire.route("d").await.region.id, id, "nothing was changed");
+    node.stop().await;
+}
+
+/// PD keeps its rows in a region of its own on the same store. To clients there is none: through it
+/// they would read everything, past every check.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_region_of_pd_is_no_client_s() {
+    let (mut node, wire, route) = node_with_a_region().await;
+    let expected = Error {
+        region_not_found: Some(RegionNotFound {
+            region_id: META_REGION,
+        }),
+        ..Error::default()
+    };
+    let spoil = |context: &mut Context| {
+        context.region_id = META_REGION;
+        context.region_epoch = Some(FIRST_EPOCH);
+        context.peer.as_mut().expect("a peer").id = META_PEER;
+    };
+    check(&wire, &route, "PD's region", spoil, expected).await;
     node.stop().await;
 }
 

@@ -71,7 +71,9 @@ async fn everything_is_there_again() {
 /// Whoever keeps his client sees a pause.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_outlives_the_node() {
-    let mut node = TestNode::start().await;
+    // An address of its own: on the usual one, a port that is free for a moment may be given to
+    // another test's connection.
+    let mut node = TestNode::with(|config| "127.0.0.2".clone_into(&mut config.addr.host)).await;
     let port = node.socket().port();
     let stock = client(&node.addr()).await;
     stock.put(key("k"), "0").await.expect("put");

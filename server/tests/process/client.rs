@@ -379,6 +379,13 @@ impl Client {
     /// The rows of one region from `start` on, as many as `limit`.
     #[track_caller]
     pub(crate) fn scan(&self, route: &Route, start: Bytes, limit: u32) -> Vec<k::KvPair> {
+        let rows = self.try_scan(route, start, limit);
+        rows.expect("the region is as it was")
+    }
+
+    /// The same; `None` if the region was split meanwhile.
+    #[track_caller]
+    fn try_scan(&self, route: &Route, start: Bytes, limit: u32) -> Option<Vec<k::KvPair>> {
         let request = k::RawScanRequest {
             context: Some(route.context()),
             start_key: start,
@@ -387,8 +394,11 @@ impl Client {
         };
         let answer = wait(self.tikv().raw_scan(request)).expect("an answer");
         let answer = answer.into_inner();
-        assert_eq!(answer.region_error, None);
-        answer.kvs
+        match answer.region_error {
+            None => Some(answer.kvs),
+            Some(error) if error.epoch_not_match.is_some() => None,
+            Some(error) => panic!("{error:?}"),
+        }
     }
 
     /// All rows there are, region by region.
@@ -398,8 +408,11 @@ impl Client {
         const ROWS: u32 = 8;
         let (mut rows, mut from) = (BTreeMap::new(), Bytes::new());
         loop {
-            let route = self.route(&from);
-            let found = self.scan(&route, from.clone(), ROWS);
+            let (route, found) = eventually("PD to know of a split", || {
+                let route = self.route(&from);
+                let found = self.try_scan(&route, from.clone(), ROWS)?;
+                Some((route, found))
+            });
             let complete = found.len() < ROWS as usize;
             for row in found {
                 // The next scan begins right behind the last row.

@@ -16,7 +16,7 @@ use crate::client::{
     Call, Client, End, Route, batch_delete, batch_put, cas, delete, delete_range, get, put, wait,
 };
 use crate::dice::Dice;
-use crate::node::{Node, Process, eventually, flotilla, server_args};
+use crate::node::{Node, Process, eventually, flotilla, rest, server_args};
 
 /// Connections that write.
 const WRITERS: usize = 4;
@@ -29,7 +29,9 @@ const VALUE_BYTES_MAX: u64 = 64 << 10;
 /// Acknowledged writes for one split.
 const WRITES_PER_SPLIT: u64 = 40;
 /// How often a refused write is sent again.
-const ATTEMPTS_MAX: usize = 1_000;
+const ATTEMPTS_MAX: usize = 10_000;
+/// Pause before a refused write is sent again, or the progress of others looked at.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// Log bytes that a restart may replay, and the setting that says so.
 const REPLAY_MAX: u64 = 16 << 20;
@@ -38,10 +40,10 @@ const SETTINGS: &[&str] = &[
     "storage.log-write-buffer=32MiB",
     "region.split-keys=300",
 ];
-/// Times the node is killed under load, at least ...
-const ROUNDS: usize = 8;
-/// ... and so often at most: until more was written than a restart may replay.
-const ROUNDS_MAX: usize = 40;
+/// Times the node is killed under load, at least, unless `FLOTILLA_KILLS` says otherwise ...
+const KILLS: usize = 20;
+/// ... and so often more at most: until more was written than a restart may replay.
+const KILLS_MORE: usize = 30;
 
 /// Each region as the newest answer about it showed it.
 #[derive(Debug, Default)]
@@ -140,6 +142,8 @@ enum Fate {
     Acknowledged,
     /// It was refused, and surely not applied.
     Refused,
+    /// The node is ending, and was not asked.
+    Unsent,
     /// The node is ending; nobody knows.
     Unknown,
 }
@@ -225,6 +229,7 @@ impl Writer {
                     self.rows = applied(self.rows, &changes);
                 }
                 Fate::Refused => {}
+                Fate::Unsent => return self,
                 Fate::Unknown => {
                     self.pending = Some(changes);
                     return self;
@@ -284,8 +289,9 @@ impl Routes {
             let Some(route) = self.find(client, first) else {
                 // PD does not answer, or knows nothing of a region that it heard of before.
                 if sea.ending() {
-                    return Fate::Refused;
+                    return Fate::Unsent;
                 }
+                rest(PAUSE);
                 continue;
             };
             if !route.holds(last) {
@@ -303,7 +309,7 @@ impl Routes {
                 }
                 other => panic!("{call:?}: {other:?}"),
             }
-            thread::yield_now();
+            rest(PAUSE);
         }
         panic!("refused {ATTEMPTS_MAX} times: {call:?}");
     }
@@ -382,7 +388,7 @@ impl Fleet {
                     println!("log of the node:\n{}", node.log());
                     break;
                 }
-                thread::sleep(Duration::from_millis(1));
+                rest(PAUSE);
             }
             sea.ending.store(true, Ordering::SeqCst);
             end();
@@ -410,7 +416,7 @@ fn split(sea: &Sea<'_>, mut dice: Dice) -> (Told, u64) {
     let (mut told, mut splits) = (Told::default(), 0);
     while !sea.ending() {
         if sea.acknowledged.load(Ordering::Relaxed) < splits * WRITES_PER_SPLIT {
-            thread::sleep(Duration::from_millis(1));
+            rest(PAUSE);
             continue;
         }
         let writer = dice.below(WRITERS as u64) as usize;
@@ -437,8 +443,8 @@ fn split(sea: &Sea<'_>, mut dice: Dice) -> (Told, u64) {
 /// Starts the node and kills it somewhere on its way.
 fn kill_while_it_starts(path: &std::path::Path, after: Duration) {
     let mut process = Process::spawn(flotilla(server_args(path, SETTINGS)));
-    // The moment is drawn, not waited for.
-    thread::sleep(after);
+    // The moment is drawn: nothing is waited for.
+    rest(after);
     process.kill9();
 }
 
@@ -450,7 +456,9 @@ fn kill_9_at_any_moment_loses_nothing() {
     let (mut fleet, mut told) = (Fleet::new(&dice), Told::default());
     let (mut replayed, mut most) = (0, 0);
     let mut start_time = Duration::from_millis(100);
-    for round in 0..ROUNDS_MAX {
+    let kills = std::env::var("FLOTILLA_KILLS");
+    let kills = kills.map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
+    for round in 0..kills + KILLS_MORE {
         for _ in 0..dice.below(3) {
             let after = start_time.mul_f64(dice.below(1_200) as f64 / 1_000.0);
             kill_while_it_starts(&path, after);
@@ -469,7 +477,7 @@ fn kill_9_at_any_moment_loses_nothing() {
         );
         fleet.settle(&node, &told);
         // What one restart after the other left undone would be too much for the last.
-        if round >= ROUNDS && fleet.bytes > REPLAY_MAX + REPLAY_MAX / 4 {
+        if round >= kills && fleet.bytes > REPLAY_MAX + REPLAY_MAX / 4 {
             node.stop();
             break;
         }

@@ -13,7 +13,7 @@ use flotilla_proto::kvrpcpb as k;
 use crate::client::{
     Call, Client, End, batch_delete, batch_put, cas, delete, delete_range, get, put, scan,
 };
-use crate::node::{EXIT_FAILED, Node, eventually, refused_start};
+use crate::node::{EXIT_FAILED, Node, eventually, not_shown_here, refused_start};
 
 /// More than any disk has free.
 const NEVER_FREE: &str = "storage.disk-reserve=100000TiB";
@@ -146,9 +146,9 @@ impl SmallDisk {
         })
     }
 
-    /// Takes all the space there is; removed, it is free again.
-    fn fill(&self) -> PathBuf {
-        let path = self.path.join("filler");
+    /// Takes all the space there is with a file of this name; removed, it is free again.
+    fn fill(&self, name: &str) -> PathBuf {
+        let path = self.path.join(name);
         let mut file = File::create(&path).expect("a file");
         let mut piece = vec![0xaa; 1 << 20];
         loop {
@@ -175,7 +175,10 @@ impl Drop for SmallDisk {
 #[test]
 fn a_disk_that_fills_up_loses_nothing() {
     let Some(disk) = SmallDisk::new() else {
-        println!("not shown here: this system gives no small file system to a test");
+        not_shown_here(
+            "a disk that fills up",
+            "the system gives no file system of its own to a test (unshare --map-root-user --mount, mount -t tmpfs)",
+        );
         return;
     };
     let path = disk.path.join("store");
@@ -203,19 +206,14 @@ fn a_disk_that_fills_up_loses_nothing() {
         assert_eq!(client.get(row.clone()).as_ref(), rows.get(row));
     }
 
-    // Somebody else takes the reserve. Deletes are still served, until even these have no room:
-    // then the node ends, by name.
-    let filler = disk.fill();
-    for row in rows
-        .keys()
-        .cloned()
-        .collect::<Vec<_>>()
-        .into_iter()
-        .step_by(2)
-    {
+    let every_second: Vec<_> = rows.keys().step_by(2).cloned().collect();
+    for row in every_second {
         client.send(delete(row.clone()), context.clone()).done();
         rows.remove(&row);
     }
+
+    // Somebody else takes the reserve: soon even deletes have no room, and the node ends, by name.
+    let reserve = disk.fill("reserve");
     // None of these is there; asking for them needs room all the same.
     let long = |key: u32| [&key.to_be_bytes()[..], &[b'k'; 8_000]].concat().into();
     let last = (0..DISK_BYTES >> 20).find_map(|_| {
@@ -229,13 +227,19 @@ fn a_disk_that_fills_up_loses_nothing() {
     assert_eq!(exit.code, Some(EXIT_FAILED), "{exit:?}");
     exit.says(&["no space left on the device that holds", "store"]);
 
-    // While there is no room it does not start; with room again, everything acknowledged is there.
-    refused_start(
-        &path,
-        SMALL,
-        &["no space left on the device that holds", "store"],
-    );
-    fs::remove_file(filler).expect("removed");
+    // Its end has freed a little. Without any room it does not start; with room again, everything
+    // acknowledged is there.
+    let rest = disk.fill("rest");
+    for _ in 0..2 {
+        refused_start(
+            &path,
+            SMALL,
+            &["no space left on the device that holds", "store"],
+        );
+    }
+    for filler in [reserve, rest] {
+        fs::remove_file(filler).expect("removed");
+    }
     let node = Node::start(&path, SMALL);
     let client = Client::connect(&node);
     assert_eq!(client.content(), rows);

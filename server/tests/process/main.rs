@@ -14,7 +14,8 @@
 //! | `crash` | `kill -9` at any moment |
 //! | `stop` | SIGTERM and Ctrl-C |
 //!
-//! `FLOTILLA_SEED` replays a random test; its seed is the first thing it prints.
+//! `FLOTILLA_SEED` gives a random test the seed that it printed first: what is written, and when the
+//! node is killed. `FLOTILLA_KILLS` says how often.
 
 mod client;
 mod connections;

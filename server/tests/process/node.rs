@@ -1,7 +1,7 @@
 //! A node as a process: started, asked, signalled, killed.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,16 @@ const LOOKS_MAX: u32 = 3_000;
 /// What a node prints on standard output once it serves, before its address.
 const SERVES: &str = "flotilla serves on ";
 
+/// A pause before something is tried again whose time nobody announces; nothing is right only
+/// because of it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "another process cannot wake us; this is the one place that sleeps"
+)]
+pub(crate) fn rest(time: Duration) {
+    thread::sleep(time);
+}
+
 /// Looks again and again until `look` finds something.
 #[track_caller]
 pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
@@ -30,9 +40,15 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
         if let Some(found) = look() {
             return found;
         }
-        thread::sleep(LOOK_EVERY);
+        rest(LOOK_EVERY);
     }
     panic!("waited {:?} for this: {what}", LOOK_EVERY * LOOKS_MAX);
+}
+
+/// Tells whoever runs the tests, and not only who reads the output of those that failed, what this
+/// machine does not let them show.
+pub(crate) fn not_shown_here(what: &str, why: &str) {
+    let _ = writeln!(io::stderr(), "NOT TESTED HERE: {what}: {why}");
 }
 
 /// What a process has written to one of its streams so far.
@@ -145,7 +161,11 @@ impl Process {
     pub(crate) fn spawn(mut command: Command) -> Self {
         command.stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().expect("started");
+        let mut child = eventually("the binary to be complete", || match command.spawn() {
+            // It was copied, and a process that another test starts still has it open.
+            Err(error) if error.kind() == ErrorKind::ExecutableFileBusy => None,
+            started => Some(started.expect("started")),
+        });
         let out = Said::listen(child.stdout.take().expect("piped"));
         let err = Said::listen(child.stderr.take().expect("piped"));
         Self { child, out, err }
@@ -188,6 +208,9 @@ impl Drop for Process {
     }
 }
 
+/// Free space that a node keeps unless a test says otherwise; tests write little.
+const DISK_RESERVE: (&str, &str) = ("FLOTILLA_STORAGE_DISK_RESERVE", "64MiB");
+
 /// The binary with `args`, without the settings of our own environment.
 pub(crate) fn flotilla<S: AsRef<std::ffi::OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     clean(Command::new(env!("CARGO_BIN_EXE_flotilla")), args)
@@ -203,7 +226,7 @@ pub(crate) fn clean<S: AsRef<std::ffi::OsStr>>(
             command.env_remove(name);
         }
     }
-    command.args(args);
+    command.env(DISK_RESERVE.0, DISK_RESERVE.1).args(args);
     command
 }
 

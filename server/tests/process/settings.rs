@@ -206,7 +206,9 @@ fn a_missing_data_folder_setting_is_named_in_all_its_forms() {
 fn a_port_in_use_is_named_and_nothing_is_made() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = folder.path().join("store");
-    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    // An address of its own: on the usual one, another test's connection may get a port that is free
+    // for a moment.
+    let taken = TcpListener::bind("127.0.0.2:0").expect("a free port");
     let addr = taken.local_addr().expect("an address").to_string();
     let args = |flag: &str| {
         let mut args: Vec<_> = ["server", "--data-dir"].map(str::to_owned).to_vec();

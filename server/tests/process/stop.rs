@@ -1,7 +1,7 @@
 //! A stop in order: those under way are answered, nothing acknowledged is lost, nothing is left to
 //! replay.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use flotilla_proto::tikvpb as t;
 use rustix::process::Signal;
@@ -15,6 +15,9 @@ use crate::crash::{Fleet, Told};
 use crate::dice::Dice;
 use crate::node::{EXIT_IMPATIENT, Node};
 use crate::wire;
+
+/// What a stop says of connections that it did not wait for any longer.
+const CUT_OFF: &str = "closed connections that were still busy";
 
 /// A question that the node has taken and answers after `delay`: whether it does.
 fn slow_question(client: &Client, delay: Duration) -> JoinHandle<bool> {
@@ -76,7 +79,6 @@ fn health_says_so_first_and_requests_under_way_are_answered() {
 #[test]
 fn a_stop_does_not_wait_for_streams_that_clients_keep_open() {
     let folder = tempfile::tempdir().expect("a folder");
-    // Far above what a stop takes: what waits for it is found.
     let node = Node::start(&folder.path().join("store"), &["stop-timeout=50s"]);
     let client = Client::connect(&node);
     let mut health = HealthClient::new(client.channel());
@@ -85,10 +87,11 @@ fn a_stop_does_not_wait_for_streams_that_clients_keep_open() {
     let batch = wait(client.tikv().batch_commands(tokio_stream::pending())).expect("served");
     let heartbeats = wait(client.pd().region_heartbeat(tokio_stream::pending()));
     let idle = wire::connect(node.addr());
-    let begun = Instant::now();
-    node.stop();
-    let took = begun.elapsed();
-    assert!(took < Duration::from_secs(10), "the stop took {took:?}");
+    node.signal(Signal::TERM);
+    let exit = node.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    // What it has waited for in vain it cuts off.
+    assert!(!exit.err.contains(CUT_OFF), "{exit:?}");
     drop((watched, tso, batch, heartbeats, idle));
 }
 
@@ -128,13 +131,10 @@ fn a_second_signal_ends_it_at_once() {
     let question = slow_question(&client, Duration::from_secs(9));
     node.signal(Signal::TERM);
     node.logs(&["stopping"]);
-    let begun = Instant::now();
     node.signal(Signal::INT);
     let exit = node.wait();
-    let took = begun.elapsed();
     assert_eq!(exit.code, Some(EXIT_IMPATIENT), "{exit:?}");
     exit.says(&["SIGINT again, stopping at once"]);
-    assert!(took < Duration::from_secs(5), "it took {took:?}");
     question.abort();
     let node = Node::start(&path, &[]);
     assert_eq!(Client::connect(&node).get("row"), Some("value".into()));
