@@ -18,11 +18,11 @@ heading() { printf '\n== %s\n' "$*"; }
 
 # Starts a node on a fresh folder; sets `addr` and `node`.
 start_node() {
-    rm -rf "$work/data"
+    rm -rf "$work/data" "$work/node.out"
     "$flotilla" server --data-dir "$work/data" --addr 127.0.0.1:0 --set log.level=warn >"$work/node.out" 2>"$work/node.err" &
     node=$!
     for _ in $(seq 1 600); do
-        addr=$(sed -n 's/^flotilla serves on //p' "$work/node.out")
+        addr=$(sed -n 's/^flotilla serves on //p' "$work/node.out" 2>/dev/null)
         [[ -n $addr ]] && return 0
         kill -0 "$node" 2>/dev/null || { cat "$work/node.err" >&2; return 1; }
         sleep 0.05
@@ -52,7 +52,7 @@ heading "log path: 128 B entries, one thread"
 heading "first write on a fresh folder, and resident memory then"
 begin=$(date +%s%N)
 start_node
-"$flotilla" bench ycsb --load-only --records 1 --threads 1 --clients 1 --pd "$addr" --quiet >/dev/null
+"$flotilla" bench ycsb --workload a --load-only --records 1 --threads 1 --clients 1 --pd "$addr" --quiet >/dev/null
 end=$(date +%s%N)
 printf 'folder to first acknowledged write: %d ms (start of the client included); resident: %s\n' \
     $(((end - begin) / 1000000)) "$(awk '/VmRSS/ {printf "%.1f MiB", $2 / 1024}' "/proc/$node/status")"
@@ -76,7 +76,7 @@ stop_node
 heading "bytes written to disk per user byte: $load_records records of 1 KiB"
 start_node
 before=$(awk '/^write_bytes/ {print $2}' "/proc/$node/io")
-"$flotilla" bench ycsb --load-only --records "$load_records" --value-size 1024 --threads 128 --pd "$addr" --json "$out/load.json"
+"$flotilla" bench ycsb --workload a --load-only --records "$load_records" --value-size 1024 --threads 128 --pd "$addr" --json "$out/load.json"
 after=$(awk '/^write_bytes/ {print $2}' "/proc/$node/io")
 awk -v written=$((after - before)) -v user=$((load_records * 1024)) \
     'BEGIN {printf "%.2f bytes written per user byte (%.2f GiB for %.2f GiB)\n", written / user, written / 2^30, user / 2^30}'

@@ -1,7 +1,6 @@
 //! One connection, from its first byte to its last.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -11,10 +10,10 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::access::Service;
-use super::gather::Gather;
 use super::listener::Limits;
 use super::memory::Client;
-use super::socket::{Socket, Traffic};
+use super::socket::Socket;
+use super::turn::Turn;
 
 /// Bytes by which a client has said which protocol it speaks: the length of the HTTP/2 preface.
 const HELLO_BYTES: u64 = 24;
@@ -80,17 +79,17 @@ pub(super) async fn serve(
         return End::Broken;
     }
     let socket = Socket::new(stream);
-    let mut patience = Patience::new(socket.traffic(), client, limits);
-    let connection = pin!(builder.serve_connection(TokioIo::new(socket), service));
-    let mut connection = Gather::new(connection);
+    let mut patience = Patience::new(socket.clone(), client, limits);
+    let connection = pin!(builder.serve_connection(TokioIo::new(socket.clone()), service));
+    let mut turn = Turn::new(connection, socket);
     loop {
         tokio::select! {
-            end = &mut connection => return if end.is_ok() { End::Closed } else { End::Broken },
+            end = &mut turn => return if matches!(end, Ok(Ok(()))) { End::Closed } else { End::Broken },
             changed = stopping.wait_for(|stop| *stop), if !patience.stopping => {
                 // A listener that is gone stops its connections too.
                 let _ = changed;
                 patience.stopping = true;
-                connection.get_mut().as_mut().graceful_shutdown();
+                turn.connection().as_mut().graceful_shutdown();
             }
             () = tokio::time::sleep_until(patience.next) => {
                 if let Some(end) = patience.look() {
@@ -103,7 +102,7 @@ pub(super) async fn serve(
 
 /// Looks now and then whether a connection still gets anywhere.
 struct Patience {
-    traffic: Arc<Traffic>,
+    socket: Socket<TcpStream>,
     client: Client,
     stall: Duration,
     next: Instant,
@@ -114,10 +113,10 @@ struct Patience {
 }
 
 impl Patience {
-    fn new(traffic: Arc<Traffic>, client: Client, limits: &Limits) -> Self {
+    fn new(socket: Socket<TcpStream>, client: Client, limits: &Limits) -> Self {
         let now = Instant::now();
         Self {
-            traffic,
+            socket,
             client,
             stall: limits.stall_timeout,
             next: now + limits.handshake_timeout,
@@ -129,11 +128,11 @@ impl Patience {
 
     fn look(&mut self) -> Option<End> {
         let now = Instant::now();
-        if !self.greeted && self.traffic.read() < HELLO_BYTES {
+        if !self.greeted && self.socket.bytes_read() < HELLO_BYTES {
             return Some(End::NoHello);
         }
         self.greeted = true;
-        let written = self.traffic.written();
+        let written = self.socket.bytes_written();
         if written != self.progress.0 || !self.client.has_unsent() {
             self.progress = (written, now);
         } else if now - self.progress.1 >= self.stall {

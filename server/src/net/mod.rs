@@ -13,12 +13,12 @@
 mod access;
 mod body;
 mod connection;
-mod gather;
 mod listener;
 mod memory;
 mod socket;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use access::{Access, Service, is_grpc};
 pub use listener::{BindError, Bound, Limits, Server, bind};

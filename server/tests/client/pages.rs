@@ -97,7 +97,9 @@ async fn health_metrics_and_an_index() {
     );
     assert!(of("flotilla_connections ") >= 1.0);
     for line in metrics.body.lines().filter(|line| !line.is_empty()) {
-        let named = line.starts_with("# ") || line.starts_with("flotilla_");
+        let named = ["# ", "flotilla_", "process_"]
+            .iter()
+            .any(|start| line.starts_with(start));
         assert!(named, "not a metric of ours: {line}");
     }
 
