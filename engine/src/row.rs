@@ -9,6 +9,8 @@
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
+pub use flotilla_proto::keys::KeyMode;
+use flotilla_proto::keys::RAW_PREFIX;
 
 use crate::Cf;
 
@@ -22,9 +24,6 @@ const EXPIRY_BYTES: usize = size_of::<u64>();
 /// A compaction drops a row this long after it expired, in seconds: no read that saw it alive is
 /// still running then (contracts: C19).
 pub const DROP_DELAY_SECONDS: u64 = 3600;
-
-/// First byte of an API v2 raw row's encoded key.
-const RAW_V2_PREFIX: u8 = b'r';
 
 /// A raw row, read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,15 +91,6 @@ pub fn decode(stored: &[u8]) -> Result<Row<'_>, RowError> {
     })
 }
 
-/// How keys are written in this cluster (contracts: C38).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyMode {
-    /// Raw API v1: every row of the data column families is a raw row.
-    Plain,
-    /// Transactions and API v2: only rows of `default` whose key starts with `r` are raw rows.
-    Encoded,
-}
-
 /// What a compaction needs to know to drop expired rows, shared with whoever learns it.
 ///
 /// Until the key mode is known, and while no time was told, nothing is dropped.
@@ -151,7 +141,7 @@ pub fn droppable(expiry: &Expiry, cf: Cf, key: &[u8], stored: &[u8]) -> bool {
     let raw = match expiry.mode() {
         None => false,
         Some(KeyMode::Plain) => cf != Cf::CfMeta,
-        Some(KeyMode::Encoded) => cf == Cf::CfDefault && key.first() == Some(&RAW_V2_PREFIX),
+        Some(KeyMode::Encoded) => cf == Cf::CfDefault && key.first() == Some(&RAW_PREFIX),
     };
     if !raw {
         return false;

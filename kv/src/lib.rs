@@ -12,7 +12,6 @@
 
 mod command;
 mod failure;
-pub mod key;
 mod latch;
 pub mod limits;
 mod raw;
@@ -24,7 +23,7 @@ pub use command::{
     check_mode, required_mode,
 };
 pub use failure::{Failure, Refusal, StatusCode};
-pub use key::KeyMode;
+pub use flotilla_proto::keys::{self as key, KeyMode};
 pub use latch::{Access, Latches, Lock};
 pub use raw::split_keys;
 pub use ttl::TtlClock;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use flotilla_engine::row::Expiry;
 use flotilla_engine::{Cf, DATA_CFS};
-use flotilla_kv::{Failure, KeyMode, Proposal, Read, ReadWrite, Scope, TtlClock, View, Write, key};
+use flotilla_kv::{Failure, KeyMode, Proposal, Read, ReadWrite, Scope, TtlClock, View, Write};
 use flotilla_proto::clock::Wall;
 use flotilla_proto::kvrpcpb::{self, ApiVersion, Context, KeyRange, KvPair};
 use flotilla_proto::metapb::Region;
@@ -130,7 +130,7 @@ struct World {
 impl World {
     fn new(seed: u64, mode: KeyMode) -> Self {
         let expiry = Expiry::default();
-        expiry.set_mode(key::row_mode(mode));
+        expiry.set_mode(mode);
         let region = Span {
             start: Bytes::new(),
             end: Bytes::new(),

@@ -28,7 +28,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use flotilla_engine::rocks::{BlockCache, DbStats, RocksState};
 use flotilla_engine::row::Expiry;
 use flotilla_engine::{DataDir, FlushReason, SplitLimits, StateStore, StoreIds};
-use flotilla_kv::{KeyMode, TtlClock, key};
+use flotilla_kv::{KeyMode, TtlClock};
 use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, SizeCheck};
 use flotilla_raftstore::runtime::{ApplyLimits, Runtime, World};
 use flotilla_raftstore::{DurableWatch, boot};
@@ -96,25 +96,18 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// The cluster's key mode, once it is known here (contracts: C38).
     pub fn mode(&self) -> Option<KeyMode> {
-        known_mode(&self.expiry)
+        self.expiry.mode()
     }
 
     /// The cluster's key mode is known.
     pub fn set_mode(&self, mode: KeyMode) {
-        self.expiry.set_mode(key::row_mode(mode));
+        self.expiry.set_mode(mode);
     }
 
     /// What the two databases have done: the log, the state.
     pub fn stats(&self) -> (DbStats, DbStats) {
         (self.log.stats(), self.runtime.state.stats())
     }
-}
-
-fn known_mode(expiry: &Expiry) -> Option<KeyMode> {
-    expiry.mode().map(|mode| match mode {
-        flotilla_engine::row::KeyMode::Plain => KeyMode::Plain,
-        flotilla_engine::row::KeyMode::Encoded => KeyMode::Encoded,
-    })
 }
 
 /// What the store wants of PD, for whoever carries it there.
@@ -337,7 +330,7 @@ fn spawn(
         keys_max: config.split_keys,
     };
     let expiry = Arc::clone(&store.expiry);
-    let mode = move || known_mode(&expiry);
+    let mode = move || expiry.mode();
     others.push(worker::spawn_measurer(
         runtime.clone(),
         to_check,

@@ -76,7 +76,7 @@ pub(super) fn spawn_measurer<L: RaftLog, S: StateStore>(
         .spawn(move || {
             for SizeCheck { region } in checks {
                 let start = Instant::now();
-                let snapshot = runtime.state.snapshot();
+                let snapshot = runtime.state.background_snapshot();
                 let (size, keys) = match measure(&snapshot, &region, limits, mode()) {
                     Ok(measured) => measured,
                     Err(error) => return fatal.engine("measuring a region", error),

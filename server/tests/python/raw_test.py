@@ -5,6 +5,8 @@ after few keys, so that every call works over several of them.
 """
 
 import asyncio
+import contextlib
+import io
 import json
 import os
 import re
@@ -97,21 +99,28 @@ class RawCalls(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         cls.loop = asyncio.new_event_loop()
+        cls.addClassCleanup(cls.loop.close)
         asyncio.set_event_loop(cls.loop)
         cls.node = Node()
+        cls.addClassCleanup(cls.node.stop)
         cls.client = tikv_client.RawClient.connect([cls.node.addr])
 
     @classmethod
     def tearDownClass(cls):
         del cls.client
-        try:
-            cls.node.stop()
-        finally:
-            cls.loop.close()
 
     def setUp(self):
         for family in FAMILIES:
             self.client.delete_range(b"", b"\x7f", cf=family)
+
+    def test_the_example_of_the_readme(self):
+        with open("README.md", encoding="utf-8") as readme:
+            example = readme.read().split("```python\n")[1].split("```")[0]
+        self.assertIn("127.0.0.1:20160", example)
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(example.replace("127.0.0.1:20160", self.node.addr), {})
+        self.assertEqual(printed.getvalue(), "b'world'\nb'hello' b'world'\n")
 
     def test_a_key_is_written_read_replaced_and_deleted(self):
         self.assertIsNone(self.client.get(b"k"))

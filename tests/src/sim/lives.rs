@@ -6,7 +6,6 @@ use flotilla_engine::EngineError;
 use flotilla_engine::Pressure;
 use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
 use flotilla_engine::row::Expiry;
-use flotilla_kv::key;
 use flotilla_raftstore::StartError;
 use flotilla_raftstore::runtime::StoreFatal;
 
@@ -85,7 +84,7 @@ impl Sim {
 
     fn compact(&mut self, id: LifeId) {
         let expiry = Expiry::default();
-        expiry.set_mode(key::row_mode(self.world.mode));
+        expiry.set_mode(self.world.mode);
         let seconds = self.wall().seconds();
         expiry.advance(seconds);
         let dropped = self.nodes[&id.store].disk.state.compact(&expiry, seconds);
