@@ -24,24 +24,6 @@ impl KeyspaceService {
     }
 }
 
-macro_rules! calls {
-    ($($method:ident($call:ident: $request:ident) -> $response:ident;)+) => {$(
-        fn $method<'a, 'b>(
-            &'a self,
-            request: Request<k::$request>,
-        ) -> Pin<Box<dyn Future<Output = Result<Response<k::$response>, Status>> + Send + 'b>>
-        where
-            'a: 'b,
-            Self: 'b,
-        {
-            Box::pin(async move {
-                let answer = self.pd.call::<calls::$call>(request.into_inner()).await;
-                answer.map(Response::new).map_err(status)
-            })
-        }
-    )+};
-}
-
 #[tonic::async_trait]
 impl Keyspace for KeyspaceService {
     async fn watch_keyspaces(
@@ -53,7 +35,8 @@ impl Keyspace for KeyspaceService {
         ))
     }
 
-    calls! {
+    pd_calls! {
+        k;
         load_keyspace(LoadKeyspace: LoadKeyspaceRequest) -> LoadKeyspaceResponse;
         lookup_keyspace(LookupKeyspace: LookupKeyspaceRequest) -> LookupKeyspaceResponse;
         load_keyspace_by_id(LoadKeyspaceByID: LoadKeyspaceByIdRequest) -> LoadKeyspaceResponse;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use flotilla_engine::rocks::{RocksSnapshot, RocksState};
 use flotilla_engine::{EngineError, StateReader, StateStore};
 use flotilla_kv::{
-    Failure, KeyMode, Kind, Outcome, Proposal, Read, ReadWrite, Scope, View, Write, region_error,
-    required_mode,
+    Failure, KeyMode, Kind, Lock, Outcome, Proposal, Read, ReadWrite, Scope, View, Write,
+    region_error, required_mode,
 };
 use flotilla_proto::kvrpcpb::Context;
 use flotilla_proto::metapb::Region;
@@ -366,13 +366,14 @@ impl Kv {
         C: Write + Send,
         C::Response: Send,
     {
-        let context = self.admit(command.context())?;
-        let serving = self.leading(&context)?;
-        let mode = self
-            .mode(command.context(), Kind::Raw, origin.deadline)
+        let Admitted {
+            context,
+            serving,
+            mode,
+            held,
+        } = self
+            .admit_write(command.context(), || command.lock(), origin, frees)
             .await?;
-        self.check_disk(frees)?;
-        let held = self.latch(command.lock(), origin.deadline).await?;
         let now = self.store.ttl.now(clock::wall());
         let plan = command.plan(&Scope {
             mode,
@@ -415,13 +416,14 @@ impl Kv {
         C: ReadWrite + Send,
         C::Response: Send,
     {
-        let context = self.admit(command.context())?;
-        self.leading(&context)?;
-        let mode = self
-            .mode(command.context(), Kind::Raw, origin.deadline)
+        let Admitted {
+            context,
+            mode,
+            held,
+            ..
+        } = self
+            .admit_write(command.context(), || command.lock(), origin, frees)
             .await?;
-        self.check_disk(frees)?;
-        let held = self.latch(command.lock(), origin.deadline).await?;
         for _ in 0..READ_ATTEMPTS {
             let grant = self.grant(&context, origin.deadline).await?;
             let scope = Scope {
@@ -448,6 +450,27 @@ impl Kv {
         Err(region_error::server_is_busy("the region changes too often to be read", 0).into())
     }
 
+    /// What every write must pass before it is worth a look.
+    async fn admit_write(
+        &self,
+        sent: Option<&Context>,
+        lock: impl FnOnce() -> Lock,
+        origin: &Origin,
+        frees: bool,
+    ) -> Result<Admitted, Stop> {
+        let context = self.admit(sent)?;
+        let serving = self.leading(&context)?;
+        let mode = self.mode(sent, Kind::Raw, origin.deadline).await?;
+        self.check_disk(frees)?;
+        let held = self.latch(lock(), origin.deadline).await?;
+        Ok(Admitted {
+            context,
+            serving,
+            mode,
+            held,
+        })
+    }
+
     /// What the peer says of itself, if it leads and the request is for it.
     pub(super) fn leading(&self, context: &ReadContext) -> Result<Arc<Serving>, Stop> {
         let refused = |error| Stop::from(envelope::region_error(error, context.region));
@@ -470,7 +493,7 @@ impl Kv {
         }
     }
 
-    async fn latch(&self, lock: flotilla_kv::Lock, deadline: Deadline) -> Result<Held, Stop> {
+    async fn latch(&self, lock: Lock, deadline: Deadline) -> Result<Held, Stop> {
         deadline
             .bound(self.store.applied.acquire(lock))
             .await
@@ -574,6 +597,14 @@ impl Kv {
         self.store.metrics.busy.increment(1);
         region_error::server_is_busy("too many requests wait for the region", 0).into()
     }
+}
+
+/// A write that may go on.
+struct Admitted {
+    context: ReadContext,
+    serving: Arc<Serving>,
+    mode: KeyMode,
+    held: Held,
 }
 
 /// A [`Scope`] that can be taken to another thread.

@@ -4,6 +4,25 @@
 //! the service in front of it, `batch` the same calls over one stream. `pd` and `keyspace` hand
 //! their calls to the placement driver.
 
+/// Hands unary calls over to PD; their messages are in the module `$messages`.
+macro_rules! pd_calls {
+    ($messages:ident; $($method:ident($call:ident: $request:ident) -> $response:ident;)+) => {$(
+        fn $method<'a, 'b>(
+            &'a self,
+            request: Request<$messages::$request>,
+        ) -> Pin<Box<dyn Future<Output = Result<Response<$messages::$response>, Status>> + Send + 'b>>
+        where
+            'a: 'b,
+            Self: 'b,
+        {
+            Box::pin(async move {
+                let answer = self.pd.call::<calls::$call>(request.into_inner()).await;
+                answer.map(Response::new).map_err(status)
+            })
+        }
+    )+};
+}
+
 mod batch;
 mod deadline;
 mod envelope;

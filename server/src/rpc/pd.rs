@@ -34,25 +34,6 @@ pub(super) fn status(status: flotilla_pd::Status) -> Status {
 /// Answers per stream that wait for the client to read them.
 const ANSWERS_MAX: usize = 64;
 
-/// Hands unary calls over.
-macro_rules! calls {
-    ($($method:ident($call:ident: $request:ident) -> $response:ident;)+) => {$(
-        fn $method<'a, 'b>(
-            &'a self,
-            request: Request<p::$request>,
-        ) -> Pin<Box<dyn Future<Output = Result<Response<p::$response>, Status>> + Send + 'b>>
-        where
-            'a: 'b,
-            Self: 'b,
-        {
-            Box::pin(async move {
-                let answer = self.pd.call::<calls::$call>(request.into_inner()).await;
-                answer.map(Response::new).map_err(status)
-            })
-        }
-    )+};
-}
-
 /// Answers a stream, one response per request, in order, until either side ends it.
 fn serve_stream<Q, A, F>(
     mut incoming: Streaming<Q>,
@@ -191,7 +172,8 @@ impl Pd for PdService {
         Ok(Response::new(Box::pin(instructions)))
     }
 
-    calls! {
+    pd_calls! {
+        p;
         get_members(GetMembers: GetMembersRequest) -> GetMembersResponse;
         get_cluster_info(GetClusterInfo: GetClusterInfoRequest) -> GetClusterInfoResponse;
         bootstrap(Bootstrap: BootstrapRequest) -> BootstrapResponse;
