@@ -92,7 +92,11 @@ pub(super) fn check_background(db: &DB, path: &Path, options: &WriteOptions) -> 
     match db.write_opt(WriteBatch::default(), options) {
         Err(error) => Err(failure(path, operation, &error)),
         Ok(()) => {
-            let detail = format!("{errors} failures, told in the file LOG there");
+            // RocksDB hides why; most often it is this.
+            let free_mib = crate::free_bytes(path)? >> 20;
+            let detail = format!(
+                "{errors} failures, told in the file LOG there; {free_mib} MiB of the disk are free"
+            );
             Err(EngineError::Disk {
                 path: path.to_owned(),
                 operation,

@@ -199,6 +199,8 @@ fn a_read_only_folder_is_refused() {
     let outside = whole.folder.path().to_owned();
     let empty = outside.join("empty");
     fs::create_dir(&empty).expect("made");
+    // Whoever owns it may still write to it.
+    remove(&whole.path().join("LOCK"));
     let before = snapshot(&outside);
     let mode = |path: &Path, mode| {
         fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("set");
