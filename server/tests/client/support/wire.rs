@@ -216,7 +216,7 @@ impl Wire {
 }
 
 /// Checks that `routes` cover every key once, in order.
-fn tiled(routes: &[Route]) -> Result<(), String> {
+pub(crate) fn tiled(routes: &[Route]) -> Result<(), String> {
     let mut reached: &[u8] = b"";
     for (nth, route) in routes.iter().enumerate() {
         let (start, end) = route.range();
