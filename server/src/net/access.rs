@@ -31,7 +31,7 @@ pub enum Access {
 impl Access {
     /// Why this request is not served here.
     fn refusal(self, is_grpc: bool, path: &str) -> Option<&'static str> {
-        if is_grpc || path == HEALTH_PATH {
+        if path == HEALTH_PATH || (is_grpc && is_of_a_service(path)) {
             return None;
         }
         match self {
@@ -88,6 +88,13 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     }
 }
 
+/// Whether `path` is that of a gRPC call: `/package.Service/Method`. A page is none, whatever its
+/// request says that its body is.
+fn is_of_a_service(path: &str) -> bool {
+    let service = path.split('/').nth(1);
+    service.is_some_and(|service| service.contains('.'))
+}
+
 /// Whether a request is gRPC, by what it says its body is.
 pub fn is_grpc<B>(request: &Request<B>) -> bool {
     let content = request.headers().get(header::CONTENT_TYPE);
@@ -111,6 +118,14 @@ mod tests {
                 "/metrics",
                 Some("this machine only"),
             ),
+            (
+                Access::RemoteGrpc,
+                true,
+                "/metrics",
+                Some("this machine only"),
+            ),
+            (Access::RemoteGrpc, true, "/", Some("this machine only")),
+            (Access::MovedHttp, true, "/metrics", Some("--status-addr")),
             (
                 Access::RemoteGrpc,
                 false,
