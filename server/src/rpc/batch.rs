@@ -309,12 +309,8 @@ async fn call(
         Some(Asked::BufferBatchGet(_)) => {
             no_transactions!("KvBufferBatchGet", BufferBatchGet, BufferBatchGetResponse)
         }
-        Some(Asked::BroadcastTxnStatus(_)) => (
-            Some(Told::BroadcastTxnStatus(
-                kvrpcpb::BroadcastTxnStatusResponse::default(),
-            )),
-            None,
-        ),
+        // Its response has no field for an error: an answer without a command is one to clients.
+        Some(Asked::BroadcastTxnStatus(_)) => (None, None),
         Some(Asked::Coprocessor(_)) => {
             let error = Some(told_status(&not_served(
                 "Coprocessor",

@@ -276,6 +276,12 @@ async fn failures_stay_with_their_requests() {
             })),
         ),
         (
+            10,
+            Some(Ask::BroadcastTxnStatus(
+                kv::BroadcastTxnStatusRequest::default(),
+            )),
+        ),
+        (
             u64::MAX,
             Some(Ask::GetHealthFeedback(
                 kv::GetHealthFeedbackRequest::default(),
@@ -283,7 +289,7 @@ async fn failures_stay_with_their_requests() {
         ),
     ];
     stream.send(batch).await;
-    let mut answers = stream.answers(10).await;
+    let mut answers = stream.answers(11).await;
     let mut take = |id: u64| answers.remove(&id).expect("it is answered");
     let written = take(1);
     assert_eq!(written, Some(Tell::RawPut(kv::RawPutResponse::default())));
@@ -327,6 +333,7 @@ async fn failures_stay_with_their_requests() {
         panic!("another kind of answer")
     };
     assert_eq!(response.test_id, 77);
+    assert_eq!(take(10), None, "its response has no room for a failure");
     let Some(Tell::GetHealthFeedback(response)) = take(u64::MAX) else {
         panic!("another kind of answer")
     };
