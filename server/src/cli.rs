@@ -111,7 +111,8 @@ pub struct ConfigArgs {
     /// Serve /metrics and the JSON API on this address instead of the main one
     #[arg(long, value_name = "HOST:PORT")]
     status_addr: Option<String>,
-    /// Allow other machines to connect without TLS: whoever reaches the port can read and write
+    /// Allow other machines to connect. This version has no TLS: whoever reaches the port can read
+    /// and write
     #[arg(long)]
     allow_plaintext: bool,
     /// How much to log: error, warn, info, debug, trace [default: info]

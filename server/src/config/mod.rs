@@ -181,7 +181,7 @@ settings! {
     "addr" addr "HOST:PORT to listen on: gRPC for clients, PD and stores, and HTTP. Port 0 takes any free one.";
     "advertise-addr" advertise_addr "HOST:PORT that clients and other nodes dial; required when addr is a wildcard.";
     "status-addr" status_addr "HOST:PORT for /metrics and the JSON API, when they should not be on addr.";
-    "allow-plaintext" allow_plaintext "Listen beyond loopback without TLS. Anybody who reaches the port can read and write.";
+    "allow-plaintext" allow_plaintext "Listen beyond loopback. This version has no TLS: anybody who reaches the port can read and write.";
     "stop-timeout" stop_timeout "How long a stop waits for requests under way before it closes their connections.";
     "log.level" log_level "error, warn, info, debug or trace.";
     "log.format" log_format "text or json, one record a line, on standard error.";

@@ -80,8 +80,9 @@ impl Loaded {
         }
         for (key, listens) in [("addr", Some(addr)), ("status-addr", status_addr.as_ref())] {
             if listens.is_some_and(|addr| !addr.is_loopback()) && !allow_plaintext {
-                let rule = "reachable from other machines without TLS: set allow-plaintext (--allow-plaintext) \
-                            if everybody who can reach it may read and write";
+                let rule = "reachable from other machines, and this version has no TLS: listen on a loopback \
+                            address and bring clients there through a tunnel, or, on a network where everybody \
+                            may read and write, set allow-plaintext (--allow-plaintext)";
                 return Err(self.contradiction(key, rule.to_owned()));
             }
         }
@@ -255,11 +256,15 @@ mod tests {
             "advertise-addr",
             "others can dial",
         );
-        refused(&[("addr", "10.0.0.1:20160")], "addr", "without TLS");
+        refused(
+            &[("addr", "10.0.0.1:20160")],
+            "addr",
+            "this version has no TLS",
+        );
         refused(
             &[("status-addr", "10.0.0.1:20160")],
             "status-addr",
-            "without TLS",
+            "set allow-plaintext",
         );
         refused(
             &[("status-addr", "127.0.0.1:20160")],

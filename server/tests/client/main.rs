@@ -17,6 +17,7 @@ mod pd_members;
 mod pd_regions;
 mod pd_timestamps;
 mod raw_calls;
+mod readme;
 mod region_errors;
 mod restart;
 mod splits;
