@@ -58,6 +58,8 @@ pub struct Peer {
     /// Written since the last report to PD.
     unreported: RegionSize,
     size_check_running: bool,
+    /// It was to be cut when it was measured last, and was not.
+    too_large: bool,
     /// The applied index that survives a crash.
     durable_applied: u64,
     /// This store was told that it is PD in this term.
@@ -119,6 +121,7 @@ impl Peer {
             growth: RegionSize::default(),
             unreported: RegionSize::default(),
             size_check_running: false,
+            too_large: false,
             durable_applied: 0,
             meta_announced: None,
             last_heartbeat: None,
@@ -234,6 +237,7 @@ impl Peer {
             .is_none_or(|last| now - last >= self.shared.config.region_heartbeat);
         if self.is_leader() && due {
             self.report_region(now, effects);
+            self.check_size_again(effects);
         }
         self.truncate_log(effects);
     }

@@ -122,6 +122,7 @@ impl Peer {
             bytes: (self.size.bytes + self.growth.bytes) / parts,
             keys: (self.size.keys + self.growth.keys) / parts,
         };
+        self.too_large = false;
         self.growth = RegionSize::default();
         let input = StoreInput::Split {
             children: children.clone(),
@@ -156,8 +157,21 @@ impl Peer {
         let grown = worth_measuring(self.size.bytes, self.growth.bytes, config.split_bytes)
             || worth_measuring(self.size.keys, self.growth.keys, config.split_keys);
         let unknown = self.size == RegionSize::default();
-        let due = (grown || unknown) && !self.size_check_running && self.unsettled.is_empty();
-        if self.is_leader() && due && self.region.id != META_REGION {
+        if grown || unknown {
+            self.measure(effects);
+        }
+    }
+
+    /// Asks for another measurement of a region that was to be cut, and was not.
+    pub(super) fn check_size_again(&mut self, effects: &mut RaftEffects) {
+        if self.too_large {
+            self.measure(effects);
+        }
+    }
+
+    fn measure(&mut self, effects: &mut RaftEffects) {
+        let free = !self.size_check_running && self.unsettled.is_empty();
+        if self.is_leader() && free && self.region.id != META_REGION {
             self.size_check_running = true;
             effects.size_checks.push(SizeCheck {
                 region: self.region.clone(),
@@ -182,7 +196,8 @@ impl Peer {
             keys: size.keys,
         };
         self.growth = RegionSize::default();
-        if !keys.is_empty() && self.is_leader() {
+        self.too_large = !keys.is_empty();
+        if self.too_large && self.is_leader() {
             let region = self.region.id;
             let answer = Answer::new(move |outcome: Result<Vec<Region>, _>| match outcome {
                 Ok(regions) => tracing::info!(region, parts = regions.len(), "split by size"),
