@@ -43,6 +43,16 @@ serve: build ## Start a node that stays: make serve DATA=./data ADDR=127.0.0.1:2
 build: system ## Build the release binary
 	@$(CARGO) build $(linked) --bin flotilla
 
+# `make install PREFIX=/usr/local`
+PREFIX ?= $(HOME)/.local
+.PHONY: install
+install: build ## Copy the binary to PREFIX/bin, by default ~/.local/bin
+	@mkdir -p "$(PREFIX)/bin"
+	@install -m 755 $(FLOTILLA) "$(PREFIX)/bin/flotilla"
+	@echo "installed $(PREFIX)/bin/flotilla"
+	@case ":$$PATH:" in *":$(PREFIX)/bin:"*) echo "$(PREFIX)/bin is on the PATH" ;; \
+		*) echo "$(PREFIX)/bin is not on the PATH: export PATH=\"$(PREFIX)/bin:\$$PATH\"" ;; esac
+
 .PHONY: bench
 bench: build ## Measure: the figures of docs/performance.md
 	@$(CARGO) build $(linked) --bins --examples
@@ -51,7 +61,7 @@ bench: build ## Measure: the figures of docs/performance.md
 # ---- checking ----
 
 .PHONY: test
-test: system format lint edges docs-check loom test-pure test-planted test-linked ## The whole gate; changes nothing
+test: system format lint edges docs-check loom test-pure test-planted test-linked test-python ## The whole gate; changes nothing
 
 .PHONY: format
 format:
