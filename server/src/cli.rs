@@ -45,7 +45,7 @@ Every setting can stand in the configuration file, in the environment (FLOTILLA_
 raft.lease) and on the command line (--set raft.lease=500ms); the last of these wins.
 
 Exit codes: 0 stopped as asked; 1 the node failed or could not start; 2 the command line or the
-configuration is wrong, and nothing was touched; 130 stopped at once by a second signal.";
+configuration is wrong, and nothing was touched; 130 stopped at once by a second signal, a second or more after the first.";
 
 /// The `flotilla` command.
 #[derive(Debug, Parser)]

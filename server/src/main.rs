@@ -125,9 +125,17 @@ fn server(loaded: Loaded) -> anyhow::Result<()> {
 }
 
 async fn serve(loaded: &Loaded) -> anyhow::Result<()> {
-    // Before anybody can know that it serves. A start is not cut off: it ends, and then the node.
-    let stop = process::stop_signal().context("cannot wait for signals")?;
-    let node = Node::start(loaded).await?;
+    // Before anybody can know that it serves.
+    let mut stop = process::stop_signal().context("cannot wait for signals")?;
+    let node = tokio::select! {
+        node = Node::start(loaded) => node?,
+        signal = &mut stop => {
+            // As a power cut: nothing was acknowledged, and what is half done the next start mends.
+            let signal = signal.context("the runtime is ending")?;
+            tracing::info!(signal, "stopped while it was starting");
+            return Ok(());
+        }
+    };
     println!("flotilla serves on {}", node.advertised());
     let created = if node.store().created {
         "created"

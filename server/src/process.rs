@@ -3,10 +3,12 @@
 use std::backtrace::Backtrace;
 use std::io::Write;
 use std::panic::PanicHookInfo;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// Open files that a node needs beside its connections: both databases, sockets to other stores.
 const FILES_BESIDE_CONNECTIONS: u64 = 4_096;
@@ -38,8 +40,12 @@ fn last_words(panic: &PanicHookInfo<'_>) -> String {
     )
 }
 
-/// Takes SIGTERM and Ctrl-C from now on: the first one is told, a second one ends the process at
-/// once.
+/// A signal that comes so soon after the first is the same wish: supervisors and shells signal a
+/// process and then its group.
+const SAME_WISH: Duration = Duration::from_secs(1);
+
+/// Takes SIGTERM and Ctrl-C from now on: the first one is told, one that comes more than a second
+/// later ends the process at once.
 ///
 /// # Errors
 /// The operating system refuses to deliver signals.
@@ -56,7 +62,13 @@ pub fn stop_signal() -> std::io::Result<oneshot::Receiver<&'static str>> {
         };
         // Nobody waits for it any more when the node failed by itself.
         let _ = tell.send(next().await);
-        let second = next().await;
+        let same = Instant::now() + SAME_WISH;
+        let second = loop {
+            let second = next().await;
+            if Instant::now() >= same {
+                break second;
+            }
+        };
         let _ = writeln!(
             std::io::stderr(),
             "flotilla: {second} again, stopping at once"

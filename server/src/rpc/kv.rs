@@ -576,11 +576,12 @@ impl Kv {
         let _delayed = Delayed::new(&self.delayed).ok_or_else(|| self.busy())?;
         let (mut waited, mut pause) = (Duration::ZERO, DELAY_FIRST);
         while waited < DELAY_MAX {
+            let rest = pause.min(DELAY_MAX - waited);
             deadline
-                .bound(tokio::time::sleep(pause))
+                .bound(tokio::time::sleep(rest))
                 .await
                 .map_err(passed)?;
-            waited += pause;
+            waited += rest;
             pause *= 2;
             input = match self.store.runtime.raft.send(region, input) {
                 Ok(()) => return Ok(()),

@@ -13,7 +13,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::client::{Client, spawn, wait};
 use crate::crash::{Fleet, Told};
 use crate::dice::Dice;
-use crate::node::{EXIT_IMPATIENT, Node};
+use crate::node::{EXIT_IMPATIENT, Node, eventually};
 use crate::wire;
 
 /// What a stop says of connections that it did not wait for any longer.
@@ -122,6 +122,17 @@ fn a_stop_under_load_loses_nothing_and_leaves_nothing_to_replay() {
 }
 
 #[test]
+fn a_signal_to_the_process_and_its_group_is_one_wish() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let node = Node::start(&folder.path().join("store"), &[]);
+    node.signal(Signal::TERM);
+    node.signal(Signal::TERM);
+    let exit = node.wait();
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    exit.says(&["stopped"]);
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("store");
@@ -131,7 +142,11 @@ fn a_second_signal_ends_it_at_once() {
     let question = slow_question(&client, Duration::from_secs(9));
     node.signal(Signal::TERM);
     node.logs(&["stopping"]);
-    node.signal(Signal::INT);
+    // At first it counts as the same wish.
+    eventually("the impatient end", || {
+        node.signal(Signal::INT);
+        node.log().contains("again, stopping").then_some(())
+    });
     let exit = node.wait();
     assert_eq!(exit.code, Some(EXIT_IMPATIENT), "{exit:?}");
     exit.says(&["SIGINT again, stopping at once"]);
