@@ -80,7 +80,7 @@ before=$(awk '/^write_bytes/ {print $2}' "/proc/$node/io")
 after=$(awk '/^write_bytes/ {print $2}' "/proc/$node/io")
 awk -v written=$((after - before)) -v user=$((load_records * 1024)) \
     'BEGIN {printf "%.2f bytes written per user byte (%.2f GiB for %.2f GiB)\n", written / user, written / 2^30, user / 2^30}'
-curl -fs "http://$addr/metrics" 2>/dev/null | grep -E '^flotilla_(log|state)_[a-z_]*bytes' || true
+curl -fs "http://$addr/metrics" 2>/dev/null | grep -E '^flotilla_db_[a-z_]*_bytes_total'
 stop_node
 
 heading "YCSB through the stock client, 100,000 records of 1,000 B, 64 threads"

@@ -8,15 +8,14 @@ use std::time::Duration;
 use rocksdb::{DB, WriteBatch, WriteOptions};
 
 use super::failure;
-use crate::flush_watch::FLUSH_STALL_MAX;
-use crate::{EngineError, Result};
+use crate::Result;
 
 /// How RocksDB refuses a write that it would hold up.
 const STALLED: &str = "Result incomplete: Write stall";
-/// Pause before a refused write is tried again.
-const STALL_PAUSE: Duration = Duration::from_millis(1);
-/// Tries before a write gives up: as long as a flush may take.
-const STALL_TRIES: u128 = FLUSH_STALL_MAX.as_millis() / STALL_PAUSE.as_millis();
+/// Pause before a refused write is tried again at first; each is twice as long as the one before ...
+const STALL_PAUSE_MIN: Duration = Duration::from_millis(1);
+/// ... up to this.
+const STALL_PAUSE_MAX: Duration = Duration::from_millis(16);
 
 /// How a database writes.
 pub(super) fn options(logged: bool) -> WriteOptions {
@@ -26,8 +25,8 @@ pub(super) fn options(logged: bool) -> WriteOptions {
     options
 }
 
-/// Writes what `batch` makes. While all memtables are full it waits for a flush, and fails as soon
-/// as the flush does.
+/// Writes what `batch` makes. While RocksDB would hold it up it waits for flushes and compactions, and
+/// fails as soon as they do; one that hangs is the business of [`crate::FlushWatch`].
 #[expect(
     clippy::disallowed_methods,
     reason = "the one write; and what it waits for cannot wake it"
@@ -39,16 +38,12 @@ pub(super) fn write(
     operation: &'static str,
     mut batch: impl FnMut() -> WriteBatch,
 ) -> Result<()> {
-    for _ in 0..STALL_TRIES {
+    let mut pause = STALL_PAUSE_MIN;
+    loop {
         match db.write_opt(batch(), options) {
-            Err(error) if error.as_ref() == STALLED => thread::sleep(STALL_PAUSE),
+            Err(error) if error.as_ref() == STALLED => thread::sleep(pause),
             result => return result.map_err(|error| failure(path, operation, &error)),
         }
+        pause = (pause * 2).min(STALL_PAUSE_MAX);
     }
-    let detail = format!("no flush made room for {} s", FLUSH_STALL_MAX.as_secs());
-    Err(EngineError::Disk {
-        path: path.to_owned(),
-        operation,
-        detail,
-    })
 }
