@@ -1,9 +1,12 @@
 //! The limits and time-outs of a store's peers (design, section 11).
 
+use std::fmt::Debug;
 use std::time::Duration;
 
 /// Bytes in a mebibyte.
 const MIB: u64 = 1 << 20;
+
+const ABOVE_ZERO: &str = "must be above zero";
 
 /// What every peer of a store is configured with.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,7 +101,7 @@ impl Default for Config {
     }
 }
 
-/// Two settings that contradict each other.
+/// A setting that breaks a rule. Settings are named as users write them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} = {value}: {rule}")]
 pub struct ConfigError {
@@ -107,96 +110,144 @@ pub struct ConfigError {
     /// Its value.
     pub value: String,
     /// What it must obey.
-    pub rule: &'static str,
+    pub rule: String,
 }
 
-/// Clocks may drift apart by this share of the elapsed time (contracts: C16).
-const DRIFT: f64 = 0.10;
+impl ConfigError {
+    fn new(setting: &'static str, value: &dyn Debug, rule: impl Into<String>) -> Self {
+        Self {
+            setting,
+            value: format!("{value:?}"),
+            rule: rule.into(),
+        }
+    }
+}
 
 impl Config {
-    /// Checks the limits against each other.
+    /// Checks the limits against each other, and the raft core's share by the core's own rules.
     ///
     /// # Errors
-    /// The first setting that breaks a rule, by name.
+    /// The first setting that breaks a rule, by the name that users know it by.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let check = |ok: bool, setting, value: String, rule| {
-            if ok {
-                Ok(())
-            } else {
-                Err(ConfigError {
-                    setting,
-                    value,
-                    rule,
-                })
-            }
-        };
-        let longest = self
-            .election_min
-            .mul_f64((1.0 - DRIFT) / (1.0 + DRIFT))
-            .saturating_sub(self.tick);
-        check(
-            !self.tick.is_zero(),
-            "tick",
-            format!("{:?}", self.tick),
-            "must be above zero",
-        )?;
-        check(
-            self.heartbeat >= self.tick,
-            "heartbeat",
-            format!("{:?}", self.heartbeat),
-            "must be at least one tick",
-        )?;
-        check(
-            self.election_min >= self.heartbeat * 3,
-            "election_min",
-            format!("{:?}", self.election_min),
-            "must be at least three heartbeats",
-        )?;
-        check(
-            self.election_max > self.election_min,
-            "election_max",
-            format!("{:?}", self.election_max),
-            "must be above election_min",
-        )?;
-        check(
-            self.lease <= longest,
-            "lease",
-            format!("{:?}", self.lease),
-            "must be at most election_min x 9/11 - one tick, or two leaders could hold one",
-        )?;
-        check(
-            self.merge_bytes_max <= self.entry_bytes_max,
-            "merge_bytes_max",
-            self.merge_bytes_max.to_string(),
-            "must not be above entry_bytes_max",
-        )?;
-        for (setting, value) in [
-            ("inflight_bytes_max", self.inflight_bytes_max),
-            ("uncommitted_bytes_max", self.uncommitted_bytes_max),
-            ("apply_backlog_bytes_max", self.apply_backlog_bytes_max),
-            ("waiting_bytes_max", self.waiting_bytes_max),
-            ("replay_bytes_max", self.replay_bytes_max),
+        self.check_zeros()?;
+        self.check_times()?;
+        self.check_sizes()?;
+        // What a peer could not be made with must be known before there is one. The ids are any.
+        self.raft(1, 1)
+            .validate()
+            .map_err(|error| self.of_core(&error))
+    }
+
+    fn check_zeros(&self) -> Result<(), ConfigError> {
+        for (setting, time) in [
+            ("raft.tick", self.tick),
+            ("raft.waiting-time", self.waiting_time_max),
+            ("raft.undecided-time", self.undecided_time_max),
+            ("region.heartbeat", self.region_heartbeat),
+            ("store.heartbeat", self.store_heartbeat),
         ] {
-            let rule = "must be at least entry_bytes_max: one entry must always fit";
-            check(
-                value >= self.entry_bytes_max,
-                setting,
-                value.to_string(),
-                rule,
-            )?;
+            if time.is_zero() {
+                return Err(ConfigError::new(setting, &time, ABOVE_ZERO));
+            }
         }
-        check(
-            self.split_bytes > 0,
-            "split_bytes",
-            self.split_bytes.to_string(),
-            "must be above zero",
-        )?;
-        check(
-            self.split_keys > 1,
-            "split_keys",
-            self.split_keys.to_string(),
-            "must be above one",
-        )
+        for (setting, count) in [
+            ("raft.merge-max", self.merge_bytes_max),
+            ("raft.append-max", self.append_bytes_max),
+            ("raft.inflight-messages", self.inflight_messages_max as u64),
+            ("region.split-size", self.split_bytes),
+        ] {
+            if count == 0 {
+                return Err(ConfigError::new(setting, &count, ABOVE_ZERO));
+            }
+        }
+        if self.split_keys < 2 {
+            let (setting, keys) = ("region.split-keys", self.split_keys);
+            return Err(ConfigError::new(setting, &keys, "must be above one"));
+        }
+        Ok(())
+    }
+
+    fn check_times(&self) -> Result<(), ConfigError> {
+        if self.heartbeat < self.tick {
+            let rule = format!("must be at least one tick (raft.tick, {:?})", self.tick);
+            return Err(ConfigError::new("raft.heartbeat", &self.heartbeat, rule));
+        }
+        if self.election_min < self.heartbeat.saturating_mul(3) {
+            let rule = format!(
+                "must be at least three heartbeats (raft.heartbeat, {:?})",
+                self.heartbeat
+            );
+            let setting = "raft.election-min";
+            return Err(ConfigError::new(setting, &self.election_min, rule));
+        }
+        Ok(())
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let entry = self.entry_bytes_max;
+        if self.merge_bytes_max > entry {
+            let rule = format!("must not be above {entry} bytes, the largest write");
+            return Err(ConfigError::new(
+                "raft.merge-max",
+                &self.merge_bytes_max,
+                rule,
+            ));
+        }
+        for (setting, bytes) in [
+            ("raft.inflight-max", self.inflight_bytes_max),
+            ("raft.uncommitted-max", self.uncommitted_bytes_max),
+            ("raft.apply-backlog-max", self.apply_backlog_bytes_max),
+            ("raft.waiting-max", self.waiting_bytes_max),
+            ("raft.replay-max", self.replay_bytes_max),
+        ] {
+            if bytes < entry {
+                let rule =
+                    format!("must be at least {entry} bytes: the largest write must always fit");
+                return Err(ConfigError::new(setting, &bytes, rule));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the raft core refuses, in the words of its users.
+    fn of_core(&self, error: &flotilla_raft::ConfigError) -> ConfigError {
+        use flotilla_raft::ConfigError as Core;
+        match error {
+            Core::Zero { field } => {
+                let setting = match *field {
+                    "tick" => "raft.tick",
+                    "heartbeat_interval" => "raft.heartbeat",
+                    "inflight_messages_max" => "raft.inflight-messages",
+                    "inflight_bytes_max" => "raft.inflight-max",
+                    "append_bytes_max" => "raft.append-max",
+                    "uncommitted_bytes_max" => "raft.uncommitted-max",
+                    "committed_bytes_max" => "raft.apply-backlog-max",
+                    other => other,
+                };
+                ConfigError::new(setting, &0, ABOVE_ZERO)
+            }
+            Core::ElectionRange { min, max } => {
+                let rule = format!("must be above raft.election-min ({min:?})");
+                ConfigError::new("raft.election-max", max, rule)
+            }
+            Core::HeartbeatTooSlow {
+                interval,
+                election_min,
+            } => {
+                let rule = format!("must be at most half of raft.election-min ({election_min:?})");
+                ConfigError::new("raft.heartbeat", interval, rule)
+            }
+            Core::LeaseTooLong { lease, max } => {
+                let rule = format!(
+                    "must be at most {max:?} (raft.election-min x 9/11 - raft.tick), or two leaders \
+                     could hold one"
+                );
+                ConfigError::new("raft.lease", lease, rule)
+            }
+            Core::LeaseWithoutCheckQuorum => {
+                ConfigError::new("raft.lease", &self.lease, error.to_string())
+            }
+        }
     }
 
     /// The raft core's share of it, for the peer `id` of `region`.
@@ -228,28 +279,81 @@ mod tests {
     #[test]
     fn defaults_hold_and_each_rule_names_its_setting() {
         assert_eq!(Config::default().validate(), Ok(()));
-        type Break = fn(&mut Config);
-        let broken: [(&str, Break); 8] = [
-            ("tick", |c| c.tick = Duration::ZERO),
-            ("heartbeat", |c| c.heartbeat = Duration::from_millis(50)),
-            ("election_min", |c| {
-                c.election_min = Duration::from_millis(500)
+        let ms = Duration::from_millis;
+        type Break<'a> = &'a dyn Fn(&mut Config);
+        let broken: [(&str, &str, Break<'_>); 22] = [
+            ("raft.tick", "zero", &|c| c.tick = ms(0)),
+            ("raft.heartbeat", "one tick (raft.tick, 100ms)", &|c| {
+                c.heartbeat = ms(50)
             }),
-            ("election_max", |c| c.election_max = c.election_min),
-            ("lease", |c| c.lease = Duration::from_millis(719)),
-            ("merge_bytes_max", |c| {
+            ("raft.heartbeat", "one tick", &|c| c.heartbeat = ms(0)),
+            (
+                "raft.election-min",
+                "three heartbeats (raft.heartbeat, 300ms)",
+                &|c| c.election_min = ms(500),
+            ),
+            ("raft.election-min", "three heartbeats", &|c| {
+                c.heartbeat = Duration::MAX
+            }),
+            ("raft.election-max", "above raft.election-min (1s)", &|c| {
+                c.election_max = c.election_min
+            }),
+            (
+                "raft.lease",
+                "at most 718.181818ms (raft.election-min x 9/11 - raft.tick)",
+                &|c| c.lease = ms(719),
+            ),
+            ("raft.waiting-time", "zero", &|c| c.waiting_time_max = ms(0)),
+            ("raft.undecided-time", "zero", &|c| {
+                c.undecided_time_max = ms(0)
+            }),
+            ("region.heartbeat", "zero", &|c| c.region_heartbeat = ms(0)),
+            ("store.heartbeat", "zero", &|c| c.store_heartbeat = ms(0)),
+            ("raft.merge-max", "zero", &|c| c.merge_bytes_max = 0),
+            ("raft.merge-max", "the largest write", &|c| {
                 c.merge_bytes_max = c.entry_bytes_max + 1
             }),
-            ("apply_backlog_bytes_max", |c| c.apply_backlog_bytes_max = 1),
-            ("split_keys", |c| c.split_keys = 1),
+            ("raft.append-max", "zero", &|c| c.append_bytes_max = 0),
+            ("raft.inflight-messages", "zero", &|c| {
+                c.inflight_messages_max = 0
+            }),
+            ("raft.inflight-max", "at least 8388608 bytes", &|c| {
+                c.inflight_bytes_max = c.entry_bytes_max - 1
+            }),
+            ("raft.uncommitted-max", "the largest write", &|c| {
+                c.uncommitted_bytes_max = 1
+            }),
+            ("raft.apply-backlog-max", "the largest write", &|c| {
+                c.apply_backlog_bytes_max = 1
+            }),
+            ("raft.waiting-max", "the largest write", &|c| {
+                c.waiting_bytes_max = 0
+            }),
+            ("raft.replay-max", "the largest write", &|c| {
+                c.replay_bytes_max = 1
+            }),
+            ("region.split-size", "zero", &|c| c.split_bytes = 0),
+            ("region.split-keys", "above one", &|c| c.split_keys = 1),
         ];
-        for (setting, break_it) in broken {
+        for (setting, rule, break_it) in broken {
             let mut config = Config::default();
             break_it(&mut config);
-            assert_eq!(
-                config.validate().map_err(|error| error.setting),
-                Err(setting)
-            );
+            let error = config.validate().expect_err(setting);
+            assert_eq!(error.setting, setting, "{error}");
+            assert!(error.rule.contains(rule), "{error}");
         }
+    }
+
+    #[test]
+    fn what_holds_is_what_the_raft_core_takes() {
+        let largest = Config {
+            lease: Duration::from_millis(718),
+            append_bytes_max: 1,
+            inflight_messages_max: 1,
+            merge_bytes_max: 1,
+            ..Config::default()
+        };
+        assert_eq!(largest.validate(), Ok(()));
+        assert_eq!(largest.raft(7, 8).validate(), Ok(()));
     }
 }

@@ -1,9 +1,12 @@
 //! What settings must obey together (design, rule 7: every limit is related to the others).
 
+use std::time::Duration;
+
 use flotilla_kv::limits::{ANSWER_BYTES_MAX, ENTRY_BYTES_MAX};
 
 use crate::net::CONNECTION_SHARE;
 
+use super::value::Value;
 use super::{ByteSize, Config, ConfigError, Loaded, env_name};
 
 /// Room for everything in a request beside the entry that it becomes.
@@ -13,22 +16,32 @@ const WINDOW_MAX: ByteSize = ByteSize((1 << 31) - 1);
 /// RPCs beyond this could not be told apart from a denial of service.
 const STREAMS_MAX: u32 = 1 << 16;
 
-/// The names by which the peers' own check knows its settings.
-const PEER_SETTINGS: &[(&str, &str)] = &[
-    ("tick", "raft.tick"),
-    ("heartbeat", "raft.heartbeat"),
-    ("election_min", "raft.election-min"),
-    ("election_max", "raft.election-max"),
-    ("lease", "raft.lease"),
-    ("merge_bytes_max", "raft.merge-max"),
-    ("inflight_bytes_max", "raft.inflight-max"),
-    ("uncommitted_bytes_max", "raft.uncommitted-max"),
-    ("apply_backlog_bytes_max", "raft.apply-backlog-max"),
-    ("waiting_bytes_max", "raft.waiting-max"),
-    ("replay_bytes_max", "raft.replay-max"),
-    ("split_bytes", "region.split-size"),
-    ("split_keys", "region.split-keys"),
-];
+/// Fewer, and the node's own three connections leave none to others; more, and the open files of all
+/// could not be counted.
+const CONNECTIONS: (usize, usize) = (8, 1 << 20);
+/// The streams of heartbeats and of timestamps stay open: a call needs one beside them.
+const STREAMS_MIN: u32 = 4;
+const THREADS: (usize, usize) = (1, 1_024);
+/// What HTTP/2 itself begins with, nearly: below it a request crawls, and with nothing stands still.
+const WINDOW_MIN: ByteSize = ByteSize(64 << 10);
+/// gRPC cannot tell much larger ones.
+const MESSAGE_MAX: ByteSize = ByteSize::mib(1 << 10);
+/// The largest write must fit, beside the memory that empty tables take; RocksDB has no larger buffers.
+const WRITE_BUFFER: (ByteSize, ByteSize) =
+    (ByteSize(ENTRY_BYTES_MAX as u64), ByteSize::mib(64 << 10));
+/// A smaller region would be split for every few rows.
+const SPLIT_SIZE_MIN: ByteSize = ByteSize(16 << 10);
+/// Nothing is repeated more often than this, or given up sooner: it would be all that a node does, or
+/// never get anywhere.
+const OFTEN: Duration = Duration::from_millis(100);
+/// Regions are woken one by one.
+const TICK_MIN: Duration = Duration::from_millis(10);
+/// A flush may take this long on any disk.
+const FLUSH_MIN: Duration = Duration::from_secs(1);
+/// Without a leader nobody is served, and that for up to twice as long.
+const ELECTION_MAX: Duration = Duration::from_secs(60);
+/// Longer is as good as never; and times of this size can be added up.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
 
 impl Loaded {
     /// The folder of the node's data.
@@ -46,14 +59,12 @@ impl Loaded {
 
     pub(super) fn check_rules(&self) -> Result<(), ConfigError> {
         self.check_addresses()?;
+        self.check_times()?;
         self.check_limits()?;
-        self.config.raftstore(0).validate().map_err(|error| {
-            let known = PEER_SETTINGS
-                .iter()
-                .find(|(name, _)| *name == error.setting);
-            let key = known.map_or(error.setting, |(_, key)| key);
-            self.contradiction(key, error.rule.to_owned())
-        })
+        self.config
+            .raftstore(0)
+            .validate()
+            .map_err(|error| self.contradiction(error.setting, error.rule))
     }
 
     fn check_addresses(&self) -> Result<(), ConfigError> {
@@ -95,59 +106,98 @@ impl Loaded {
         Ok(())
     }
 
-    fn check_limits(&self) -> Result<(), ConfigError> {
+    fn check_times(&self) -> Result<(), ConfigError> {
         let config = &self.config;
-        for (key, value) in [
-            ("network.connections-max", config.connections_max as u64),
-            ("network.streams-max", u64::from(config.streams_max)),
-            (
-                "threads.runtime",
-                config.runtime_threads.map_or(1, |threads| threads as u64),
-            ),
+        for (key, time, least, most) in [
+            ("stop-timeout", config.stop_timeout, Duration::ZERO, NEVER),
             (
                 "network.handshake-timeout",
-                millis(config.handshake_timeout),
+                config.handshake_timeout,
+                OFTEN,
+                NEVER,
             ),
             (
                 "network.keepalive-interval",
-                millis(config.keepalive_interval),
+                config.keepalive_interval,
+                OFTEN,
+                NEVER,
             ),
             (
                 "network.keepalive-timeout",
-                millis(config.keepalive_timeout),
+                config.keepalive_timeout,
+                OFTEN,
+                NEVER,
             ),
-            ("network.stall-timeout", millis(config.stall_timeout)),
-            ("storage.flush-timeout", millis(config.flush_timeout)),
-            ("region.heartbeat", millis(config.region_heartbeat)),
-            ("store.heartbeat", millis(config.store_heartbeat)),
+            ("network.stall-timeout", config.stall_timeout, OFTEN, NEVER),
+            (
+                "storage.flush-timeout",
+                config.flush_timeout,
+                FLUSH_MIN,
+                NEVER,
+            ),
+            ("raft.tick", config.tick, TICK_MIN, ELECTION_MAX),
+            (
+                "raft.election-max",
+                config.election_max,
+                OFTEN,
+                ELECTION_MAX,
+            ),
+            ("raft.waiting-time", config.waiting_time, TICK_MIN, NEVER),
+            ("raft.undecided-time", config.undecided_time, OFTEN, NEVER),
+            (
+                "raft.admin-durable",
+                config.admin_durable,
+                Duration::ZERO,
+                NEVER,
+            ),
+            ("region.heartbeat", config.region_heartbeat, OFTEN, NEVER),
+            ("store.heartbeat", config.store_heartbeat, OFTEN, NEVER),
         ] {
-            if value == 0 {
-                return Err(self.contradiction(key, "must be above zero".to_owned()));
-            }
+            self.within(key, &time, (least, most))?;
         }
-        if config.streams_max > STREAMS_MAX {
-            return Err(self.contradiction(
-                "network.streams-max",
-                format!("must not be above {STREAMS_MAX}"),
-            ));
+        Ok(())
+    }
+
+    fn check_limits(&self) -> Result<(), ConfigError> {
+        let config = &self.config;
+        self.within(
+            "network.connections-max",
+            &config.connections_max,
+            CONNECTIONS,
+        )?;
+        let streams = (STREAMS_MIN, STREAMS_MAX);
+        self.within("network.streams-max", &config.streams_max, streams)?;
+        if let Some(threads) = &config.runtime_threads {
+            self.within("threads.runtime", threads, THREADS)?;
         }
+        let window = (WINDOW_MIN, WINDOW_MAX);
+        self.within("network.stream-window", &config.stream_window, window)?;
+        self.within(
+            "network.connection-window",
+            &config.connection_window,
+            window,
+        )?;
         self.at_most(
             "network.stream-window",
             config.stream_window,
             "network.connection-window",
             config.connection_window,
         )?;
-        if config.connection_window > WINDOW_MAX {
-            return Err(self.contradiction(
-                "network.connection-window",
-                format!("must not be above {WINDOW_MAX}"),
-            ));
+        for (key, size) in [
+            ("storage.state-write-buffer", &config.state_write_buffer),
+            ("storage.log-write-buffer", &config.log_write_buffer),
+        ] {
+            self.within(key, size, WRITE_BUFFER)?;
         }
+        let split = (SPLIT_SIZE_MIN, ByteSize(u64::MAX));
+        self.within("region.split-size", &config.split_size, split)?;
         let least = ByteSize((ENTRY_BYTES_MAX as u64).saturating_add(ENVELOPE.0));
         if config.message_max < least {
             let rule = format!("must be at least {least}: the largest entry and its envelope");
             return Err(self.contradiction("network.message-max", rule));
         }
+        let message = (least, MESSAGE_MAX);
+        self.within("network.message-max", &config.message_max, message)?;
         let share = ByteSize(config.message_max.0.saturating_mul(CONNECTION_SHARE));
         self.at_least(
             "network.requests-max",
@@ -162,6 +212,12 @@ impl Loaded {
             "the largest answer",
             answer,
         )?;
+        self.at_least(
+            "network.answers-max",
+            config.answers_max,
+            "network.unsent-max",
+            config.unsent_max,
+        )?;
         if config.log_write_buffer.0 < config.replay_max.0.saturating_mul(2) {
             let rule = format!(
                 "must be at least twice raft.replay-max ({}), so that entries die in memory",
@@ -170,6 +226,24 @@ impl Loaded {
             return Err(self.contradiction("storage.log-write-buffer", rule));
         }
         Ok(())
+    }
+
+    /// Between the two, both of them allowed.
+    fn within<T: Value + PartialOrd>(
+        &self,
+        key: &'static str,
+        value: &T,
+        (least, most): (T, T),
+    ) -> Result<(), ConfigError> {
+        let (rule, bound) = if *value < least {
+            ("must be at least", least)
+        } else if *value > most {
+            ("must not be above", most)
+        } else {
+            return Ok(());
+        };
+        let bound = bound.show().unwrap_or_default();
+        Err(self.contradiction(key, format!("{rule} {bound}")))
     }
 
     fn at_least(
@@ -208,15 +282,9 @@ impl Loaded {
     }
 }
 
-/// Whole milliseconds: a shorter time-out is as good as none.
-fn millis(time: std::time::Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::SETTINGS;
 
     /// Breaks a rule and expects the setting at fault and a word of the rule.
     #[track_caller]
@@ -272,30 +340,9 @@ mod tests {
             "must differ from addr",
         );
         refused(
-            &[("network.connections-max", "0")],
-            "network.connections-max",
-            "above zero",
-        );
-        refused(
-            &[("network.streams-max", "100000")],
-            "network.streams-max",
-            "not be above 65536",
-        );
-        refused(&[("threads.runtime", "0")], "threads.runtime", "above zero");
-        refused(
-            &[("network.stall-timeout", "0s")],
-            "network.stall-timeout",
-            "above zero",
-        );
-        refused(
             &[("network.stream-window", "64MiB")],
             "network.stream-window",
             "network.connection-window (16MiB)",
-        );
-        refused(
-            &[("network.connection-window", "4GiB")],
-            "network.connection-window",
-            "not be above 2147483647B",
         );
         refused(
             &[("network.message-max", "8MiB")],
@@ -313,32 +360,118 @@ mod tests {
             "the largest answer (64MiB)",
         );
         refused(
+            &[("network.answers-max", "63MiB")],
+            "network.answers-max",
+            "network.unsent-max (64MiB)",
+        );
+        refused(
             &[("storage.log-write-buffer", "64MiB")],
             "storage.log-write-buffer",
             "twice raft.replay-max (64MiB)",
         );
-        refused(&[("raft.lease", "2s")], "raft.lease", "election_min");
+        refused(
+            &[("raft.lease", "2s")],
+            "raft.lease",
+            "(raft.election-min x 9/11 - raft.tick)",
+        );
         refused(
             &[("raft.heartbeat", "10ms")],
             "raft.heartbeat",
-            "at least one tick",
+            "at least one tick (raft.tick, 100ms)",
+        );
+        refused(
+            &[("raft.heartbeat", "300000000000years")],
+            "raft.election-min",
+            "three heartbeats",
         );
         refused(
             &[("raft.uncommitted-max", "1MiB")],
             "raft.uncommitted-max",
-            "one entry must always fit",
-        );
-        refused(
-            &[("region.split-keys", "1")],
-            "region.split-keys",
-            "above one",
+            "the largest write must always fit",
         );
     }
 
+    /// Every setting with a bound: the value beyond it, and the bound.
     #[test]
-    fn peer_settings_have_names_here() {
-        for (_, key) in PEER_SETTINGS {
-            assert!(SETTINGS.iter().any(|setting| setting.key == *key), "{key}");
+    fn values_that_leave_a_node_that_never_serves_are_refused_by_their_bound() {
+        for (key, value, rule) in [
+            ("stop-timeout", "2days", "not be above 1day"),
+            ("threads.runtime", "0", "at least 1"),
+            ("threads.runtime", "100000000", "not be above 1024"),
+            ("network.connections-max", "7", "at least 8"),
+            (
+                "network.connections-max",
+                "18446744073709551615",
+                "not be above 1048576",
+            ),
+            ("network.streams-max", "3", "at least 4"),
+            ("network.streams-max", "100000", "not be above 65536"),
+            ("network.message-max", "16777215TiB", "not be above 1GiB"),
+            ("network.stream-window", "0", "at least 64KiB"),
+            ("network.stream-window", "1B", "at least 64KiB"),
+            ("network.connection-window", "0", "at least 64KiB"),
+            (
+                "network.connection-window",
+                "4GiB",
+                "not be above 2147483647B",
+            ),
+            ("network.handshake-timeout", "1ms", "at least 100ms"),
+            ("network.handshake-timeout", "9years", "not be above 1day"),
+            ("network.keepalive-interval", "1ms", "at least 100ms"),
+            ("network.keepalive-interval", "9years", "not be above 1day"),
+            ("network.keepalive-timeout", "0s", "at least 100ms"),
+            ("network.keepalive-timeout", "9years", "not be above 1day"),
+            ("network.stall-timeout", "0s", "at least 100ms"),
+            ("network.stall-timeout", "9years", "not be above 1day"),
+            ("storage.state-write-buffer", "0", "at least 8MiB"),
+            ("storage.state-write-buffer", "64KiB", "at least 8MiB"),
+            ("storage.state-write-buffer", "1TiB", "not be above 64GiB"),
+            ("storage.log-write-buffer", "1TiB", "not be above 64GiB"),
+            ("storage.flush-timeout", "1ms", "at least 1s"),
+            ("storage.flush-timeout", "9years", "not be above 1day"),
+            ("raft.tick", "0s", "at least 10ms"),
+            ("raft.tick", "1us", "at least 10ms"),
+            ("raft.election-max", "9years", "not be above 1m"),
+            ("raft.merge-max", "0", "above zero"),
+            ("raft.append-max", "0", "above zero"),
+            ("raft.inflight-messages", "0", "above zero"),
+            ("raft.inflight-max", "0", "the largest write"),
+            ("raft.uncommitted-max", "0", "the largest write"),
+            ("raft.apply-backlog-max", "0", "the largest write"),
+            ("raft.waiting-max", "0", "the largest write"),
+            ("raft.replay-max", "0", "the largest write"),
+            ("raft.waiting-time", "0s", "at least 10ms"),
+            ("raft.waiting-time", "9years", "not be above 1day"),
+            ("raft.undecided-time", "0s", "at least 100ms"),
+            ("raft.undecided-time", "9years", "not be above 1day"),
+            ("raft.admin-durable", "9years", "not be above 1day"),
+            ("region.split-size", "1B", "at least 16KiB"),
+            ("region.split-keys", "1", "above one"),
+            ("region.heartbeat", "1ms", "at least 100ms"),
+            ("region.heartbeat", "9years", "not be above 1day"),
+            ("store.heartbeat", "1ms", "at least 100ms"),
+            ("store.heartbeat", "9years", "not be above 1day"),
+        ] {
+            refused(&[(key, value)], key, rule);
+        }
+    }
+
+    #[test]
+    fn a_message_names_no_field_of_the_program() {
+        for (key, value) in [
+            ("raft.lease", "2s"),
+            ("raft.election-max", "1s"),
+            ("raft.merge-max", "9MiB"),
+            ("raft.waiting-max", "0"),
+            ("raft.append-max", "0"),
+        ] {
+            let flags = vec![(format!("--set {key}"), key.to_owned(), value.to_owned())];
+            let layers = crate::config::Layers {
+                flags,
+                ..Default::default()
+            };
+            let message = layers.load().expect_err(key).to_string();
+            assert!(message.contains(key) && !message.contains('_'), "{message}");
         }
     }
 

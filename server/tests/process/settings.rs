@@ -119,7 +119,10 @@ fn limits_that_contradict_each_other_are_refused_by_name() {
     for (settings, parts) in [
         (
             &["raft.lease=5s"][..],
-            &["flag --set raft.lease: raft.lease = 5s", "election_min"][..],
+            &[
+                "flag --set raft.lease: raft.lease = 5s",
+                "raft.election-min x 9/11",
+            ][..],
         ),
         (
             &["raft.election-max=1s", "raft.election-min=1s"],
@@ -138,7 +141,7 @@ fn limits_that_contradict_each_other_are_refused_by_name() {
         ),
         (
             &["raft.replay-max=1MiB"],
-            &["raft.replay-max", "one entry must always fit"],
+            &["raft.replay-max", "the largest write must always fit"],
         ),
         (
             &["network.stream-window=32MiB"],
@@ -161,7 +164,52 @@ fn limits_that_contradict_each_other_are_refused_by_name() {
         ),
         (
             &["network.connections-max=0"],
-            &["network.connections-max = 0", "above zero"],
+            &["network.connections-max = 0", "at least 8"],
+        ),
+        // Each of these would be a node that never serves, or one that cannot make its peers.
+        (
+            &["raft.append-max=0"],
+            &["raft.append-max = 0B", "above zero"],
+        ),
+        (
+            &["raft.inflight-messages=0"],
+            &["raft.inflight-messages = 0", "above zero"],
+        ),
+        (
+            &["raft.merge-max=0"],
+            &["raft.merge-max = 0B", "above zero"],
+        ),
+        (
+            &["raft.waiting-max=0"],
+            &["raft.waiting-max = 0B", "the largest write must always fit"],
+        ),
+        (
+            &["raft.waiting-time=0s"],
+            &["raft.waiting-time = 0s", "at least 10ms"],
+        ),
+        (
+            &["raft.undecided-time=0s"],
+            &["raft.undecided-time = 0s", "at least 100ms"],
+        ),
+        (
+            &["region.heartbeat=1ms"],
+            &["region.heartbeat = 1ms", "at least 100ms"],
+        ),
+        (
+            &["storage.state-write-buffer=0"],
+            &["storage.state-write-buffer = 0B", "at least 8MiB"],
+        ),
+        (
+            &["network.stream-window=0"],
+            &["network.stream-window = 0B", "at least 64KiB"],
+        ),
+        (
+            &["network.stream-window=64KiB", "network.connection-window=0"],
+            &["network.connection-window = 0B", "at least 64KiB"],
+        ),
+        (
+            &["threads.runtime=100000000"],
+            &["threads.runtime = 100000000", "not be above 1024"],
         ),
     ] {
         let args: Vec<_> = settings
