@@ -1,10 +1,11 @@
-//! What can go wrong with the storage, by whose fault it is and what follows.
+//! What can go wrong with the storage, and by whose fault it is.
 
 use std::io;
 use std::path::PathBuf;
 
-/// An error of the engine. Every one of them ends the store that met it: nothing here is retried
-/// (design, rule 8). [`EngineError::NoSpace`] is apart only so that the message can say what to do.
+/// An error of the engine. Nothing here is retried: on the way of the data every one of them ends the
+/// store that met it (design, rule 8). The text tells what happened; what follows is the caller's to
+/// say. [`EngineError::NoSpace`] is apart only so that the message can say what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// Bytes on disk are not what was written. Names the file or record; never served.
@@ -26,9 +27,7 @@ pub enum EngineError {
         operation: &'static str,
     },
     /// A read, write or sync failed.
-    #[error(
-        "{operation} failed on {path}: {detail}; the store stops and will replay its log at the next start"
-    )]
+    #[error("{operation} failed on {path}: {detail}")]
     Disk {
         /// The database folder.
         path: PathBuf,
@@ -36,6 +35,14 @@ pub enum EngineError {
         operation: &'static str,
         /// The cause as the layer below tells it.
         detail: String,
+    },
+    /// The folder is not there: somebody has moved or removed it, or what was mounted there is gone.
+    #[error("{path} is gone: {operation} failed; put the folder back and start the node again")]
+    Gone {
+        /// The database folder.
+        path: PathBuf,
+        /// What was being done.
+        operation: &'static str,
     },
     /// A format this build does not know.
     #[error(
@@ -79,10 +86,14 @@ impl EngineError {
         }
     }
 
-    /// An operating-system error, a full disk told apart by its kind.
+    /// An operating-system error, a full disk and a missing folder told apart by their kind.
     pub fn disk(path: impl Into<PathBuf>, operation: &'static str, error: &io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace {
+                path: path.into(),
+                operation,
+            },
+            io::ErrorKind::NotFound => Self::Gone {
                 path: path.into(),
                 operation,
             },
@@ -97,3 +108,31 @@ impl EngineError {
 
 /// What the engine's calls return.
 pub type Result<T> = std::result::Result<T, EngineError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_tells_what_happened_and_nothing_that_is_the_caller_s_to_say() {
+        #[track_caller]
+        fn check(error: io::Error, expected: &str) {
+            let error = EngineError::disk("/data", "asking for free space", &error);
+            assert_eq!(error.to_string(), expected);
+        }
+        check(
+            io::Error::other("the cable is out"),
+            "asking for free space failed on /data: the cable is out",
+        );
+        check(
+            io::ErrorKind::NotFound.into(),
+            "/data is gone: asking for free space failed; put the folder back and start the node again",
+        );
+        for full in [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded] {
+            check(
+                full.into(),
+                "no space left on the device that holds /data: asking for free space failed; free space and restart",
+            );
+        }
+    }
+}

@@ -40,9 +40,9 @@ pub use error::{EngineError, Result};
 pub use flush_watch::{FLUSH_STALL_MAX, FlushProgress, FlushWatch};
 pub use log::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, LogSpan, RaftLog, RegionLog, RegionWrite};
 pub use region_log::RecordMatch;
-#[cfg(feature = "rocks")]
-pub use space::free_bytes;
 pub use space::{DISK_RESERVE_EXTRA_BYTES, disk_reserve_bytes};
+#[cfg(feature = "rocks")]
+pub use space::{disk_bytes, free_bytes};
 pub use split::{SPLIT_KEYS_MAX, SplitCheck, SplitLimits, split_check};
 pub use state::{
     Cf, DATA_CFS, FlushReason, KeyRange, Pressure, StateBatch, StateOp, StateReader, StateStore,

@@ -13,12 +13,33 @@ pub const fn disk_reserve_bytes(log_write_buffer_bytes: u64, state_write_buffer_
 }
 
 /// Bytes that this process may still write to the file system that holds `path`.
+///
+/// # Errors
+/// [`crate::EngineError::Gone`] if nothing is at `path`, or the file system does not tell.
 #[cfg(feature = "rocks")]
 pub fn free_bytes(path: &std::path::Path) -> crate::Result<u64> {
-    let system = rustix::fs::statvfs(path);
-    let system = system
-        .map_err(|error| crate::EngineError::disk(path, "asking for free space", &error.into()))?;
+    let system = file_system(path, "asking for free space")?;
     Ok(system.f_bavail.saturating_mul(system.f_frsize))
+}
+
+/// The size of the file system that holds `path`, in bytes, with what others have written there and
+/// what is kept for the administrator.
+///
+/// # Errors
+/// As [`free_bytes`].
+#[cfg(feature = "rocks")]
+pub fn disk_bytes(path: &std::path::Path) -> crate::Result<u64> {
+    let system = file_system(path, "asking for the size of the disk")?;
+    Ok(system.f_blocks.saturating_mul(system.f_frsize))
+}
+
+#[cfg(feature = "rocks")]
+fn file_system(
+    path: &std::path::Path,
+    operation: &'static str,
+) -> crate::Result<rustix::fs::StatVfs> {
+    rustix::fs::statvfs(path)
+        .map_err(|error| crate::EngineError::disk(path, operation, &error.into()))
 }
 
 #[cfg(test)]
@@ -36,8 +57,16 @@ mod tests {
     #[test]
     fn free_space_is_asked_of_the_right_file_system() {
         let folder = tempfile::tempdir().expect("a folder");
-        assert!(free_bytes(folder.path()).expect("asked") > 0);
-        let error = free_bytes(&folder.path().join("missing")).expect_err("no such folder");
-        assert!(error.to_string().contains("missing"), "{error}");
+        let free = free_bytes(folder.path()).expect("asked");
+        let size = disk_bytes(folder.path()).expect("asked");
+        assert!(0 < free && free <= size, "{free} of {size}");
+        let missing = folder.path().join("missing");
+        for asked in [free_bytes(&missing), disk_bytes(&missing)] {
+            let error = asked.expect_err("no such folder");
+            assert!(
+                matches!(&error, crate::EngineError::Gone { path, .. } if *path == missing),
+                "{error}"
+            );
+        }
     }
 }

@@ -34,6 +34,20 @@ impl ByteSize {
         Self(count << 20)
     }
 
+    /// For people: in the largest unit that it has one of, to one decimal, cut off: `42.5GiB`.
+    pub fn rounded(self) -> String {
+        let (unit, shift) = UNITS
+            .into_iter()
+            .find(|(_, shift)| self.0 >> shift != 0)
+            .unwrap_or(("B", 0));
+        let (whole, rest) = (self.0 >> shift, self.0 & ((1 << shift) - 1));
+        // Less than 2^40 before, so it does not overflow.
+        match (rest * 10) >> shift {
+            0 => format!("{whole}{unit}"),
+            tenth => format!("{whole}.{tenth}{unit}"),
+        }
+    }
+
     /// As a memory size.
     ///
     /// # Panics
@@ -325,6 +339,22 @@ mod tests {
             check::<ByteSize>(bad, Err("expected a size such as"), "");
         }
         check::<ByteSize>("99999999999TiB", Err("larger than any size"), "");
+    }
+
+    #[test]
+    fn sizes_for_people_have_one_decimal_at_most() {
+        for (bytes, expected) in [
+            (0, "0B"),
+            (1_023, "1023B"),
+            (1_024, "1KiB"),
+            (44_565_264 << 10, "42.5GiB"),
+            ((200 << 40) + (512 << 20), "200TiB"),
+            ((1 << 40) - 1, "1023.9GiB"),
+            (100_000 << 40, "100000TiB"),
+            (u64::MAX, "16777215.9TiB"),
+        ] {
+            assert_eq!(ByteSize(bytes).rounded(), expected, "{bytes}");
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::config::HostPort;
-use crate::store::{PdQueue, Store, clock, descriptor};
+use crate::store::{DiskWatch, PdQueue, Store, clock, descriptor};
 
 /// Pause before the heartbeat stream is opened again, at first and at most.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -289,12 +289,9 @@ impl Reporter {
             else {
                 return;
             };
-            let available = store.disk.free();
             let stats = StoreStats {
-                capacity: available + used,
-                available,
                 used_size: used,
-                ..stats
+                ..on_disk(&store.disk, stats)
             };
             if let Err(error) = pd.store_heartbeat(stats).await {
                 tracing::warn!(%error, "the store's heartbeat was not taken");
@@ -345,6 +342,15 @@ async fn next_instruction(
     match stream {
         None => std::future::pending().await,
         Some(stream) => stream.next().await,
+    }
+}
+
+/// What PD places by: the whole file system and what is free there, whoever fills the rest.
+fn on_disk(disk: &DiskWatch, stats: StoreStats) -> StoreStats {
+    StoreStats {
+        capacity: disk.size(),
+        available: disk.free(),
+        ..stats
     }
 }
 
@@ -412,6 +418,17 @@ mod tests {
         assert_eq!(heartbeat.approximate_kv_size, (5 << 20) + 1);
         assert_eq!(heartbeat.approximate_keys, 7);
         assert_eq!((heartbeat.bytes_written, heartbeat.keys_written), (11, 2));
+    }
+
+    #[test]
+    fn a_store_s_capacity_is_the_size_of_its_file_system() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let disk = DiskWatch::new(folder.path(), 1, Arc::default()).expect("a file system");
+        let stats = on_disk(&disk, StoreStats::default());
+        let size = flotilla_engine::disk_bytes(folder.path()).expect("a file system");
+        assert_eq!(stats.capacity, size);
+        assert_eq!(stats.available, disk.free());
+        assert!(stats.available <= stats.capacity);
     }
 
     #[test]

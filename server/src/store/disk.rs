@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use flotilla_engine::{Result, free_bytes};
+use flotilla_engine::{EngineError, Result, disk_bytes, free_bytes};
 
+use crate::config::ByteSize;
 use crate::metrics::StoreMetrics;
 
 /// Watches the free space of one folder.
@@ -15,6 +16,9 @@ pub struct DiskWatch {
     reserve: u64,
     full: AtomicBool,
     free: AtomicU64,
+    size: AtomicU64,
+    /// The last look failed, and that has been told.
+    blind: AtomicBool,
     metrics: Arc<StoreMetrics>,
 }
 
@@ -29,23 +33,51 @@ impl DiskWatch {
             reserve,
             full: AtomicBool::new(false),
             free: AtomicU64::new(0),
+            size: AtomicU64::new(0),
+            blind: AtomicBool::new(false),
             metrics,
         };
-        watch.look()?;
+        let (free, size) = watch.ask()?;
+        watch.saw(free, size);
         Ok(watch)
     }
 
-    /// Looks again.
+    /// Looks again. When the file system does not tell, what was seen before still counts; that is
+    /// told once, until it tells again.
     ///
     /// # Errors
-    /// The file system does not tell; what was seen before still counts.
+    /// [`EngineError::Gone`]: the folder is not there any more, and no file in it can be made. The
+    /// store must not go on.
     pub fn look(&self) -> Result<()> {
-        self.saw(free_bytes(&self.path)?);
+        self.looked(self.ask())
+    }
+
+    /// Free bytes, and the size of the file system.
+    fn ask(&self) -> Result<(u64, u64)> {
+        Ok((free_bytes(&self.path)?, disk_bytes(&self.path)?))
+    }
+
+    fn looked(&self, answer: Result<(u64, u64)>) -> Result<()> {
+        match answer {
+            Ok((free, size)) => {
+                if self.blind.swap(false, Ordering::Relaxed) {
+                    tracing::info!("the free disk space can be looked up again");
+                }
+                self.saw(free, size);
+            }
+            Err(error @ EngineError::Gone { .. }) => return Err(error),
+            Err(error) => {
+                if !self.blind.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(%error, "cannot look up the free disk space; going on with what was seen before");
+                }
+            }
+        }
         Ok(())
     }
 
-    fn saw(&self, free: u64) {
+    fn saw(&self, free: u64, size: u64) {
         self.free.store(free, Ordering::Relaxed);
+        self.size.store(size, Ordering::Relaxed);
         let full = free < self.reserve;
         if self.full.swap(full, Ordering::Relaxed) != full {
             let (free_mib, reserve_mib) = (free >> 20, self.reserve >> 20);
@@ -71,14 +103,20 @@ impl DiskWatch {
     /// Whether only reads and deletes are served. The text says why, for clients.
     pub fn refusal(&self) -> Option<String> {
         self.full.load(Ordering::Relaxed).then(|| {
-            let (free, reserve) = (self.free.load(Ordering::Relaxed) >> 20, self.reserve >> 20);
-            format!("{free} MiB are free, {reserve} MiB are kept in reserve; reads and deletes are served")
+            let (free, reserve) = (ByteSize(self.free()), ByteSize(self.reserve));
+            let (free, reserve) = (free.rounded(), reserve.rounded());
+            format!("{free} are free, {reserve} are kept in reserve; reads and deletes are served")
         })
     }
 
     /// Free bytes when it last looked.
     pub fn free(&self) -> u64 {
         self.free.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the whole file system when it last looked.
+    pub fn size(&self) -> u64 {
+        self.size.load(Ordering::Relaxed)
     }
 }
 
@@ -99,20 +137,45 @@ mod tests {
             (0, true),
             (100, false),
         ] {
-            watch.saw(free_mib << 20);
+            watch.saw(free_mib << 20, 1 << 40);
             assert_eq!(watch.refusal().is_some(), full, "{free_mib} MiB");
         }
-        watch.saw(7 << 20);
+        watch.saw(7 << 20, 1 << 40);
         assert!(
             watch
                 .refusal()
                 .expect("full")
-                .starts_with("7 MiB are free, 100 MiB are kept")
+                .starts_with("7MiB are free, 100MiB are kept")
         );
     }
 
     #[test]
-    fn a_folder_that_is_gone_is_an_error() {
+    fn a_folder_that_is_gone_is_an_error_and_a_look_that_failed_is_not() {
         assert!(DiskWatch::new(Path::new("/nonexistent/x"), 1, Arc::default()).is_err());
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("store");
+        std::fs::create_dir(&path).expect("a folder");
+        let watch = DiskWatch::new(&path, 1, Arc::default()).expect("a file system");
+        assert!(watch.size() >= watch.free());
+
+        let failed = || {
+            let cause = std::io::Error::other("no answer");
+            Err(EngineError::disk(&path, "asking for free space", &cause))
+        };
+        let blind = || watch.blind.load(Ordering::Relaxed);
+        watch.looked(Ok((7, 9))).expect("it tells");
+        assert!(!blind());
+        for _ in 0..3 {
+            watch.looked(failed()).expect("the store goes on");
+            assert!(blind(), "told once, at the first");
+            let seen = (watch.free(), watch.size());
+            assert_eq!(seen, (7, 9), "what was seen before counts");
+        }
+        watch.look().expect("it tells again");
+        assert!(!blind(), "the next failure is told");
+
+        std::fs::remove_dir(&path).expect("removed");
+        let error = watch.look().expect_err("the folder is gone");
+        assert!(matches!(error, EngineError::Gone { .. }), "{error}");
     }
 }

@@ -79,9 +79,11 @@ impl Observer {
                 None => self.ask(asks),
             };
             self.publish_durable();
-            let slow = look.is_multiple_of(SLOW_LOOKS);
-            self.look_at_disk(slow);
-            if slow {
+            // A fast disk fills up fast, and asking is cheap.
+            if let Err(error) = self.disk.look() {
+                self.fatal.engine("looking at the data folder", error);
+            }
+            if look.is_multiple_of(SLOW_LOOKS) {
                 self.expiry.advance(clock::wall().seconds());
             }
             if self.fatal.is_reported() {
@@ -125,15 +127,6 @@ impl Observer {
                 None
             }
             Err(_) => Some(flush),
-        }
-    }
-
-    /// A fast disk fills up fast, and asking is cheap.
-    fn look_at_disk(&self, tell: bool) {
-        if let Err(error) = self.disk.look()
-            && tell
-        {
-            tracing::warn!(%error, "cannot look up the free disk space");
         }
     }
 }

@@ -40,8 +40,9 @@ pub enum OpenError {
     Genesis(#[from] GenesisError),
     /// A first start without room for the reserve.
     #[error(
-        "only {free} are free where {path} is, and {reserve} are to be kept in reserve: free some space or \
-         lower storage.disk-reserve"
+        "only {} are free where {path} is, and {} are to be kept in reserve: free some space or \
+         lower storage.disk-reserve",
+        free.rounded(), reserve.rounded()
     )]
     NoRoom {
         /// The data folder.
