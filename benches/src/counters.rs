@@ -32,7 +32,7 @@ const PAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub(crate) enum ScrapeError {
     #[error("no answer within {} s", SCRAPE_TIMEOUT.as_secs())]
     Timeout,
-    #[error("cannot connect: {0}")]
+    #[error("nothing answers: {0}")]
     Connect(#[from] std::io::Error),
     #[error("HTTP: {0}")]
     Http(#[from] hyper::Error),
@@ -343,6 +343,6 @@ process_cpu_seconds_total 0.25
         let node = listener.local_addr().unwrap().to_string();
         drop(listener);
         let reason = Scraper::new(vec![node]).scrape().await.unwrap_err();
-        assert!(reason.contains("cannot connect"), "{reason}");
+        assert!(reason.contains("nothing answers"), "{reason}");
     }
 }

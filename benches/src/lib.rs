@@ -55,6 +55,21 @@ pub async fn run(bench: Bench) -> anyhow::Result<()> {
     }
 }
 
+/// Whether a driver was kept from running by the command line alone: nothing was touched, and the same
+/// words will fail again. A file that cannot be written is no such thing.
+pub fn is_wrong_command_line(error: &anyhow::Error) -> bool {
+    use ycsb::OptionsError as Wrong;
+    match error.downcast_ref::<Wrong>() {
+        Some(
+            Wrong::OutOfRange { .. }
+            | Wrong::NoTime { .. }
+            | Wrong::Address { .. }
+            | Wrong::SameFile { .. },
+        ) => true,
+        Some(Wrong::Unwritable { .. }) | None => false,
+    }
+}
+
 fn print_raw(report: raw::Report) -> anyhow::Result<()> {
     print!("{report}");
     report.verdict()

@@ -44,8 +44,9 @@ Examples:
 Every setting can stand in the configuration file, in the environment (FLOTILLA_RAFT_LEASE for
 raft.lease) and on the command line (--set raft.lease=500ms); the last of these wins.
 
-Exit codes: 0 stopped as asked; 1 the node failed or could not start; 2 the command line or the
-configuration is wrong, and nothing was touched; 130 stopped at once by a second signal, a second or more after the first.";
+Exit codes: 0 done, or stopped as asked; 1 the node failed or could not start, or a measurement failed
+or could not write its report; 2 the command line or the configuration is wrong, and nothing was
+touched; 130 stopped at once by a second signal, a second or more after the first.";
 
 /// The `flotilla` command.
 #[derive(Debug, Parser)]

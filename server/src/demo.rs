@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::{Args, Parser};
 use flotilla_benches::ycsb;
 
-use crate::config::{ByteSize, HostPort, Loaded};
+use crate::config::{ByteSize, DEFAULT_ADDR, HostPort, Loaded};
 use crate::node::Node;
 
 /// Free space that a demo keeps; it writes less than that.
@@ -19,7 +19,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     records: u64,
     /// Length of the run
-    #[arg(long, value_name = "TIME", default_value = "10s")]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     duration: String,
     /// Concurrent requesters, each with one operation in flight
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -30,6 +30,11 @@ pub struct DemoArgs {
     /// No progress
     #[arg(long)]
     quiet: bool,
+}
+
+/// Kept as it was written, for the benchmark's command line.
+fn time(text: &str) -> Result<String, humantime::DurationError> {
+    humantime::parse_duration(text).map(|_| text.to_owned())
 }
 
 /// The benchmark's own command line: what it refuses there it refuses here.
@@ -44,6 +49,8 @@ struct Ycsb {
 /// # Errors
 /// The node did not start, or the load found fault with it.
 pub async fn run(args: &DemoArgs) -> anyhow::Result<()> {
+    // Before there is a node: where it will listen makes no difference.
+    load(args, DEFAULT_ADDR)?.validate()?;
     let temporary = tempfile::Builder::new().prefix("flotilla-demo-").tempdir();
     let temporary = temporary.context("cannot create a temporary folder")?;
     let data_dir = args
@@ -95,6 +102,34 @@ fn load(args: &DemoArgs, addr: &str) -> Result<ycsb::Options, clap::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_load_that_cannot_be_is_refused_before_there_is_a_node() {
+        #[derive(Parser)]
+        struct Demo {
+            #[command(flatten)]
+            args: DemoArgs,
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("data");
+        let dir = path.to_str().expect("a readable path");
+        let parse = |extra: [&str; 2]| {
+            let words = ["demo", "--data-dir", dir].into_iter().chain(extra);
+            Demo::try_parse_from(words).map(|demo| demo.args)
+        };
+        for (extra, expected) in [
+            (["--records", "0"], "--records is 0"),
+            (["--threads", "0"], "--threads is 0"),
+            (["--duration", "0s"], "--duration is zero"),
+        ] {
+            let args = parse(extra).expect("well-formed");
+            let error = run(&args).await.expect_err(expected);
+            assert!(error.to_string().starts_with(expected), "{error}");
+            assert!(flotilla_benches::is_wrong_command_line(&error));
+        }
+        assert!(parse(["--duration", "soon"]).is_err());
+        assert!(!path.exists());
+    }
 
     #[test]
     fn the_demo_s_load_is_one_the_benchmark_takes() {

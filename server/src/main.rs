@@ -32,8 +32,8 @@ const EXIT_FAILED: u8 = 1;
 fn main() {
     let code = match Cli::parse().command {
         Command::Server(args) => with_config(&args, needs_data_dir, server),
-        Command::Demo(args) => report(with_runtime(None, demo::run(&args))),
-        Command::Bench(bench) => report(with_runtime(None, flotilla_benches::run(bench))),
+        Command::Demo(args) => report_bench(with_runtime(None, demo::run(&args))),
+        Command::Bench(bench) => report_bench(with_runtime(None, flotilla_benches::run(bench))),
         Command::Config(args) => with_config(
             &args.config,
             |_| Ok(()),
@@ -79,6 +79,15 @@ fn report(result: anyhow::Result<()>) -> u8 {
             EXIT_FAILED
         }
     }
+}
+
+/// As [`report`]; what a driver refuses of its command line is a wrong command line.
+fn report_bench(result: anyhow::Result<()>) -> u8 {
+    let usage = result
+        .as_ref()
+        .is_err_and(flotilla_benches::is_wrong_command_line);
+    let code = report(result);
+    if usage { EXIT_USAGE } else { code }
 }
 
 /// Runs `work` on `threads` threads; as many as there are cores unless given.

@@ -42,11 +42,8 @@ pub(super) enum ClusterError {
         address: String,
         source: tonic::transport::Error,
     },
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        address: String,
-        source: tonic::transport::Error,
-    },
+    #[error("nothing answers at {address}: {reason}")]
+    Connect { address: String, reason: String },
     #[error("{rpc}: {status}")]
     Rpc {
         rpc: &'static str,
@@ -296,7 +293,7 @@ pub(super) async fn connect_store(
 ) -> Result<Arc<Vec<TikvClient<Channel>>>, ClusterError> {
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let client = TikvClient::new(dial(&format!("http://{address}")).await?);
+        let client = TikvClient::new(dial(address).await?);
         clients.push(client.max_decoding_message_size(MESSAGE_BYTES_MAX));
     }
     Ok(Arc::new(clients))
@@ -305,7 +302,7 @@ pub(super) async fn connect_store(
 /// Asks one node who leads PD, and connects there.
 async fn leader_of(address: &str) -> Result<(PdClient<Channel>, u64), ClusterError> {
     const RPC: &str = "GetMembers";
-    let mut asked = PdClient::new(dial(&format!("http://{address}")).await?);
+    let mut asked = PdClient::new(dial(address).await?);
     let answer = asked.get_members(pdpb::GetMembersRequest::default()).await;
     let answer = answer
         .map_err(|status| rpc_error(RPC, status))?
@@ -323,20 +320,30 @@ async fn leader_of(address: &str) -> Result<(PdClient<Channel>, u64), ClusterErr
     Ok((PdClient::new(dial(url).await?), cluster_id))
 }
 
-async fn dial(url: &str) -> Result<Channel, ClusterError> {
-    let endpoint = Endpoint::from_shared(url.to_owned())
+/// `HOST:PORT`.
+async fn dial(address: &str) -> Result<Channel, ClusterError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|source| ClusterError::Address {
-            address: url.into(),
+            address: address.into(),
             source,
         })?
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIME_MAX)
         .timeout(RPC_TIME_MAX);
     let connected = endpoint.connect().await;
-    connected.map_err(|source| ClusterError::Connect {
-        address: url.into(),
-        source,
+    connected.map_err(|error| ClusterError::Connect {
+        address: address.into(),
+        reason: innermost(&error),
     })
+}
+
+/// The first cause: each layer above it repeats it behind words of its own.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(below) = cause.source() {
+        cause = below;
+    }
+    cause.to_string()
 }
 
 fn rpc_error(rpc: &'static str, status: tonic::Status) -> ClusterError {

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use tikv_client::{Config, Error, RawClient};
 
 use super::database::{Database, Pair};
@@ -26,12 +25,28 @@ impl Tikv {
     pub(crate) async fn connect(pd: &[String], timeout: Duration) -> anyhow::Result<Self> {
         let config = Config::default().with_timeout(timeout);
         let connecting = RawClient::new_with_config(pd.to_vec(), config);
-        let addresses = pd.join(", ");
-        let client = tokio::time::timeout(CONNECT_TIME_MAX, connecting)
-            .await
-            .with_context(|| format!("no answer from {addresses}"))?
-            .with_context(|| format!("cannot connect to the cluster at {addresses}"))?;
-        Ok(Self { client })
+        let nobody = |why: &str| {
+            let addresses = pd.join(", ");
+            anyhow::anyhow!("nothing that serves a cluster answers at {addresses}: {why}")
+        };
+        match tokio::time::timeout(CONNECT_TIME_MAX, connecting).await {
+            Ok(Ok(client)) => Ok(Self { client }),
+            Ok(Err(error)) => Err(nobody(&told(&error))),
+            Err(_) => {
+                let seconds = CONNECT_TIME_MAX.as_secs();
+                Err(nobody(&format!("no answer within {seconds} s")))
+            }
+        }
+    }
+}
+
+/// What the client says, without the place in its source that some of its messages begin with:
+/// `[src/pd/cluster.rs:209]: `.
+fn told(error: &Error) -> String {
+    let message = error.to_string();
+    match message.split_once("]: ") {
+        Some((place, rest)) if place.starts_with('[') && place.contains(".rs:") => rest.to_owned(),
+        _ => message,
     }
 }
 
@@ -78,16 +93,39 @@ fn failure(error: &Error) -> Failure {
         Error::GrpcAPI(status) => grpc_failure(status.code(), status.message()),
         Error::Grpc(transport) => Failure::new("transport", transport.to_string()),
         Error::KvError { message } => Failure::new("refused", message.as_str()),
-        Error::UndeterminedError(_) => Failure::new("undetermined", error.to_string()),
+        Error::UndeterminedError(_) => Failure::new("undetermined", told(error)),
         Error::ExtractedErrors(errors) | Error::MultipleKeyErrors(errors) => match errors.first() {
             Some(first) => failure(first),
-            None => Failure::new("client", error.to_string()),
+            None => Failure::new("client", told(error)),
         },
         Error::RegionForKeyNotFound { .. }
         | Error::RegionForRangeNotFound { .. }
         | Error::RegionNotFoundInResponse { .. }
         | Error::EntryNotFoundInRegionCache
-        | Error::LeaderNotFound { .. } => Failure::new("no-route", error.to_string()),
-        other => Failure::new("client", other.to_string()),
+        | Error::LeaderNotFound { .. } => Failure::new("no-route", told(error)),
+        other => Failure::new("client", told(other)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_client_says_is_told_without_its_source() {
+        #[track_caller]
+        fn check(message: &str, expected: &str) {
+            let error = Error::InternalError {
+                message: message.to_owned(),
+            };
+            assert_eq!(told(&error), expected);
+            assert_eq!(failure(&error), Failure::new("client", expected));
+        }
+        check(
+            "[/a b/tikv-client-0.4.0/src/pd/cluster.rs:209]: PD cluster failed to respond",
+            "PD cluster failed to respond",
+        );
+        check("[1, 2]: no place", "[1, 2]: no place");
+        check("plain", "plain");
     }
 }

@@ -71,19 +71,48 @@ async fn wrong_data_ends_with_failure_after_the_report() {
 async fn bad_options_end_before_anything_is_started() {
     let fake = Fake::start().await;
     let address = &fake.address;
-    for (line, expected) in [
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("report").display().to_string();
+    let missing = folder.path().join("no/report").display().to_string();
+    let ycsb = format!("ycsb --workload a --pd {address}");
+    for (line, code, expected) in [
+        (format!("{ycsb} --records 0"), 2, "--records is 0"),
+        (format!("{ycsb} --threads 0"), 2, "--threads is 0"),
         (
-            format!("ycsb --workload a --pd {address} --records 0"),
-            "--records is 0",
+            format!("{ycsb} --value-size 7000000"),
+            2,
+            "--value-size is 7000000, must be from 0 to 6291456",
         ),
-        (format!("raw --pd {address} --regions 0"), "--regions is 0"),
+        (format!("{ycsb} --timeout 0s"), 2, "--timeout is zero"),
+        (
+            format!("{ycsb} --json {file} --svg {file}"),
+            2,
+            "--json and --svg name the same file",
+        ),
+        (
+            format!("raw --pd {address} --regions 0"),
+            2,
+            "--regions is 0",
+        ),
         (
             format!("raw --pd http://{address}"),
+            2,
             "HOST:PORT without a scheme",
+        ),
+        (
+            format!("echo drive --clients 0 --echo {address}"),
+            2,
+            "--clients is 0",
+        ),
+        // The command line is right, the disk is not.
+        (
+            format!("{ycsb} --json {missing}"),
+            1,
+            "No such file or directory",
         ),
     ] {
         let output = run(&line).await;
-        assert!(!output.status.success());
+        assert_eq!(output.status.code(), Some(code), "{line}");
         assert!(
             text(&output.stderr).contains(expected),
             "{line}: {}",
@@ -91,6 +120,29 @@ async fn bad_options_end_before_anything_is_started() {
         );
     }
     assert_eq!(fake.calls("RawPut") + fake.calls("GetRegion"), 0);
+}
+
+/// Refused, and a name that nobody has: one plain line each, and no path of a source.
+#[tokio::test]
+async fn an_address_where_nothing_answers_is_said_plainly() {
+    let gone = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
+    for address in [gone.as_str(), "nowhere.invalid:1"] {
+        for (line, expected) in [
+            ("ycsb --workload a", "nothing that serves a cluster answers"),
+            ("raw", "nothing answers"),
+        ] {
+            let output = run(&format!("{line} --pd {address} --quiet")).await;
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            let expected = format!("flotilla-bench: {expected} at {address}: ");
+            assert!(said.starts_with(&expected), "{said}");
+            assert!(!said.contains(".rs") && said.lines().count() == 1, "{said}");
+        }
+    }
 }
 
 #[tokio::test]

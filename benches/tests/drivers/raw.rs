@@ -232,7 +232,7 @@ async fn no_cluster_is_an_error_that_names_the_address() {
     };
     let error = run(&nobody, "").await.unwrap_err().to_string();
     assert!(
-        error.starts_with(&format!("cannot connect to http://{gone}")),
+        error.starts_with(&format!("nothing answers at {gone}: Connection refused")),
         "{error}"
     );
 }

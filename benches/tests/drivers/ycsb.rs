@@ -204,9 +204,12 @@ async fn no_cluster_is_an_error_that_names_the_address() {
     };
     let error = format!("{:#}", run(&nobody, "--workload a").await.unwrap_err());
     assert!(
-        error.starts_with(&format!("cannot connect to the cluster at {gone}")),
+        error.starts_with(&format!(
+            "nothing that serves a cluster answers at {gone}: "
+        )),
         "{error}"
     );
+    assert!(!error.contains(".rs"), "a place in a source: {error}");
 }
 
 /// The structure of a document: names and types, of arrays their first element.
