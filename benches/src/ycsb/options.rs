@@ -288,11 +288,13 @@ pub(crate) fn outputs(files: &[(&'static str, Option<&PathBuf>)]) -> Result<(), 
                 path: (*path).clone(),
             });
         }
+    }
+    for (option, path) in files {
         // Opening for append creates the file but leaves an older report as it is until then.
         let opened = fs::OpenOptions::new().append(true).create(true).open(path);
         opened.map_err(|error| OptionsError::Unwritable {
             option,
-            path: (*path).clone(),
+            path: path.clone(),
             problem: error.to_string(),
         })?;
     }
@@ -492,6 +494,7 @@ pub(super) mod tests {
             path: file.clone(),
         };
         assert_eq!(options(&file, &file), Err(same));
+        assert!(!file.exists(), "a wrong command line touches nothing");
         for (json, svg, flag) in [
             (&missing, &file, "--json"),
             (&file, &folder.path().to_path_buf(), "--svg"),
