@@ -96,7 +96,8 @@ group! {
         connections_broken: Counter = "flotilla_connections_broken_total", "Connections that broke or did not keep to the protocol.";
         connections_silent: Counter = "flotilla_connections_silent_total", "Connections that never said what they speak.";
         connections_stalled: Counter = "flotilla_connections_stalled_total", "Connections closed because they did not take their answers.";
-        answers_delayed: Counter = "flotilla_answers_delayed_total", "Large answers put off because the client had left too much unread.";
+        answers_delayed: Counter = "flotilla_answers_delayed_total", "Large answers put off because too many bytes of answers were unread.";
+        answers_no_room: Counter = "flotilla_answers_no_room_total", "Large answers dropped because too many bytes of answers were unread.";
         requests_no_room: Counter = "flotilla_requests_no_room_total", "Requests refused because too many bytes of requests were under way.";
     }
 }

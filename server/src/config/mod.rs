@@ -46,6 +46,7 @@ pub struct Config {
     pub stream_window: ByteSize,
     pub connection_window: ByteSize,
     pub unsent_max: ByteSize,
+    pub answers_max: ByteSize,
     pub requests_max: ByteSize,
     pub handshake_timeout: Duration,
     pub keepalive_interval: Duration,
@@ -102,6 +103,7 @@ impl Default for Config {
             stream_window: ByteSize::mib(4),
             connection_window: ByteSize::mib(16),
             unsent_max: ByteSize::mib(64),
+            answers_max: ByteSize::mib(512),
             requests_max: ByteSize::mib(512),
             handshake_timeout: Duration::from_secs(10),
             keepalive_interval: Duration::from_secs(20),
@@ -192,7 +194,8 @@ settings! {
     "network.stream-window" stream_window "HTTP/2 flow-control window of one request.";
     "network.connection-window" connection_window "HTTP/2 flow-control window of one connection: what it may send before it is read.";
     "network.unsent-max" unsent_max "Bytes of answers that one connection may leave unread; its further large requests wait.";
-    "network.requests-max" requests_max "Bytes of requests under way in the process; further large ones are refused.";
+    "network.answers-max" answers_max "Bytes of answers that all connections together may leave unread; further large requests wait or are refused.";
+    "network.requests-max" requests_max "Bytes of requests under way in the process; further large ones are refused, those of a stream wait for its others.";
     "network.handshake-timeout" handshake_timeout "Time for a new connection to say what it speaks.";
     "network.keepalive-interval" keepalive_interval "Pause before a silent connection is asked for a sign of life.";
     "network.keepalive-timeout" keepalive_timeout "Time to give it.";

@@ -212,6 +212,12 @@ impl Loaded {
             "the largest answer",
             answer,
         )?;
+        self.at_least(
+            "network.answers-max",
+            config.answers_max,
+            "network.unsent-max",
+            config.unsent_max,
+        )?;
         if config.log_write_buffer.0 < config.replay_max.0.saturating_mul(2) {
             let rule = format!(
                 "must be at least twice raft.replay-max ({}), so that entries die in memory",
@@ -352,6 +358,11 @@ mod tests {
             &[("network.unsent-max", "1MiB")],
             "network.unsent-max",
             "the largest answer (64MiB)",
+        );
+        refused(
+            &[("network.answers-max", "63MiB")],
+            "network.answers-max",
+            "network.unsent-max (64MiB)",
         );
         refused(
             &[("storage.log-write-buffer", "64MiB")],

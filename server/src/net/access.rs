@@ -2,16 +2,15 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::sync::Arc;
 
 use axum::response::IntoResponse;
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
-use parking_lot::Mutex;
+use tonic::Status;
 use tower::Service as _;
 
 use super::body::{RequestBody, ResponseBody};
-use super::memory::{Client, Reserved};
+use super::memory::{Client, NoRoom, Outbox};
 
 /// The one path that everybody may ask over plain HTTP.
 const HEALTH_PATH: &str = "/health";
@@ -69,22 +68,39 @@ impl hyper::service::Service<Request<Incoming>> for Service {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        if let Some(text) = self.access.refusal(is_grpc(&request), request.uri().path()) {
+        let (call, is_grpc) = (self.client.call(), is_grpc(&request));
+        if let Some(text) = self.access.refusal(is_grpc, request.uri().path()) {
             let answer = (StatusCode::FORBIDDEN, text).into_response();
-            let answer =
-                answer.map(|body| ResponseBody::new(tonic::body::Body::new(body), None, None));
+            let answer = answer.map(|body| ResponseBody::small(body, call));
             return Box::pin(std::future::ready(Ok(answer)));
         }
-        let held = Arc::new(Mutex::new(self.client.request()));
-        let mut request = request.map(|incoming| RequestBody::new(incoming, Arc::clone(&held)));
-        request.extensions_mut().insert(self.client.clone());
+        let mut request = request.map(|incoming| RequestBody::new(incoming, call.clone()));
+        request.extensions_mut().insert(call.clone());
         let mut routes = self.routes.clone();
         Box::pin(async move {
-            let mut answer = routes.call(request).await?;
-            let reserved = answer.extensions_mut().remove::<Reserved>();
-            Ok(answer
-                .map(|body| ResponseBody::new(tonic::body::Body::new(body), Some(held), reserved)))
+            let (mut head, body) = routes.call(request).await?.into_parts();
+            let outbox = head.extensions.remove::<Outbox>();
+            Ok(
+                match ResponseBody::begin(body, call.clone(), outbox).await {
+                    Ok(body) => Response::from_parts(head, body),
+                    Err(NoRoom) => {
+                        call.client().refused_answer();
+                        no_room(is_grpc).map(|body| ResponseBody::small(body, call))
+                    }
+                },
+            )
         })
+    }
+}
+
+/// Instead of a large answer for which there is no room.
+fn no_room(is_grpc: bool) -> Response<axum::body::Body> {
+    let text = "too many bytes of answers are not read yet; ask again later";
+    if is_grpc {
+        let head = Status::resource_exhausted(text).into_http::<()>();
+        head.map(|()| axum::body::Body::empty())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
     }
 }
 

@@ -1,33 +1,32 @@
-//! Bodies that hold their memory: a request is counted while it comes in, and both it and the
-//! answer stay counted until the answer has been handed to the socket.
+//! Bodies that are counted: a request while it comes in, an answer until it has been written.
 
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use parking_lot::Mutex;
 use tonic::Status;
 
-use super::memory::{FREE_BYTES, InFlight, Reserved};
-
-/// Shared by the two bodies of one request. Made only once a request is larger than the free bytes.
-pub(super) type Held = Arc<Mutex<InFlight>>;
+use super::memory::{Call, FREE_BYTES, NoRoom, Outbox, Reserved, Unsent};
 
 /// A request's body.
 pub(super) struct RequestBody {
     incoming: Incoming,
-    held: Held,
-    seen: u64,
+    call: Call,
+    /// So many bytes more are not counted.
+    free: u64,
+    /// A frame that waits for room, and how many bytes of it are counted.
+    kept: Option<(Bytes, u64)>,
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, held: Held) -> Self {
+    pub(super) fn new(incoming: Incoming, call: Call) -> Self {
         Self {
             incoming,
-            held,
-            seen: 0,
+            call,
+            free: FREE_BYTES,
+            kept: None,
         }
     }
 }
@@ -40,92 +39,200 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let frame = std::task::ready!(Pin::new(&mut self.incoming).poll_frame(cx));
-        Poll::Ready(match frame {
-            None => None,
-            Some(Err(error)) => Some(Err(Status::from_error(Box::new(error)))),
-            Some(Ok(frame)) => {
-                self.seen += frame.data_ref().map_or(0, |data| data.len() as u64);
-                if self.seen > FREE_BYTES && self.held.lock().grow_to(self.seen).is_err() {
+        let (data, counted) = match self.kept.take() {
+            Some(kept) => kept,
+            None => {
+                let frame = match ready!(Pin::new(&mut self.incoming).poll_frame(cx)) {
+                    None => return Poll::Ready(None),
+                    Some(Err(error)) => {
+                        return Poll::Ready(Some(Err(Status::from_error(Box::new(error)))));
+                    }
+                    Some(Ok(frame)) => frame,
+                };
+                let data = match frame.into_data() {
+                    Ok(data) => data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                };
+                let bytes = data.len() as u64;
+                let free = bytes.min(self.free);
+                self.free -= free;
+                (data, bytes - free)
+            }
+        };
+        if counted > 0 {
+            match self.call.poll_grow(counted, cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(NoRoom)) => {
                     return Poll::Ready(Some(Err(Status::resource_exhausted(
                         "too many bytes of requests are under way; send this one again later",
                     ))));
                 }
-                Some(Ok(frame))
+                // What is not read stays with the client: that is what the windows are for.
+                Poll::Pending => {
+                    self.kept = Some((data, counted));
+                    return Poll::Pending;
+                }
             }
-        })
+        }
+        Poll::Ready(Some(Ok(Frame::data(data))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
+        self.kept.is_none() && self.incoming.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
+        let kept = self.kept.as_ref().map_or(0, |(data, _)| data.len());
+        with_more(&self.incoming.size_hint(), kept)
     }
 }
 
+fn with_more(hint: &SizeHint, bytes: usize) -> SizeHint {
+    let (mut more, bytes) = (SizeHint::new(), bytes as u64);
+    if let Some(upper) = hint.upper() {
+        more.set_upper(upper.saturating_add(bytes));
+    }
+    more.set_lower(hint.lower().saturating_add(bytes));
+    more
+}
+
 /// Bytes of an answer that are handed to HTTP/2 at once. It buffers what it is given, however
-/// little the client takes; the rest of the answer stays here, and counted.
+/// little the client takes.
 const PIECE_BYTES: usize = 64 << 10;
+
+/// What comes next of an answer.
+enum Part {
+    Data(Bytes),
+    Trailers(Frame<Bytes>),
+    Failed(axum::Error),
+    End,
+}
 
 /// An answer's body.
 pub struct ResponseBody {
-    body: tonic::body::Body,
-    /// What is left of the last piece of `body`.
-    rest: Bytes,
-    _held: Option<Held>,
-    _reserved: Option<Reserved>,
+    body: axum::body::Body,
+    call: Call,
+    outbox: Option<Outbox>,
+    /// Data here is counted.
+    next: Option<Part>,
 }
 
 impl ResponseBody {
-    pub(super) fn new(
-        body: tonic::body::Body,
-        held: Option<Held>,
-        reserved: Option<Reserved>,
-    ) -> Self {
+    /// An answer that needs no memory worth counting.
+    pub(super) fn small(body: axum::body::Body, call: Call) -> Self {
         Self {
             body,
-            rest: Bytes::new(),
-            _held: held,
-            _reserved: reserved,
+            call,
+            outbox: None,
+            next: None,
         }
+    }
+
+    /// Counts an answer that a service has just made: one that is no stream is here as a whole.
+    ///
+    /// # Errors
+    /// It is large, no memory was reserved for it, and there is no room.
+    pub(super) async fn begin(
+        body: axum::body::Body,
+        call: Call,
+        outbox: Option<Outbox>,
+    ) -> Result<Self, NoRoom> {
+        let mut answer = Self {
+            outbox,
+            ..Self::small(body, call)
+        };
+        if answer.body.is_end_stream() {
+            return Ok(answer);
+        }
+        // It is made whether or not the client takes anything: what is made is counted. A stream
+        // has nothing yet; each of its messages is counted as it is made.
+        let first = poll_fn(|cx| {
+            Poll::Ready(match answer.poll_part(cx) {
+                Poll::Ready(part) => Some(part),
+                Poll::Pending => None,
+            })
+        });
+        answer.next = match first.await {
+            Some(Part::Data(data)) => {
+                let reserved = answer.reserve(data.len())?;
+                Some(Part::Data(Unsent::count(data, &answer.call, reserved)))
+            }
+            other => other,
+        };
+        Ok(answer)
+    }
+
+    fn poll_part(&mut self, cx: &mut Context<'_>) -> Poll<Part> {
+        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            None => Part::End,
+            Some(Err(error)) => Part::Failed(error),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => Part::Data(data),
+                Err(trailers) => Part::Trailers(trailers),
+            },
+        })
+    }
+
+    fn reserve(&self, bytes: usize) -> Result<Vec<Reserved>, NoRoom> {
+        let mut reserved = self.outbox.as_ref().map(Outbox::take).unwrap_or_default();
+        if reserved.is_empty() {
+            reserved.extend(self.call.client().try_reserve(bytes as u64)?);
+        }
+        Ok(reserved)
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = Status;
+    type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.rest.is_empty() {
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                None => return Poll::Ready(None),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let part = match self.next.take() {
+            Some(part) => part,
+            None => match ready!(self.poll_part(cx)) {
+                Part::Data(data) => {
+                    // Nothing reserved: many small answers in one message. They are not worth
+                    // the end of their stream.
+                    let reserved = self.reserve(data.len()).unwrap_or_default();
+                    Part::Data(Unsent::count(data, &self.call, reserved))
+                }
+                other => other,
+            },
+        };
+        Poll::Ready(match part {
+            Part::Data(mut data) => {
+                self.call.client().progressed();
+                let piece = data.split_to(data.len().min(PIECE_BYTES));
+                if !data.is_empty() {
+                    self.next = Some(Part::Data(data));
+                }
+                Some(Ok(Frame::data(piece)))
             }
-        }
-        let piece = self.rest.len().min(PIECE_BYTES);
-        Poll::Ready(Some(Ok(Frame::data(self.rest.split_to(piece)))))
+            Part::Trailers(trailers) => Some(Ok(trailers)),
+            Part::Failed(error) => Some(Err(error)),
+            Part::End => {
+                self.next = Some(Part::End);
+                None
+            }
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        match &self.next {
+            None => self.body.is_end_stream(),
+            Some(Part::End) => true,
+            Some(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        let (body, rest) = (self.body.size_hint(), self.rest.len() as u64);
-        let mut hint = SizeHint::new();
-        if let Some(upper) = body.upper() {
-            hint.set_upper(upper.saturating_add(rest));
-        }
-        hint.set_lower(body.lower().saturating_add(rest));
-        hint
+        let next = match &self.next {
+            Some(Part::Data(data)) => data.len(),
+            _ => 0,
+        };
+        with_more(&self.body.size_hint(), next)
     }
 }

@@ -19,8 +19,7 @@ use super::turn::Turn;
 const HELLO_BYTES: u64 = 24;
 /// Bytes of one HTTP/2 frame that clients may send.
 const FRAME_BYTES: u32 = 64 << 10;
-/// Bytes of one answer that HTTP/2 buffers ahead of the socket. They are not counted as unsent any
-/// more, so all requests of a connection together must not make them many.
+/// Bytes of one answer that HTTP/2 buffers ahead of the socket.
 const SEND_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of a request's headers.
 const HEADER_BYTES: u32 = 16 << 10;
@@ -108,8 +107,26 @@ struct Patience {
     next: Instant,
     greeted: bool,
     stopping: bool,
-    /// Bytes written when they last rose, and when that was.
-    progress: (u64, Instant),
+    /// Of the socket: bytes written.
+    written: Progress,
+    /// Of the answers.
+    sent: Progress,
+}
+
+/// A count that rises, and when it was last seen to.
+struct Progress {
+    count: u64,
+    at: Instant,
+}
+
+impl Progress {
+    /// How long the count has stood still, if it should rise: because something is `waiting`.
+    fn stalled(&mut self, count: u64, waiting: bool, now: Instant) -> Duration {
+        if count != self.count || !waiting {
+            *self = Self { count, at: now };
+        }
+        now - self.at
+    }
 }
 
 impl Patience {
@@ -122,7 +139,8 @@ impl Patience {
             next: now + limits.handshake_timeout,
             greeted: false,
             stopping: false,
-            progress: (0, now),
+            written: Progress { count: 0, at: now },
+            sent: Progress { count: 0, at: now },
         }
     }
 
@@ -132,10 +150,16 @@ impl Patience {
             return Some(End::NoHello);
         }
         self.greeted = true;
-        let written = self.socket.bytes_written();
-        if written != self.progress.0 || !self.client.has_unsent() {
-            self.progress = (written, now);
-        } else if now - self.progress.1 >= self.stall {
+        // A client may stop reading its socket, or go on and take nothing but signs of life: then
+        // the socket is fine, and the windows of its answers stay closed.
+        let (socket, client) = (&self.socket, &self.client);
+        let written = self
+            .written
+            .stalled(socket.bytes_written(), socket.is_held_up(), now);
+        let sent = self
+            .sent
+            .stalled(client.progress(), client.has_unsent(), now);
+        if written.max(sent) >= self.stall {
             return Some(End::Stalled);
         }
         self.next = now + self.stall / 2;

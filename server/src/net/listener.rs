@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::access::{Access, Service};
 use super::connection::{self, End};
-use super::memory::{Budget, Client};
+use super::memory::{Client, Memory};
 use crate::config::{Config, HostPort};
 use crate::metrics::NetworkMetrics;
 
@@ -30,8 +30,9 @@ pub struct Limits {
     pub streams_max: u32,
     pub stream_window: u32,
     pub connection_window: u32,
-    pub requests_max: u64,
     pub unsent_max: u64,
+    /// Shared by all listeners that have these limits.
+    pub(super) memory: Arc<Memory>,
     pub handshake_timeout: Duration,
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
@@ -47,8 +48,8 @@ impl Limits {
             streams_max: config.streams_max,
             stream_window: window(config.stream_window.0),
             connection_window: window(config.connection_window.0),
-            requests_max: config.requests_max.0,
             unsent_max: config.unsent_max.0,
+            memory: Arc::new(Memory::new(config.requests_max.0, config.answers_max.0)),
             handshake_timeout: config.handshake_timeout,
             keepalive_interval: config.keepalive_interval,
             keepalive_timeout: config.keepalive_timeout,
@@ -175,7 +176,6 @@ struct Shared {
     builder: Builder<TokioExecutor>,
     routes: axum::Router,
     http_moved: bool,
-    requests: Arc<Budget>,
     metrics: Arc<NetworkMetrics>,
 }
 
@@ -193,7 +193,6 @@ impl Server {
         let slots = Arc::new(Semaphore::new(connections_max));
         let shared = Arc::new(Shared {
             builder: connection::builder(&limits),
-            requests: Arc::new(Budget::new(limits.requests_max)),
             limits,
             routes,
             http_moved,
@@ -276,7 +275,7 @@ async fn run(
     };
     let client = Client::new(
         addr,
-        &shared.requests,
+        &shared.limits.memory,
         shared.limits.unsent_max,
         &shared.metrics,
     );

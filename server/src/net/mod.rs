@@ -6,8 +6,9 @@
 //! | connections | `network.connections-max` | closed at once |
 //! | requests per connection | `network.streams-max` | the client waits (HTTP/2) |
 //! | one request | `network.message-max` | `OUT_OF_RANGE` |
-//! | requests under way, bytes | `network.requests-max` | `RESOURCE_EXHAUSTED` |
-//! | answers not read, bytes | `network.unsent-max` per connection | the read is done again later |
+//! | requests under way, bytes | `network.requests-max`, a quarter of it per connection | a stream waits for its own requests, others get `RESOURCE_EXHAUSTED` |
+//! | answers not written, bytes | `network.unsent-max` per connection, `network.answers-max` in all | reads of rows are done again later, others get `RESOURCE_EXHAUSTED` |
+//! | small answers not written | nothing but their number | the stall time-out |
 //! | time without a word | handshake, keep-alive and stall time-outs | closed |
 
 mod access;
@@ -22,4 +23,4 @@ mod turn;
 
 pub use access::{Access, Service, is_grpc};
 pub use listener::{BindError, Bound, Limits, Server, bind};
-pub use memory::{CONNECTION_SHARE, Client, Reserved};
+pub use memory::{CONNECTION_SHARE, Call, Client, Message, NoRoom, Outbox, Reserved};

@@ -37,6 +37,8 @@ struct Wire<S> {
     kept: Vec<u8>,
     /// Invariant: less than `kept.len()`, or both are 0.
     gone: usize,
+    /// The operating system took nothing when it was last asked: the client does not read.
+    held_up: bool,
 }
 
 impl<S> Clone for Socket<S> {
@@ -52,6 +54,7 @@ impl<S> Socket<S> {
                 stream,
                 kept: Vec::new(),
                 gone: 0,
+                held_up: false,
             }),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -68,6 +71,11 @@ impl<S> Socket<S> {
         self.0.written.load(Ordering::Relaxed)
     }
 
+    /// Whether what is written waits for the client to read.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.0.wire.lock().held_up
+    }
+
     fn wrote(&self, bytes: usize) {
         self.0.written.fetch_add(bytes as u64, Ordering::Relaxed);
     }
@@ -81,9 +89,16 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
     }
 
     fn drain(&self, wire: &mut Wire<S>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Wire { stream, kept, gone } = wire;
+        let Wire {
+            stream,
+            kept,
+            gone,
+            held_up,
+        } = wire;
         while *gone < kept.len() {
+            *held_up = true;
             let bytes = ready!(Pin::new(&mut *stream).poll_write(cx, &kept[*gone..]))?;
+            *held_up = false;
             if bytes == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -104,7 +119,9 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         }
         if total > KEPT_BYTES_MAX {
             // Too large to be worth a copy.
+            wire.held_up = true;
             let bytes = ready!(Pin::new(&mut wire.stream).poll_write_vectored(cx, bufs))?;
+            wire.held_up = false;
             self.wrote(bytes);
             return Poll::Ready(Ok(bytes));
         }
@@ -202,6 +219,7 @@ mod tests {
         socket.write_all(&piece).await.expect("kept");
         let held_up = poll_fn(|cx| Poll::Ready(Pin::new(&mut socket).poll_write(cx, b"more")));
         assert!(held_up.await.is_pending());
+        assert!(socket.is_held_up());
         let mut found = vec![0; piece.len() + 4];
         let write = async { socket.write_all(b"more").await };
         let (wrote, read) = tokio::join!(write, other.read_exact(&mut found[..piece.len()]));
@@ -214,6 +232,7 @@ mod tests {
         flushed.expect("written");
         read.expect("there");
         assert_eq!(found, [piece.as_slice(), b"more"].concat());
+        assert!(!socket.is_held_up());
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ use axum::routing::get;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::memory::Memory;
 use super::{Limits, Server, bind};
 use crate::config::{Config, HostPort};
 use crate::metrics::Metrics;
@@ -15,6 +16,9 @@ use crate::metrics::Metrics;
 /// Longer than any test takes; what must not happen is not waited for.
 const LONG: Duration = Duration::from_secs(60);
 const PAGE: &str = "GET /page HTTP/1.1\r\nhost: x\r\n\r\n";
+const LARGE_PAGE: &str = "GET /large HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+/// More than the sockets of both sides hold.
+const LARGE_BYTES: usize = 32 << 20;
 
 struct Listener {
     server: Server,
@@ -32,7 +36,9 @@ async fn listener(change: impl FnOnce(&mut Limits)) -> Listener {
     };
     let bound = bind("addr", &any).await.expect("a free port");
     let (addr, metrics) = (bound.addr(), Metrics::new());
-    let routes = Router::new().route("/page", get(|| async { "the page" }));
+    let routes = Router::new()
+        .route("/page", get(|| async { "the page" }))
+        .route("/large", get(|| async { vec![b'x'; LARGE_BYTES] }));
     let server = Server::start(bound, routes, limits, false, Arc::clone(&metrics.network));
     Listener {
         server,
@@ -116,6 +122,35 @@ async fn a_connection_too_many_is_closed_at_once_and_the_others_go_on() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_large_page_is_refused_while_others_are_not_read() {
+    let listener = listener(|limits| {
+        // Room for one.
+        limits.memory = Arc::new(Memory::new(1 << 20, LARGE_BYTES as u64));
+    })
+    .await;
+    let ask = async || {
+        let mut stream = listener.connect().await;
+        stream.write_all(LARGE_PAGE.as_bytes()).await.expect("sent");
+        stream
+    };
+    let mut slow = ask().await;
+    assert_eq!(slow.read_u8().await.expect("it begins"), b'H');
+
+    let refused = read_all(&mut ask().await).await;
+    assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+    assert!(refused.ends_with("ask again later"), "{refused}");
+    assert_eq!(listener.count("flotilla_answers_no_room_total"), 1);
+    let mut small = listener.connect().await;
+    small.write_all(PAGE.as_bytes()).await.expect("sent");
+    read_page(&mut small).await;
+
+    assert!(read_all(&mut slow).await.len() > LARGE_BYTES);
+    let served = read_all(&mut ask().await).await;
+    assert!(served.starts_with("HTTP/1.1 200"), "room again");
+    assert!(served.len() > LARGE_BYTES);
 }
 
 #[tokio::test]

@@ -19,13 +19,13 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tonic::codegen::BoxStream;
 use tonic::metadata::MetadataMap;
-use tonic::{Status, Streaming};
+use tonic::{Response, Status, Streaming};
 
 use super::deadline::Deadline;
 use super::kv::{Kv, Origin, Reach, Served};
 use super::stopping::Stopping;
 use super::tikv::{Extent, Meters, TRANSACTIONS, health_feedback, not_served};
-use crate::net::{Client, Reserved};
+use crate::net::{self, Client, Outbox, Reserved};
 
 /// Calls of one stream that are worked on at once; further ones wait in the socket.
 const CALLS_MAX: usize = 1_024;
@@ -54,25 +54,29 @@ pub(super) fn serve(
     kv: Arc<Kv>,
     meters: Arc<Meters>,
     incoming: Streaming<BatchCommandsRequest>,
-    client: Option<Client>,
+    caller: Option<net::Call>,
     stopping: Stopping,
-) -> BoxStream<BatchCommandsResponse> {
+) -> Response<BoxStream<BatchCommandsResponse>> {
     let (tell, told) = mpsc::channel(ANSWERS_MAX);
     let (end, ended) = tokio::sync::oneshot::channel();
     let reader = tokio::spawn(async move {
         // A stream that ends well ends with all its answers.
-        if let Err(status) = read(kv, meters, incoming, client, tell, stopping).await {
+        if let Err(status) = read(kv, meters, incoming, caller, tell, stopping).await {
             let _ = end.send(status);
         }
     });
+    let outbox = Outbox::default();
     let state = State {
         told,
         ready: VecDeque::new(),
         ended: Some(ended),
-        sent: Vec::new(),
+        outbox: outbox.clone(),
         _reader: Reader(reader.abort_handle()),
     };
-    Box::pin(futures::stream::unfold(state, State::next))
+    let answers: BoxStream<_> = Box::pin(futures::stream::unfold(state, State::next));
+    let mut response = Response::new(answers);
+    response.extensions_mut().insert(outbox);
+    response
 }
 
 struct State {
@@ -80,14 +84,13 @@ struct State {
     /// Answers for the next messages.
     ready: VecDeque<Done>,
     ended: Option<tokio::sync::oneshot::Receiver<Status>>,
-    /// Memory of the last message, which has been sent when the next one is asked for.
-    sent: Vec<Reserved>,
+    /// Memory of the message that is sent next.
+    outbox: Outbox,
     _reader: Reader,
 }
 
 impl State {
     async fn next(mut self) -> Option<(Result<BatchCommandsResponse, Status>, Self)> {
-        self.sent.clear();
         if self.ready.is_empty() {
             let mut done = Vec::with_capacity(ANSWERS_MAX);
             if self.told.recv_many(&mut done, ANSWERS_MAX).await == 0 {
@@ -105,7 +108,9 @@ impl State {
             }
             message.request_ids.push(id);
             message.responses.push(item);
-            self.sent.extend(reserved);
+            if let Some(reserved) = reserved {
+                self.outbox.put(reserved);
+            }
         }
         Some((Ok(message), self))
     }
@@ -115,10 +120,11 @@ async fn read(
     kv: Arc<Kv>,
     meters: Arc<Meters>,
     mut incoming: Streaming<BatchCommandsRequest>,
-    client: Option<Client>,
+    caller: Option<net::Call>,
     tell: mpsc::Sender<Done>,
     mut stopping: Stopping,
 ) -> Result<(), Status> {
+    let client = caller.as_ref().map(|caller| caller.client().clone());
     let room = Arc::new(Semaphore::new(CALLS_MAX));
     let mut calls = JoinSet::new();
     loop {
@@ -127,6 +133,7 @@ async fn read(
             message = incoming.message() => message?,
         };
         let Some(message) = message else { break };
+        let held = caller.as_ref().map(|caller| Arc::new(caller.message()));
         if message.requests.len() != message.request_ids.len() {
             return Err(Status::invalid_argument(
                 "a batch needs one request id per request",
@@ -137,17 +144,18 @@ async fn read(
                 .acquire_owned()
                 .await
                 .map_err(|_| Status::cancelled("stopping"))?;
-            let (kv, meters, client, tell) = (
+            let (kv, meters, client, tell, held) = (
                 Arc::clone(&kv),
                 Arc::clone(&meters),
                 client.clone(),
                 tell.clone(),
+                held.clone(),
             );
             calls.spawn(async move {
                 let (item, reserved) = call(&kv, &meters, request.cmd, client).await;
                 // The stream may be gone.
                 let _ = tell.send((id, Item { cmd: item }, reserved)).await;
-                drop(permit);
+                drop((permit, held));
             });
             while calls.try_join_next().is_some() {}
         }

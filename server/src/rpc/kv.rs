@@ -28,7 +28,7 @@ use tonic::Status;
 
 use super::deadline::{Deadline, Passed};
 use super::envelope::{self, Stop};
-use crate::net::{Client, Reserved};
+use crate::net::{Client, NoRoom, Reserved};
 use crate::placement::Placement;
 use crate::store::{Held, Store, clock};
 
@@ -234,10 +234,10 @@ impl Kv {
             if reserved.is_some() {
                 return Ok((response, reserved));
             }
-            if let Some(reserved) = client.try_reserve(bytes) {
-                return Ok((response, Some(reserved)));
+            if let Ok(reserved) = client.try_reserve(bytes) {
+                return Ok((response, reserved));
             }
-            // The client leaves answers unread: this one must not wait for it in memory.
+            // Too many answers are unread: this one must not wait for that in memory.
             drop(response);
             let room = Box::pin(origin.deadline.bound(client.reserve(bytes)));
             reserved = Some(room.await.map_err(passed)?);
@@ -397,13 +397,9 @@ impl Kv {
     ) -> Served<C::Response>
     where
         C: ReadWrite + Send,
-        C::Response: Send,
+        C::Response: prost::Message + Send,
     {
-        finish(
-            self.try_read_write(command, origin, frees)
-                .await
-                .map(|response| (response, None)),
-        )
+        finish(self.try_read_write(command, origin, frees).await)
     }
 
     async fn try_read_write<C>(
@@ -411,10 +407,10 @@ impl Kv {
         command: C,
         origin: &Origin,
         frees: bool,
-    ) -> Result<C::Response, Stop>
+    ) -> Result<(C::Response, Option<Reserved>), Stop>
     where
         C: ReadWrite + Send,
-        C::Response: Send,
+        C::Response: prost::Message + Send,
     {
         let Admitted {
             context,
@@ -441,11 +437,18 @@ impl Kv {
                 continue;
             }
             let Proposal { mods, response } = self.planned(decision)?;
+            // Before anything is done: what is done must be answered.
+            let reserved = match &origin.client {
+                None => None,
+                Some(client) => client
+                    .try_reserve(prost::Message::encoded_len(&response) as u64)
+                    .map_err(|NoRoom| unread())?,
+            };
             if !mods.is_empty() {
                 self.propose(context, grant.term(), mods, held, origin.deadline)
                     .await?;
             }
-            return Ok(response);
+            return Ok((response, reserved));
         }
         Err(region_error::server_is_busy("the region changes too often to be read", 0).into())
     }
@@ -671,6 +674,10 @@ pub(super) fn answer_channel<T: Send + 'static>()
 
 pub(super) fn passed(_: Passed) -> Stop {
     region_error::deadline_exceeded().into()
+}
+
+fn unread() -> Stop {
+    region_error::server_is_busy("too many bytes of answers are not read yet", 0).into()
 }
 
 /// The machine that had the answer is gone, and did not say why: the process is stopping.

@@ -10,6 +10,7 @@ use tonic::codegen::BoxStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::stopping::Stopping;
+use crate::net::{Call, NoRoom, Outbox, Reserved};
 use crate::placement::PdHandle;
 
 /// The service.
@@ -36,15 +37,17 @@ const ANSWERS_MAX: usize = 64;
 
 /// Answers a stream, one response per request, in order, until either side ends it.
 fn serve_stream<Q, A, F>(
-    mut incoming: Streaming<Q>,
+    request: Request<Streaming<Q>>,
     mut stopping: Stopping,
     mut serve: impl FnMut(Q) -> F + Send + 'static,
-) -> BoxStream<A>
+) -> Response<BoxStream<A>>
 where
-    Q: Send + 'static,
-    A: Send + 'static,
+    Q: Clone + Send + 'static,
+    A: prost::Message + 'static,
     F: Future<Output = Result<A, Status>> + Send,
 {
+    let call = request.extensions().get::<Call>().cloned();
+    let mut incoming = request.into_inner();
     let (tell, told) = tokio::sync::mpsc::channel(ANSWERS_MAX);
     tokio::spawn(async move {
         loop {
@@ -52,8 +55,9 @@ where
                 () = stopping.wait() => Err(Stopping::status()),
                 message = incoming.message() => message,
             };
+            let _held = call.as_ref().map(Call::message);
             let answer = match message {
-                Ok(Some(request)) => serve(request).await,
+                Ok(Some(request)) => answer(request, call.as_ref(), &mut serve).await,
                 Ok(None) => return,
                 Err(status) => Err(status),
             };
@@ -64,7 +68,45 @@ where
             }
         }
     });
-    Box::pin(tokio_stream::wrappers::ReceiverStream::new(told))
+    let outbox = Outbox::default();
+    let memory = outbox.clone();
+    let answers = tokio_stream::wrappers::ReceiverStream::new(told);
+    let answers: BoxStream<A> = Box::pin(answers.map(move |answer| {
+        let (answer, reserved) = answer?;
+        if let Some(reserved) = reserved {
+            memory.put(reserved);
+        }
+        Ok(answer)
+    }));
+    let mut response = Response::new(answers);
+    response.extensions_mut().insert(outbox);
+    response
+}
+
+/// Serves one request of a stream; once more if there was no memory for its answer.
+async fn answer<Q, A, F>(
+    request: Q,
+    call: Option<&Call>,
+    serve: &mut impl FnMut(Q) -> F,
+) -> Result<(A, Option<Reserved>), Status>
+where
+    Q: Clone,
+    A: prost::Message,
+    F: Future<Output = Result<A, Status>>,
+{
+    let Some(call) = call else {
+        return Ok((serve(request).await?, None));
+    };
+    let answer = serve(request.clone()).await?;
+    let bytes = answer.encoded_len() as u64;
+    match call.client().try_reserve(bytes) {
+        Ok(reserved) => Ok((answer, reserved)),
+        Err(NoRoom) => {
+            drop(answer);
+            let reserved = call.client().reserve(bytes).await;
+            Ok((serve(request).await?, Some(reserved)))
+        }
+    }
 }
 
 /// Known, and not offered.
@@ -105,11 +147,7 @@ impl Pd for PdService {
                 served.await.map_err(status)
             }
         };
-        Ok(Response::new(serve_stream(
-            request.into_inner(),
-            self.stopping.clone(),
-            serve,
-        )))
+        Ok(serve_stream(request, self.stopping.clone(), serve))
     }
 
     async fn get_min_ts(
@@ -137,11 +175,7 @@ impl Pd for PdService {
             let pd = pd.clone();
             async move { pd.call::<calls::QueryRegion>(request).await.map_err(status) }
         };
-        Ok(Response::new(serve_stream(
-            request.into_inner(),
-            self.stopping.clone(),
-            serve,
-        )))
+        Ok(serve_stream(request, self.stopping.clone(), serve))
     }
 
     async fn region_heartbeat(
@@ -150,6 +184,7 @@ impl Pd for PdService {
     ) -> Result<Response<BoxStream<p::RegionHeartbeatResponse>>, Status> {
         let heartbeats = self.pd.heartbeats().await.map_err(status)?;
         let sender = heartbeats.sender();
+        let call = request.extensions().get::<Call>().cloned();
         let mut incoming = request.into_inner();
         let mut stopping = self.stopping.clone();
         tokio::spawn(async move {
@@ -158,6 +193,7 @@ impl Pd for PdService {
                     () = stopping.wait() => return,
                     message = incoming.message() => message,
                 };
+                let _held = call.as_ref().map(Call::message);
                 let Ok(Some(heartbeat)) = message else { return };
                 if !sender.send(heartbeat).await {
                     return;

@@ -30,7 +30,7 @@ use super::envelope::{self, Stop};
 use super::kv::{Kv, Origin, Reach, Served, answer_channel, closing, passed};
 use super::stopping::Stopping;
 use crate::metrics::Metrics;
-use crate::net::Client;
+use crate::net::{Call, Outbox};
 
 /// Rows or keys that are read on the thread that serves the connection; more go elsewhere, so that
 /// nobody's small request waits behind them.
@@ -136,7 +136,10 @@ fn origin<T>(request: &Request<T>, context: Option<&kvrpcpb::Context>) -> Origin
     let execution_ms = context.map_or(0, |context| context.max_execution_duration_ms);
     Origin {
         deadline: Deadline::of(request.metadata(), execution_ms),
-        client: request.extensions().get::<Client>().cloned(),
+        client: request
+            .extensions()
+            .get::<Call>()
+            .map(|call| call.client().clone()),
     }
 }
 
@@ -144,7 +147,9 @@ fn respond<A>(served: Served<A>) -> Result<Response<A>, Status> {
     let (message, reserved) = served?;
     let mut response = Response::new(message);
     if let Some(reserved) = reserved {
-        response.extensions_mut().insert(reserved);
+        let outbox = Outbox::default();
+        outbox.put(reserved);
+        response.extensions_mut().insert(outbox);
     }
     Ok(response)
 }
@@ -431,14 +436,14 @@ impl Tikv for TikvService {
         &self,
         request: Request<Streaming<BatchCommandsRequest>>,
     ) -> Result<Response<BoxStream<BatchCommandsResponse>>, Status> {
-        let client = request.extensions().get::<Client>().cloned();
-        Ok(Response::new(batch::serve(
+        let call = request.extensions().get::<Call>().cloned();
+        Ok(batch::serve(
             Arc::clone(&self.kv),
             Arc::clone(&self.meters),
             request.into_inner(),
-            client,
+            call,
             self.stopping.clone(),
-        )))
+        ))
     }
 
     async fn get_health_feedback(

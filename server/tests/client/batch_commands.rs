@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flotilla::config::ByteSize;
 use flotilla_proto::kvrpcpb as kv;
 use flotilla_proto::kvrpcpb::{Context, KvPair};
 use flotilla_proto::tikvpb::batch_commands_request::Request;
@@ -338,6 +339,41 @@ async fn failures_stay_with_their_requests() {
         panic!("another kind of answer")
     };
     assert_eq!(response.health_feedback.expect("feedback").store_id, 1);
+    stream.close().await;
+    node.stop().await;
+}
+
+/// Many times what a connection may have under way, over one stream: it waits for its own answers,
+/// and leaves room for others.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_may_send_any_amount() {
+    const REQUESTS: u64 = 100;
+    // A quarter of it for each connection.
+    let mut node = TestNode::with(|config| config.requests_max = ByteSize::mib(64)).await;
+    let wire = node.wire().await;
+    let own = wire.at("k").await.expect("a context");
+    let value = "v".repeat(1 << 20);
+    let mut stream = Stream::open(&wire).await;
+    for id in 0..REQUESTS {
+        stream.send([(id, put(&own, "k", &value))]).await;
+    }
+    let written = stream.answers(REQUESTS as usize).await;
+    let done = Some(Tell::RawPut(kv::RawPutResponse::default()));
+    assert!(
+        written.values().all(|answer| *answer == done),
+        "{written:?}"
+    );
+
+    // The stream is still open.
+    let mut other = node.wire().await.kv;
+    let large = kv::RawPutRequest {
+        context: Some(own.clone()),
+        key: "large".into(),
+        value: vec![7; 5 << 20].into(),
+        ..kv::RawPutRequest::default()
+    };
+    let response = other.raw_put(large).await.expect("there is room");
+    assert_eq!(response.into_inner(), kv::RawPutResponse::default());
     stream.close().await;
     node.stop().await;
 }

@@ -121,15 +121,21 @@ fn ten_thousand_connections_are_opened_and_dropped() {
     node.stop();
 }
 
+/// Answers that waited until they were made.
+const DELAYED: &str = "flotilla_answers_delayed_total ";
+/// Answers that were not made.
+const REFUSED: &str = "flotilla_answers_no_room_total ";
 /// Answers that a client asks for and never reads, in all.
 const UNREAD: u64 = 1_000 * MIB;
-/// Memory they may take: what one connection may leave unread, once as rows and once as messages
-/// on their way out, and some for everything else.
+/// Memory they may take: what may be unread, once as rows and once as messages on their way out,
+/// and some for everything else.
 const UNREAD_MEMORY: u64 = 2 * 64 * MIB + 96 * MIB;
 
-/// A node with a row of 1 MiB under `big`, which gives a client that reads nothing a second.
+/// A node with a row of 1 MiB under `big`, which gives a client that reads nothing a second. All
+/// clients together may leave as much unread as one.
 fn node_with_a_big_row(folder: &tempfile::TempDir) -> (Node, Client) {
-    let node = Node::start(&folder.path().join("store"), &["network.stall-timeout=1s"]);
+    let settings = ["network.stall-timeout=1s", "network.answers-max=64MiB"];
+    let node = Node::start(&folder.path().join("store"), &settings);
     let client = Client::connect(&node);
     client.put("big", vec![7; MIB as usize]);
     client.put("row", "value");
@@ -144,28 +150,36 @@ fn get_big(client: &Client) -> k::RawGetRequest {
     }
 }
 
-/// Somebody asks for much and reads nothing: the node's memory stays bounded, others are served, and
-/// in the end the connection is closed.
+/// Clients ask for much and read nothing: the node's memory stays bounded, others are served, and
+/// in the end the connections are closed. `put_off` counts the answers that had to wait.
 #[track_caller]
-fn check_unread(ask: impl FnOnce(&Client, &mut Deaf) -> std::io::Result<()>) {
+fn check_unread(
+    clients: u64,
+    put_off: &str,
+    mut ask: impl FnMut(&Client, &mut Deaf) -> std::io::Result<()>,
+) {
     let folder = tempfile::tempdir().expect("a folder");
     let (node, client) = node_with_a_big_row(&folder);
     let resident = node.resident();
-    let mut deaf = Deaf::connect(node.addr()).expect("connected");
-    ask(&client, &mut deaf).expect("the node takes what it is asked");
+    let mut deaf: Vec<_> = (0..clients)
+        .map(|_| Deaf::connect(node.addr()).expect("connected"))
+        .collect();
+    for deaf in &mut deaf {
+        ask(&client, deaf).expect("the node takes what it is asked");
+    }
 
     let (mut most, mut served) = (0, 0);
-    eventually("the node to close the connection", || {
+    eventually("the node to close the connections", || {
         most = most.max(node.resident().saturating_sub(resident));
         assert_eq!(client.get("row"), Some("value".into()));
         served += 1;
         let closed = node.metric("flotilla_connections_stalled_total ");
-        (closed == 1).then_some(())
+        (closed == clients).then_some(())
     });
     println!("{} MiB more at most, {served} looks", most / MIB);
     assert!(most <= UNREAD_MEMORY, "{most} bytes");
     assert!(
-        node.metric("flotilla_answers_delayed_total ") > 0,
+        node.metric(put_off) > 0,
         "nothing was put off: not enough was asked for"
     );
     node.logs(&["closed a connection that did not take its answers"]);
@@ -183,15 +197,82 @@ fn check_unread(ask: impl FnOnce(&Client, &mut Deaf) -> std::io::Result<()>) {
 
 #[test]
 fn a_client_that_asks_and_never_reads_is_bounded() {
-    check_unread(|client, deaf| {
+    check_unread(1, DELAYED, |client, deaf| {
         let message = get_big(client).encode_to_vec();
         (0..UNREAD / MIB).try_for_each(|_| deaf.call("/tikvpb.Tikv/RawGet", &message))
     });
 }
 
 #[test]
+fn clients_that_ask_and_never_read_are_bounded_together() {
+    // Each less than it may leave unread by itself, all together more than all may.
+    const CLIENTS: u64 = 8;
+    const UNREAD_OF_EACH: u64 = 50 * MIB;
+    check_unread(CLIENTS, DELAYED, |client, deaf| {
+        let message = get_big(client).encode_to_vec();
+        (0..UNREAD_OF_EACH / MIB).try_for_each(|_| deaf.call("/tikvpb.Tikv/RawGet", &message))
+    });
+}
+
+/// Splits off regions with keys so long that telling all regions takes more than 100 KiB.
+fn split_widely(client: &Client) {
+    const REGIONS: usize = 50;
+    let before = client.regions().len();
+    let key = |n: usize| Bytes::from(format!("{n:02}{}", "k".repeat(1 << 10)));
+    let request = k::SplitRegionRequest {
+        context: Some(client.route(b"row").context()),
+        split_keys: (0..REGIONS).map(key).collect(),
+        is_raw_kv: true,
+        ..k::SplitRegionRequest::default()
+    };
+    let split = wait(client.tikv().split_region(request)).expect("an answer");
+    assert_eq!(split.into_inner().region_error, None);
+    eventually("PD to know all regions", || {
+        (client.regions().len() == before + REGIONS).then_some(())
+    });
+}
+
+#[test]
+fn clients_that_ask_pd_and_never_read_are_bounded() {
+    let mut split = false;
+    check_unread(2, REFUSED, |client, deaf| {
+        if !std::mem::replace(&mut split, true) {
+            split_widely(client);
+        }
+        let message = p::ScanRegionsRequest {
+            header: client.header(),
+            ..p::ScanRegionsRequest::default()
+        };
+        let message = message.encode_to_vec();
+        (0..1_000).try_for_each(|_| deaf.call("/pdpb.PD/ScanRegions", &message))
+    });
+}
+
+/// A single small answer that is never taken, by somebody who is alive otherwise.
+#[test]
+fn a_client_that_takes_nothing_is_let_go_though_it_is_alive() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (node, client) = node_with_a_big_row(&folder);
+    let message = k::RawGetRequest {
+        key: "row".into(),
+        ..get_big(&client)
+    };
+    let mut deaf = Deaf::closed(node.addr()).expect("connected");
+    deaf.call("/tikvpb.Tikv/RawGet", &message.encode_to_vec())
+        .expect("the node takes what it is asked");
+    eventually("the node to close the connection", || {
+        // It may be closed just now.
+        let _ = deaf.ping();
+        let closed = node.metric("flotilla_connections_stalled_total ");
+        (closed == 1).then_some(())
+    });
+    assert_eq!(client.get("row"), Some("value".into()));
+    node.stop();
+}
+
+#[test]
 fn a_stream_that_asks_and_never_reads_is_bounded() {
-    check_unread(|client, deaf| {
+    check_unread(1, DELAYED, |client, deaf| {
         let ask = t::batch_commands_request::Request {
             cmd: Some(t::batch_commands_request::request::Cmd::RawGet(get_big(
                 client,

@@ -163,6 +163,10 @@ fn limits_that_contradict_each_other_are_refused_by_name() {
             &["network.unsent-max = 1MiB", "the largest answer"],
         ),
         (
+            &["network.answers-max=1MiB"],
+            &["network.answers-max = 1MiB", "network.unsent-max"],
+        ),
+        (
             &["network.connections-max=0"],
             &["network.connections-max = 0", "at least 8"],
         ),

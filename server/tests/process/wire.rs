@@ -148,22 +148,31 @@ fn skip_frame(stream: &mut TcpStream) -> io::Result<u8> {
     Ok(head[3])
 }
 
-/// A client of HTTP/2 that takes as much as the node wants to send, and reads none of it.
+/// A client of HTTP/2 that reads none of what the node sends.
 pub(crate) struct Deaf {
     stream: TcpStream,
     next: u32,
 }
 
 impl Deaf {
+    /// It asks for as much as the node wants to send.
     pub(crate) fn connect(addr: &str) -> io::Result<Self> {
+        Self::with_windows(addr, WINDOW_MAX, WINDOW_MAX - WINDOW_FIRST)
+    }
+
+    /// It takes no byte of an answer.
+    pub(crate) fn closed(addr: &str) -> io::Result<Self> {
+        Self::with_windows(addr, 0, 1)
+    }
+
+    fn with_windows(addr: &str, of_stream: u32, more: u32) -> io::Result<Self> {
         let mut stream = connect(addr);
         const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
-        let settings = [&INITIAL_WINDOW_SIZE[..], &WINDOW_MAX.to_be_bytes()].concat();
-        let more = (WINDOW_MAX - WINDOW_FIRST).to_be_bytes();
+        let settings = [&INITIAL_WINDOW_SIZE[..], &of_stream.to_be_bytes()].concat();
         let hello = [
             PREFACE.to_vec(),
             frame(SETTINGS, 0, 0, &settings),
-            frame(WINDOW_UPDATE, 0, 0, &more),
+            frame(WINDOW_UPDATE, 0, 0, &more.to_be_bytes()),
         ];
         stream.write_all(&hello.concat())?;
         // The last that is read: how much the node takes at once.
@@ -208,6 +217,11 @@ impl Deaf {
     pub(crate) fn call(&mut self, path: &str, message: &[u8]) -> io::Result<()> {
         let stream = self.open(path)?;
         self.send(stream, &grpc(message), true)
+    }
+
+    /// Asks for a sign of life, and gives one.
+    pub(crate) fn ping(&mut self) -> io::Result<()> {
+        self.stream.write_all(&frame(PING, 0, 0, &[0; 8]))
     }
 
     /// How long a write may take before it counts as not taken.
