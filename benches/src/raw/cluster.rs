@@ -317,7 +317,8 @@ async fn leader_of(address: &str) -> Result<(PdClient<Channel>, u64), ClusterErr
         rpc: RPC,
         missing: "client URL of the leader",
     })?;
-    Ok((PdClient::new(dial(url).await?), cluster_id))
+    let leader = url.strip_prefix("http://").unwrap_or(url);
+    Ok((PdClient::new(dial(leader).await?), cluster_id))
 }
 
 /// `HOST:PORT`.
