@@ -56,6 +56,7 @@ install: build ## Copy the binary to PREFIX/bin, by default ~/.local/bin
 .PHONY: bench
 bench: build ## Measure: the figures of docs/performance.md
 	@$(CARGO) build $(linked) --bins --examples
+	@$(CARGO) build --release -p flotilla-raft --example steps
 	@FLOTILLA=$(FLOTILLA) benches/run.sh
 
 # ---- checking ----
