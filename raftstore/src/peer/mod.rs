@@ -58,8 +58,11 @@ pub struct Peer {
     /// Written since the last report to PD.
     unreported: RegionSize,
     size_check_running: bool,
-    /// It was to be cut when it was measured last, and was not.
-    too_large: bool,
+    /// `growth` when the measurement was asked for: what came later it may not have seen.
+    growth_asked: RegionSize,
+    /// To be measured with the next heartbeat: it was to be cut and was not, or has just been cut
+    /// and holds nobody knows what.
+    measure_again: bool,
     /// The applied index that survives a crash.
     durable_applied: u64,
     /// This store was told that it is PD in this term.
@@ -121,7 +124,8 @@ impl Peer {
             growth: RegionSize::default(),
             unreported: RegionSize::default(),
             size_check_running: false,
-            too_large: false,
+            growth_asked: RegionSize::default(),
+            measure_again: false,
             durable_applied: 0,
             meta_announced: None,
             last_heartbeat: None,

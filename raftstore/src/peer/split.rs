@@ -122,7 +122,7 @@ impl Peer {
             bytes: (self.size.bytes + self.growth.bytes) / parts,
             keys: (self.size.keys + self.growth.keys) / parts,
         };
-        self.too_large = false;
+        self.measure_again = true;
         self.growth = RegionSize::default();
         let input = StoreInput::Split {
             children: children.clone(),
@@ -162,9 +162,9 @@ impl Peer {
         }
     }
 
-    /// Asks for another measurement of a region that was to be cut, and was not.
+    /// Asks for the measurement that was put off.
     pub(super) fn check_size_again(&mut self, effects: &mut RaftEffects) {
-        if self.too_large {
+        if self.measure_again {
             self.measure(effects);
         }
     }
@@ -173,6 +173,7 @@ impl Peer {
         let free = !self.size_check_running && self.unsettled.is_empty();
         if self.is_leader() && free && self.region.id != META_REGION {
             self.size_check_running = true;
+            self.growth_asked = self.growth;
             effects.size_checks.push(SizeCheck {
                 region: self.region.clone(),
             });
@@ -188,6 +189,7 @@ impl Peer {
     ) {
         self.size_check_running = false;
         if self.region.region_epoch != Some(epoch) {
+            self.measure_again = true;
             return;
         }
         // An empty region still counts as measured.
@@ -195,9 +197,13 @@ impl Peer {
             bytes: size.bytes.max(1),
             keys: size.keys,
         };
-        self.growth = RegionSize::default();
-        self.too_large = !keys.is_empty();
-        if self.too_large && self.is_leader() {
+        self.growth.bytes = self.growth.bytes.saturating_sub(self.growth_asked.bytes);
+        self.growth.keys = self.growth.keys.saturating_sub(self.growth_asked.keys);
+        self.measure_again = !keys.is_empty();
+        if keys.is_empty() {
+            // It may have grown while it was measured.
+            self.check_size(effects);
+        } else if self.is_leader() {
             let region = self.region.id;
             let answer = Answer::new(move |outcome: Result<Vec<Region>, _>| match outcome {
                 Ok(regions) => tracing::info!(region, parts = regions.len(), "split by size"),
