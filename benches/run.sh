@@ -19,8 +19,9 @@ heading() { printf '\n== %s\n' "$*"; }
 # Starts a node on a fresh folder; sets `addr` and `node`.
 start_node() {
     rm -rf "$work/data" "$work/node.out"
-    "$flotilla" server --data-dir "$work/data" --addr 127.0.0.1:0 --set log.level=warn >"$work/node.out" 2>"$work/node.err" &
-    node=$!
+    # Not a child of this shell, which would keep its number when it has ended.
+    node=$("$flotilla" server --data-dir "$work/data" --addr 127.0.0.1:0 --set log.level=warn \
+        >"$work/node.out" 2>"$work/node.err" & echo $!)
     for _ in $(seq 1 600); do
         addr=$(sed -n 's/^flotilla serves on //p' "$work/node.out" 2>/dev/null)
         [[ -n $addr ]] && return 0
@@ -34,7 +35,7 @@ start_node() {
 stop_node() {
     [[ -n $node ]] || return 0
     kill -TERM "$node" 2>/dev/null || true
-    wait "$node" || true
+    while kill -0 "$node" 2>/dev/null; do sleep 0.02; done
     node=
 }
 

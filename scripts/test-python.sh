@@ -54,4 +54,4 @@ if ! installed; then
     fi
 fi
 
-FLOTILLA=$(realpath "$flotilla") "$venv/bin/python" -B -m unittest discover --start-directory server/tests/python --pattern '*_test.py' --verbose
+FLOTILLA=$(realpath "$flotilla") "$venv/bin/python" -B -m unittest discover --start-directory server/bin/tests/python --pattern '*_test.py' --verbose

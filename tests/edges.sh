@@ -59,11 +59,11 @@ done
 # A clippy.toml hides the bans in the root. Only what links RocksDB or opens sockets has one; the
 # engine without RocksDB is checked against the root all the same (make lint).
 for file in $(git ls-files '*/clippy.toml'); do
-    [[ " engine server benches " == *" ${file%/clippy.toml} "* ]] || complain "$file hides the bans in clippy.toml from a pure package"
+    [[ " engine server server/bin benches " == *" ${file%/clippy.toml} "* ]] || complain "$file hides the bans in clippy.toml from a pure package"
 done
 
 # A package that is new here would go unproved.
-known="proto raft engine mailbox router raftstore kv pd-client pd benches tests"
+known="proto raft engine mailbox router raftstore kv pd-client pd bin benches tests"
 for manifest in $(git ls-files '*Cargo.toml'); do
     name=$(sed -n 's/^name = "\(flotilla[a-z-]*\)"$/\1/p' "$manifest" | head -1)
     [[ -z $name || $name == flotilla ]] && continue

@@ -43,6 +43,9 @@ pub struct Config {
     pub undecided_time_max: Duration,
     /// A region is split when it holds more bytes than this.
     pub split_bytes: u64,
+    /// A region that may hold more bytes than this takes nothing but deletions until it is split.
+    /// At least `split_bytes` and two of the largest writes: what is refused for it can be split.
+    pub region_bytes_max: u64,
     /// A region is split when it holds more keys than this.
     pub split_keys: u64,
     /// Entries kept behind the durable point for a lagging follower.
@@ -86,6 +89,7 @@ impl Default for Config {
             waiting_time_max: Duration::from_millis(100),
             undecided_time_max: Duration::from_secs(10),
             split_bytes: 256 * MIB,
+            region_bytes_max: 384 * MIB,
             split_keys: 2_500_000,
             lag_entries_max: 5_000,
             truncate_entries_min: 256,
@@ -206,6 +210,14 @@ impl Config {
                 return Err(ConfigError::new(setting, &bytes, rule));
             }
         }
+        let least = self.split_bytes.saturating_add(entry.saturating_mul(2));
+        if self.region_bytes_max < least {
+            let rule = format!(
+                "must be at least {least} bytes: region.split-size and two of the largest writes"
+            );
+            let setting = "region.max-size";
+            return Err(ConfigError::new(setting, &self.region_bytes_max, rule));
+        }
         Ok(())
     }
 
@@ -281,7 +293,7 @@ mod tests {
         assert_eq!(Config::default().validate(), Ok(()));
         let ms = Duration::from_millis;
         type Break<'a> = &'a dyn Fn(&mut Config);
-        let broken: [(&str, &str, Break<'_>); 22] = [
+        let broken: [(&str, &str, Break<'_>); 23] = [
             ("raft.tick", "zero", &|c| c.tick = ms(0)),
             ("raft.heartbeat", "one tick (raft.tick, 100ms)", &|c| {
                 c.heartbeat = ms(50)
@@ -333,6 +345,9 @@ mod tests {
                 c.replay_bytes_max = 1
             }),
             ("region.split-size", "zero", &|c| c.split_bytes = 0),
+            ("region.max-size", "two of the largest writes", &|c| {
+                c.region_bytes_max = c.split_bytes + c.entry_bytes_max
+            }),
             ("region.split-keys", "above one", &|c| c.split_keys = 1),
         ];
         for (setting, rule, break_it) in broken {

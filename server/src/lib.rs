@@ -7,6 +7,7 @@
 //!  placement PD: the machine's driver, and what the store tells and asks it
 //!  store     databases, machines and their threads
 //!  node      all of it together: start, stop, what ends it
+//!  program   the command line, and the code the process ends with
 //! ```
 //!
 //! The only crate with sockets, the async runtime and command-line handling.
@@ -22,5 +23,6 @@ pub mod net;
 pub mod node;
 pub mod placement;
 pub mod process;
+pub mod program;
 pub mod rpc;
 pub mod store;

@@ -243,6 +243,7 @@ impl Peer {
             self.report_region(now, effects);
             self.check_size_again(effects);
         }
+        self.check_too_large(effects);
         self.truncate_log(effects);
     }
 
@@ -374,10 +375,7 @@ impl Peer {
             region: self.region.clone(),
             leader: self.meta,
             term: self.raft.term(),
-            size: RegionSize {
-                bytes: self.size.bytes + self.growth.bytes,
-                keys: self.size.keys + self.growth.keys,
-            },
+            size: self.size_at_most(),
             written: std::mem::take(&mut self.unreported),
         });
     }

@@ -101,6 +101,14 @@ impl Peer {
         let bytes = proposal.bytes();
         if let Err(error) = self.check_write(&proposal, bytes) {
             proposal.answer.give(Err(error));
+        } else if self.too_large()
+            && proposal
+                .mods
+                .iter()
+                .any(|change| change.kind() == ModKind::Put)
+        {
+            let reason = "the region is too large, and is about to be split";
+            proposal.answer.give(Err(RequestError::Busy { reason }));
         } else if self.proposals.waiting_bytes + bytes > self.shared.config.waiting_bytes_max {
             let reason = "too many writes wait for the region";
             proposal.answer.give(Err(RequestError::Busy { reason }));

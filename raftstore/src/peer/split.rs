@@ -118,9 +118,10 @@ impl Peer {
         self.siblings.clone_from(&children);
         // What the parent held is now spread; measured again when it grows.
         let parts = children.len() as u64 + 1;
+        let all = self.size_at_most();
         self.size = RegionSize {
-            bytes: (self.size.bytes + self.growth.bytes) / parts,
-            keys: (self.size.keys + self.growth.keys) / parts,
+            bytes: all.bytes / parts,
+            keys: all.keys / parts,
         };
         self.measure_again = true;
         self.growth = RegionSize::default();
@@ -158,6 +159,26 @@ impl Peer {
             || worth_measuring(self.size.keys, self.growth.keys, config.split_keys);
         let unknown = self.size == RegionSize::default();
         if grown || unknown {
+            self.measure(effects);
+        }
+    }
+
+    /// What it holds is at most this: what is overwritten counts until it is measured again.
+    pub(super) fn size_at_most(&self) -> RegionSize {
+        RegionSize {
+            bytes: self.size.bytes.saturating_add(self.growth.bytes),
+            keys: self.size.keys.saturating_add(self.growth.keys),
+        }
+    }
+
+    pub(super) fn too_large(&self) -> bool {
+        self.region.id != META_REGION
+            && self.size_at_most().bytes > self.shared.config.region_bytes_max
+    }
+
+    /// A region that takes no writes is not left to the next heartbeat.
+    pub(super) fn check_too_large(&mut self, effects: &mut RaftEffects) {
+        if self.too_large() && self.splitting.is_empty() {
             self.measure(effects);
         }
     }

@@ -298,21 +298,30 @@ impl Desk {
     }
 
     pub(crate) fn write(&self, key: &str, version: u64) -> PeerInput {
+        self.change(ModKind::Put, "put", key, version)
+    }
+
+    fn change(&self, kind: ModKind, name: &str, key: &str, version: u64) -> PeerInput {
         PeerInput::Write(WriteProposal {
             context: self.context(version),
             read_term: None,
             mods: vec![Mod {
-                kind: ModKind::Put.into(),
+                kind: kind.into(),
                 key: Bytes::copy_from_slice(key.as_bytes()),
                 value: Bytes::from_static(b"value"),
                 ..Mod::default()
             }],
-            answer: self.answer(&format!("put {key}")),
+            answer: self.answer(&format!("{name} {key}")),
         })
     }
 
     pub(crate) fn put(&mut self, key: &str) {
         self.input(&format!("put {key}"), self.write(key, 1));
+    }
+
+    pub(crate) fn delete(&mut self, key: &str) {
+        let delete = self.change(ModKind::Delete, "delete", key, 1);
+        self.input(&format!("delete {key}"), delete);
     }
 
     pub(crate) fn split(&mut self, keys: &[&'static str]) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use expect_test::expect;
 use flotilla_raftstore::effects::RegionSize;
 use flotilla_raftstore::{Config, PeerInput};
 
@@ -21,6 +22,53 @@ fn leader() -> Desk {
     desk.tick(0);
     desk.run();
     desk
+}
+
+#[test]
+fn a_region_that_may_be_too_large_takes_only_deletions_until_it_is_known_not_to_be() {
+    let most = Config::default().region_bytes_max;
+    let mut desk = leader();
+    measured(&mut desk, most + 1, &["m"]);
+    desk.scene();
+    desk.put("a");
+    desk.delete("a");
+    desk.run();
+    desk.check(&expect![[r#"
+        > put a
+          put a: not applied, server is busy: the region is too large, and is about to be split
+        > delete a
+          log: [7@6 data] hard state 6/4/6
+        > sync
+          to apply: [7@6 data]
+        > apply
+          delete a: done
+          applied up to 7
+    "#]]);
+    // PD is away, and the region is measured again at once, not with the next heartbeat.
+    let (epoch, keys, answer) = desk.asked.take().expect("PD was asked for ids");
+    let refused = PeerInput::SplitIds {
+        epoch,
+        keys,
+        ids: Err("PD is away".to_owned()),
+        answer,
+    };
+    desk.input("no ids", refused);
+    let before = desk.size_checks;
+    desk.tick(100);
+    assert_eq!(desk.size_checks, before + 1);
+    measured(&mut desk, most, &[]);
+    desk.scene();
+    desk.put("b");
+    desk.run();
+    desk.check(&expect![[r#"
+        > put b
+          log: [8@6 data] hard state 6/4/7
+        > sync
+          to apply: [8@6 data]
+        > apply
+          put b: done
+          applied up to 8
+    "#]]);
 }
 
 /// The measurement comes back: `bytes` in all, to be cut at `keys`.

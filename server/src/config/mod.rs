@@ -79,6 +79,8 @@ pub struct Config {
     pub truncate_entries: u64,
     pub truncate_size: ByteSize,
     pub split_size: ByteSize,
+    /// Region bytes that are never exceeded.
+    pub region_max: ByteSize,
     pub split_keys: u64,
     pub region_heartbeat: Duration,
     pub store_heartbeat: Duration,
@@ -136,6 +138,7 @@ impl Default for Config {
             truncate_entries: raft.truncate_entries_min,
             truncate_size: ByteSize(raft.truncate_bytes_min),
             split_size: ByteSize(raft.split_bytes),
+            region_max: ByteSize(raft.region_bytes_max),
             split_keys: raft.split_keys,
             region_heartbeat: raft.region_heartbeat,
             store_heartbeat: raft.store_heartbeat,
@@ -227,6 +230,7 @@ settings! {
     "raft.truncate-entries" truncate_entries "The log is truncated when that frees so many entries ...";
     "raft.truncate-size" truncate_size "... or so many bytes.";
     "region.split-size" split_size "A region that holds more is split.";
+    "region.max-size" region_max "A region that may hold more takes only deletions until it is split.";
     "region.split-keys" split_keys "A region that holds more keys is split.";
     "region.heartbeat" region_heartbeat "How often a region's leader reports it to PD when nothing changes.";
     "store.heartbeat" store_heartbeat "How often the store reports itself to PD.";
@@ -270,6 +274,7 @@ impl Config {
             waiting_time_max: self.waiting_time,
             undecided_time_max: self.undecided_time,
             split_bytes: self.split_size.0,
+            region_bytes_max: self.region_max.0,
             split_keys: self.split_keys,
             lag_entries_max: self.lag_entries_max,
             truncate_entries_min: self.truncate_entries,

@@ -24,6 +24,11 @@ pub(super) fn config(rng: &mut Rng) -> Config {
     let (uncommitted, backlog, waiting) = (room(1 << 16), room(1 << 16), room(1 << 16));
     let (inflight, replay) = (room(1 << 16), room(1 << 17).max(4 * entry));
     let seldom = rng.chance(300);
+    let split_bytes = if seldom {
+        1 << 40
+    } else {
+        rng.log_range(512..=1 << 14)
+    };
     Config {
         tick,
         heartbeat: tick * 3,
@@ -40,11 +45,8 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         waiting_bytes_max: waiting,
         waiting_time_max: Duration::from_millis(*rng.pick(&[1, 20, 100])),
         undecided_time_max: Duration::from_secs(10),
-        split_bytes: if seldom {
-            1 << 40
-        } else {
-            rng.log_range(512..=1 << 14)
-        },
+        split_bytes,
+        region_bytes_max: split_bytes + 2 * entry,
         split_keys: if seldom { 1 << 40 } else { rng.range(4..=64) },
         lag_entries_max: rng.range(0..=32),
         truncate_entries_min: rng.log_range(1..=64),

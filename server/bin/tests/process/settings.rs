@@ -293,3 +293,28 @@ fn a_port_in_use_is_named_and_nothing_is_made() {
     let node = Node::of(flotilla(args("--addr")), &dir);
     assert_eq!(Client::connect(&node).get("row"), Some("value".into()));
 }
+
+#[test]
+fn what_the_drivers_refuse_is_a_wrong_command_line() {
+    for (args, said) in [
+        ("bench ycsb --workload g", "--workload"),
+        (
+            "bench ycsb --workload a --operations 1 --duration 1s",
+            "cannot be used with",
+        ),
+        (
+            "bench ycsb --workload a --records 0 --pd 127.0.0.1:1",
+            "--records",
+        ),
+        (
+            "bench raw --operation get --clients 0 --pd 127.0.0.1:1",
+            "--clients",
+        ),
+        ("bench", "Usage: flotilla bench"),
+        ("demo --duration soon", "--duration"),
+        ("serve", "unrecognized subcommand 'serve'"),
+    ] {
+        let exit = Process::spawn(flotilla(args.split(' '))).wait();
+        exit.refused(EXIT_USAGE, &[said]);
+    }
+}

@@ -1,26 +1,11 @@
-//! The `flotilla` binary.
+//! The whole program, but for its allocator: what the command line asks for, and the code it ends with.
 
+use crate::cli::{Cli, Command, ConfigArgs};
+use crate::config::{Config, ConfigError, Loaded};
+use crate::node::Node;
+use crate::{demo, logging, process};
 use anyhow::Context;
 use clap::Parser;
-use flotilla::cli::{Cli, Command, ConfigArgs};
-use flotilla::config::{Config, ConfigError, Loaded};
-use flotilla::node::Node;
-use flotilla::{demo, logging, process};
-
-/// How the allocator behaves: memory that is not used goes back to the system after two seconds, so
-/// that an idle node is small; more arenas than this would only keep more of it.
-#[expect(
-    unsafe_code,
-    reason = "a constant under the name that jemalloc looks for"
-)]
-// SAFETY: nothing else in the program has this name, and what stands there is what jemalloc expects: a
-// pointer to a text that ends with a zero byte and lives for ever.
-#[unsafe(export_name = "_rjem_malloc_conf")]
-pub static ALLOCATOR_OPTIONS: &[u8; 70] =
-    b"background_thread:true,dirty_decay_ms:2000,muzzy_decay_ms:0,narenas:4\0";
-
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// The work is done.
 const EXIT_DONE: u8 = 0;
@@ -29,7 +14,8 @@ const EXIT_USAGE: u8 = 2;
 /// The work failed.
 const EXIT_FAILED: u8 = 1;
 
-fn main() {
+/// Does what the command line says, and ends the process.
+pub fn run() -> ! {
     let code = match Cli::parse().command {
         Command::Server(args) => with_config(&args, needs_data_dir, server),
         Command::Demo(args) => report_bench(with_runtime(None, demo::run(&args))),

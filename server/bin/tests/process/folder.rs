@@ -167,6 +167,22 @@ fn a_first_start_that_was_cut_off_is_begun_again() {
     assert_eq!(Client::connect(&node).get("row"), Some("value".into()));
 }
 
+#[test]
+fn a_folder_that_is_taken_away_ends_the_node_and_loses_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, elsewhere) = (folder.path().join("store"), folder.path().join("elsewhere"));
+    let node = Node::start(&path, &[]);
+    Client::connect(&node).put("row", "value");
+    fs::rename(&path, &elsewhere).expect("moved");
+    let exit = node.wait();
+    assert_eq!(exit.code, Some(EXIT_FAILED), "{exit:?}");
+    exit.says(&[path.to_str().expect("a readable path"), "is gone"]);
+    fs::rename(&elsewhere, &path).expect("put back");
+    let node = Node::start(&path, &[]);
+    assert!(!node.opened().created);
+    assert_eq!(Client::connect(&node).get("row"), Some("value".into()));
+}
+
 /// The binary as somebody who may not write everywhere, and what must live as long as the command.
 fn as_nobody(args: Vec<String>) -> (Command, TempDir) {
     let folder = tempfile::tempdir().expect("a folder");

@@ -5,7 +5,7 @@ use tikv_client::RawClient;
 use crate::support::stock::{client, key};
 use crate::support::{TestNode, in_time};
 
-const README: &str = include_str!("../../../README.md");
+const README: &str = include_str!("../../../../README.md");
 const THIS_FILE: &str = include_str!("readme.rs");
 
 async fn example(addr: &str) -> Result<(), tikv_client::Error> {
