@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use flotilla_engine::{
-    ByteBudget, RaftLog, RegionLog, StateBatch, StateOp, StateStore, StoredRegion,
+    ByteBudget, LogBatch, LogSpan, RaftLog, RegionLog, StateBatch, StateOp, StateStore,
+    StoredRegion,
 };
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
@@ -17,8 +18,8 @@ use crate::delegate::Delegates;
 use crate::effects::{ApplyEffects, ApplyInput, Committed, RegionChange, Spawn};
 use crate::log_view::PeerLog;
 use crate::peer::{Peer, PeerParts};
-use crate::region::{INITIAL_INDEX, INITIAL_TERM};
-use crate::store::{Shared, Store, born};
+use crate::region::{INITIAL_INDEX, INITIAL_TERM, peer_on};
+use crate::store::{Shared, Store, born, born_with};
 use crate::{Config, StartError};
 
 /// A store that is ready to run.
@@ -80,33 +81,54 @@ pub fn open(
     config.validate()?;
     let shared = Shared::new(config, store);
     let mut logs = log.load()?;
+    let stored = state.regions()?;
+    remember(&shared, &stored, &logs);
+    clear_ended(log, &stored, &mut logs)?;
     let mut replay = Replay {
-        store,
+        shared: Arc::clone(&shared),
         page_bytes: shared.config.replay_page_bytes,
         log,
         state,
         replayed: Replayed::default(),
         done: BTreeMap::new(),
+        cut: 0,
     };
-    let mut queue: VecDeque<StoredRegion> = state.regions()?.into();
+    let mut queue: VecDeque<StoredRegion> = stored.into();
     while let Some(stored) = queue.pop_front() {
         if stored.record.state() != PeerState::Tombstone {
             queue.extend(replay.region(&stored, &logs)?);
         }
     }
-    let Replay { replayed, done, .. } = replay;
-    let machine = Store::new(
-        Arc::clone(&shared),
-        done.values().map(|apply| apply.region().clone()),
-    )?;
+    let Replay {
+        replayed,
+        mut done,
+        cut,
+        ..
+    } = replay;
+    let ended: BTreeMap<u64, Apply> = done.extract_if(.., |_, apply| apply.ended()).collect();
+    let known: Vec<Region> = done.values().map(|apply| apply.region().clone()).collect();
+    let sleeping = logs
+        .iter()
+        .filter(|(region, _)| !done.contains_key(region) && !ended.contains_key(region))
+        .filter_map(|(region, found)| Some((*region, found.record?)));
+    let sleeping = sleeping.collect();
+    let mut machine = Store::new(Arc::clone(&shared), known, sleeping)?;
+    for (region, apply) in ended {
+        let span = logs.get(&region).and_then(|found| found.span);
+        machine.bury(apply.region().clone(), span, cut);
+    }
     let mut regions = Vec::with_capacity(done.len());
-    for (region, apply) in done {
+    for (region, mut apply) in done {
+        let life = machine.next_life();
+        apply.set_life(life);
         let found = logs.remove(&region);
         let (log, hard_state) = raft_state(&apply, found.as_ref(), &shared.entry_cache);
         let parts = PeerParts {
             shared: Arc::clone(&shared),
+            life,
+            meta: peer_on(apply.region(), store).copied(),
             region: apply.region().clone(),
-            log,
+            log: log.of_life(life),
             hard_state,
             applied: apply.applied(),
             campaign: false,
@@ -126,14 +148,67 @@ pub fn open(
     })
 }
 
+/// Which peers were ever here: those of the state, and those that only their log knows.
+fn remember(shared: &Shared, stored: &[StoredRegion], logs: &BTreeMap<u64, RegionLog>) {
+    for StoredRegion { record, .. } in stored {
+        let Some(region) = &record.region else {
+            continue;
+        };
+        if record.state() == PeerState::Tombstone {
+            shared.seen.ends(region.id, record.highest_peer_id);
+        } else {
+            shared.seen.lives(region.id, record.highest_peer_id);
+        }
+    }
+    for (region, found) in logs {
+        if let Some(record) = found.record {
+            shared.seen.lives(*region, record.peer_id);
+        }
+    }
+}
+
+/// Clears the logs of peers whose tombstones are durable: the last stop came between the two
+/// (contracts: C7).
+fn clear_ended(
+    log: &impl RaftLog,
+    stored: &[StoredRegion],
+    logs: &mut BTreeMap<u64, RegionLog>,
+) -> Result<(), StartError> {
+    let mut batch = LogBatch::default();
+    for StoredRegion { record, .. } in stored {
+        let (Some(region), PeerState::Tombstone) = (&record.region, record.state()) else {
+            continue;
+        };
+        let of_the_dead = |found: &RegionLog| {
+            found
+                .record
+                .is_none_or(|raft| raft.peer_id <= record.highest_peer_id)
+        };
+        if logs.get(&region.id).is_some_and(of_the_dead)
+            && let Some(found) = logs.remove(&region.id)
+        {
+            tracing::trace!(target: crate::PROBE_TARGET, "destroy: the log is cleared at the start");
+            let span = found.span.unwrap_or(LogSpan { first: 0, last: 0 });
+            batch.clear(region.id, span);
+        }
+    }
+    if !batch.is_empty() {
+        log.append(&batch)?;
+        log.sync()?;
+    }
+    Ok(())
+}
+
 struct Replay<'a, L, S> {
-    store: u64,
+    shared: Arc<Shared>,
     page_bytes: u64,
     log: &'a L,
     state: &'a S,
     replayed: Replayed,
     /// Regions that are through, by id. A region is replayed once.
     done: BTreeMap<u64, Apply>,
+    /// The number of the last state batch.
+    cut: u64,
 }
 
 impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
@@ -147,16 +222,16 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
             index: INITIAL_INDEX,
             term: INITIAL_TERM,
         });
-        let mut apply = Apply::new(self.store, &stored.record, applied);
+        let mut apply = Apply::new(Arc::clone(&self.shared), 0, &stored.record, applied);
         let region = apply.region().id;
         let birth = RegionLog::default();
         let found = logs.get(&region).unwrap_or(&birth);
         found.check_applied(region, applied.index)?;
-        found.check_peer(self.store, &stored.record)?;
+        found.check_peer(self.shared.store, &stored.record)?;
         let hard_state = found.record.and_then(|record| record.hard_state);
         let commit = hard_state.map_or(0, |hard_state| hard_state.commit);
         let mut children = Vec::new();
-        while apply.applied() < commit {
+        while apply.applied() < commit && !apply.ended() {
             let low = apply.applied() + 1;
             let entries = self.log.entries(region, low, commit + 1, self.page_bytes)?;
             self.replayed.entries += entries.len() as u64;
@@ -165,9 +240,12 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
                 .map(|entry| entry.data.len() as u64)
                 .sum::<u64>();
             children.extend(self.apply(&mut apply, entries)?);
-            if apply.applied() < commit {
+            if apply.applied() < commit && !apply.ended() {
                 tracing::trace!(target: crate::PROBE_TARGET, "replay: in several pages");
             }
+        }
+        if apply.ended() {
+            tracing::trace!(target: crate::PROBE_TARGET, "replay: of the removal of a peer");
         }
         let twice = self.done.insert(region, apply);
         assert!(twice.is_none(), "region {region} was replayed twice");
@@ -193,22 +271,35 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
         if let Some(error) = effects.fatal {
             return Err(error);
         }
-        self.state.write(&effects.batch)?;
+        if !effects.batch.is_empty() {
+            self.cut = self.state.write(&effects.batch)?;
+        }
         self.replayed.admin |= effects.batch.admin;
         let changes = effects
             .reports
             .into_iter()
             .flat_map(|(_, report)| report.changes);
         let made = changes.filter_map(|change| match change {
-            RegionChange::Split { children, .. } => Some(children),
-            RegionChange::SplitRefused { .. } | RegionChange::Members { .. } => None,
+            RegionChange::Split {
+                children,
+                stillborn,
+                ..
+            } => Some((children, stillborn)),
+            RegionChange::SplitRefused { .. }
+            | RegionChange::Members { .. }
+            | RegionChange::Removed => None,
         });
-        Ok(made.flatten().collect())
+        let living = |(children, stillborn): (Vec<Region>, Vec<u64>)| {
+            let alive = move |child: &Region| !stillborn.contains(&child.id);
+            children.into_iter().filter(alive)
+        };
+        let living = made.flat_map(living).collect();
+        Ok(living)
     }
 
     fn child(&self, region: Region) -> StoredRegion {
         StoredRegion {
-            record: born(region, self.store),
+            record: born(region, self.shared.store),
             applied: None,
         }
     }
@@ -220,19 +311,12 @@ fn raft_state(
     found: Option<&RegionLog>,
     budget: &Arc<ByteBudget>,
 ) -> (PeerLog, HardState) {
-    let birth = HardState {
-        term: INITIAL_TERM,
-        vote: 0,
-        commit: INITIAL_INDEX,
-    };
     let Some(found) = found else {
-        return (PeerLog::fresh(apply.region().id, budget), birth);
+        return (PeerLog::fresh(apply.region().id, budget), born_with(None));
     };
     let log = PeerLog::open(apply.region().id, found, budget);
-    let mut hard_state = found
-        .record
-        .and_then(|record| record.hard_state)
-        .unwrap_or(birth);
+    let promised = found.record.and_then(|record| record.hard_state);
+    let mut hard_state = born_with(promised);
     // What was applied was committed, also when the commit index of that time is not on disk.
     hard_state.commit = hard_state.commit.max(apply.applied());
     (log, hard_state)

@@ -60,6 +60,8 @@ pub struct Config {
     pub replay_page_bytes: u64,
     /// An admin change becomes durable at the latest after this time (contracts: C2).
     pub admin_durable_max: Duration,
+    /// A peer that knows of no leader for so long asks PD whether it is still a member.
+    pub stale_check: Duration,
     /// How often a leader reports its region to PD when nothing changes.
     pub region_heartbeat: Duration,
     /// How often the store reports itself to PD.
@@ -97,6 +99,7 @@ impl Default for Config {
             replay_bytes_max: 64 * MIB,
             replay_page_bytes: 4 * MIB,
             admin_durable_max: Duration::from_secs(30),
+            stale_check: Duration::from_secs(60),
             region_heartbeat: Duration::from_secs(10),
             store_heartbeat: Duration::from_secs(10),
             entry_cache_bytes: flotilla_engine::ENTRY_CACHE_BYTES,
@@ -147,6 +150,7 @@ impl Config {
             ("raft.tick", self.tick),
             ("raft.waiting-time", self.waiting_time_max),
             ("raft.undecided-time", self.undecided_time_max),
+            ("raft.stale-check", self.stale_check),
             ("region.heartbeat", self.region_heartbeat),
             ("store.heartbeat", self.store_heartbeat),
         ] {

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_engine::{EngineError, LogBatch, RaftLog, StateBatch};
+use flotilla_engine::{EngineError, LogBatch, LogSpan, RaftLog, StateBatch};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
-use flotilla_proto::raft::{Entry, MessageKind};
+use flotilla_proto::raft::{Entry, HardState, MessageKind};
 use flotilla_proto::store::{Mod, PeerMessage};
 use flotilla_router::{Lane, Merge, Routed};
 
@@ -139,7 +139,7 @@ pub enum PeerInput {
         size: RegionSize,
     },
     /// Every log batch of this peer up to this Ready is durable.
-    Persisted { number: u64 },
+    Persisted { life: u64, number: u64 },
     /// Entries were applied and their state written.
     Applied(ApplyReport),
     /// Entries that were not in the cache.
@@ -162,8 +162,30 @@ pub enum PeerInput {
     Campaign,
     /// Hand leadership to this peer.
     Transfer { to: u64 },
+    /// Change the members. `conf_ver` must be the region's (contracts: C21).
+    ChangeMembers {
+        epoch: RegionEpoch,
+        changes: Vec<PeerChange>,
+        answer: Answer<Region>,
+    },
+    /// What PD knows of the region: the answer to [`PdTask::AskRegion`].
+    Current { region: Region },
+    /// The peer was born dead: its region had a later peer here, or this one has ended already.
+    Doomed,
     /// Messages to this peer do not get through.
     Unreachable { peer: u64 },
+}
+
+/// What one change of the members does to one peer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum PeerChange {
+    /// It becomes a voter: a new peer, or a learner that is promoted.
+    Voter(Peer),
+    /// It becomes a learner: a new peer, or a voter that is demoted.
+    Learner(Peer),
+    /// It leaves. Of several voters that go at once each is demoted first.
+    Remove { peer: u64 },
 }
 
 /// Ids for one new region.
@@ -198,8 +220,31 @@ pub enum StoreInput {
     },
     /// PD is another, or forgot what it heard: the store and its leaders show themselves again.
     Report,
-    /// Applied indexes that survive a crash rose.
-    Durable(Vec<(u64, u64)>),
+    /// State batches up to `cut` survive a crash now; so the regions' applied indexes did rise.
+    Durable { cut: u64, risen: Vec<(u64, u64)> },
+    /// What was written with this number is durable in the log.
+    Persisted { number: u64 },
+    /// A peer will be destroyed: from here on nothing else may take its place.
+    Dying { region: u64 },
+    /// A peer's tombstone is written, in the state batch `cut`.
+    Destroyed { region: u64, cut: u64 },
+    /// One half of a region's machines has stopped.
+    Retired(Retired),
+}
+
+/// The last words of a machine.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum Retired {
+    /// Of the raft half: what a successor with the same id must keep, and what its log holds.
+    Peer {
+        region: u64,
+        peer: u64,
+        hard_state: HardState,
+        span: LogSpan,
+    },
+    /// Of the apply half.
+    Apply { region: u64 },
 }
 
 /// What a raft machine is sent.
@@ -225,11 +270,17 @@ pub struct Committed {
 pub enum ApplyInput {
     /// Entries, in order, without a gap.
     Committed(Vec<Committed>),
+    /// The peer ends here, though no entry says so.
+    Destroy,
 }
 
 /// What applying did, told to the peer once the state is written.
 #[derive(Debug, Default)]
 pub struct ApplyReport {
+    /// Of which life of the region's machines; stale ones are dropped.
+    pub life: u64,
+    /// The number of the state batch that has it, or an earlier one if nothing was written.
+    pub cut: u64,
     /// Applied up to here.
     pub index: u64,
     /// The term of `index`.
@@ -253,18 +304,25 @@ pub enum RegionChange {
         index: u64,
         parent: Region,
         children: Vec<Region>,
+        /// Children without a peer here: a later peer of theirs was here already, or this one has
+        /// ended (contracts: C34).
+        stillborn: Vec<u64>,
     },
     /// A split was refused at apply: the epoch had moved.
     SplitRefused { index: u64 },
     /// Its members changed.
     Members { index: u64, region: Region },
+    /// This store's peer is no member any more, or was destroyed: the tombstone is written.
+    Removed,
 }
 
 /// After the log batch is durable.
 #[derive(Debug)]
 pub struct Release {
-    /// Whose Ready it was.
+    /// Whose Ready it was; [`crate::STORE_ADDRESS`]: a write of the store machine.
     pub region: u64,
+    /// Of which life of the region's machines.
+    pub life: u64,
     /// Which one.
     pub number: u64,
     /// Messages that had to wait for it.
@@ -387,6 +445,9 @@ pub enum PdTask {
     },
     /// A split was applied; all the regions it made.
     ReportSplit { regions: Vec<Region> },
+    /// A peer that has heard of no leader for long asks whether it is still a member; comes back as
+    /// [`PeerInput::Current`].
+    AskRegion { region: u64 },
     /// The store shows itself.
     StoreHeartbeat { regions: u64, leaders: u64 },
 }
@@ -457,6 +518,8 @@ pub struct ApplyEffects {
     pub answers: Vec<(Answer<()>, Result<(), RequestError>)>,
     /// Then tell the peers.
     pub reports: Vec<(u64, ApplyReport)>,
+    /// Regions whose apply machines have stopped.
+    pub retired: Vec<u64>,
     /// An entry that this build cannot apply: nothing of the round is written, the store stops.
     pub fatal: Option<crate::StartError>,
 }

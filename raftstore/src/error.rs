@@ -50,6 +50,9 @@ pub enum RequestError {
     /// The split cannot be done as asked.
     #[error("failed to split: {reason}")]
     Split { reason: String },
+    /// The members cannot be changed as asked.
+    #[error("cannot change the members: {reason}")]
+    Members { reason: String },
     /// It was appended, and whether it will be applied is not known.
     #[error("the outcome is unknown: {reason}")]
     Undetermined { reason: &'static str },

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use flotilla_engine::{ByteBudget, EntryCache, RegionLog};
+use flotilla_engine::{ByteBudget, EntryCache, LogSpan, RegionLog};
 use flotilla_proto::metapb::Peer;
 use flotilla_proto::raft::{Entry, Snapshot};
 use flotilla_raft::{FetchFor, LogView, Lookup, Ticket};
@@ -71,6 +71,30 @@ impl PeerLog {
             last_before: INITIAL_INDEX,
             reads: RefCell::default(),
             addresses: BTreeMap::new(),
+        }
+    }
+
+    /// The log of a peer that knows nothing yet (contracts: C33).
+    pub(crate) fn blank(region: u64, budget: &Arc<ByteBudget>) -> Self {
+        Self {
+            truncated: (0, 0),
+            last: 0,
+            last_before: 0,
+            ..Self::fresh(region, budget)
+        }
+    }
+
+    /// Its tickets are none that an earlier life of the region has given out.
+    pub(crate) fn of_life(self, life: u64) -> Self {
+        self.reads.borrow_mut().last_ticket = life << 32;
+        self
+    }
+
+    /// What it holds, its truncation point included.
+    pub(crate) fn span(&self) -> LogSpan {
+        LogSpan {
+            first: self.truncated.0,
+            last: self.last,
         }
     }
 

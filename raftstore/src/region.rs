@@ -53,6 +53,8 @@ pub fn conf_state(region: &Region) -> ConfState {
             PeerRole::IncomingVoter | PeerRole::DemotingVoter
         )
     });
+    // A descriptor does not say how a joint configuration is left: the leader does it by itself.
+    conf.auto_leave = joint;
     for peer in &region.peers {
         match peer.role() {
             PeerRole::Voter => {

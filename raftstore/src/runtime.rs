@@ -5,17 +5,20 @@
 //! PD) goes through [`World`].
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_engine::{EngineError, Pressure, RaftLog, StateStore};
+use flotilla_proto::store::PeerMessage;
 use flotilla_router::{
     Executor, LogConfig, LogSink, LogWriter, Outgoing, OutgoingConfig, Router, RouterConfig,
+    SendError,
 };
 
 use crate::apply::Apply;
 use crate::boot::Boot;
 use crate::effects::{
     ApplyEffects, Fetch, LogWrite, MetaRole, Outbound, PdTask, PeerInput, RaftEffects, RaftInput,
-    Release, SizeCheck, Spawn,
+    Release, Retired, SizeCheck, Spawn, StoreInput,
 };
 use crate::store::RaftMachine;
 use crate::{Delegates, STORE_ADDRESS, StartError};
@@ -118,6 +121,8 @@ pub struct Runtime<L: RaftLog, S> {
     pub outgoing: Outgoing<Outbound>,
     /// The doors for local reads.
     pub delegates: Arc<Delegates>,
+    /// The durable cut that the machines were told of last.
+    told_cut: Arc<AtomicU64>,
     mailbox_inputs_max: usize,
 }
 
@@ -130,6 +135,7 @@ impl<L: RaftLog, S> Clone for Runtime<L, S> {
             state: Arc::clone(&self.state),
             outgoing: self.outgoing.clone(),
             delegates: Arc::clone(&self.delegates),
+            told_cut: Arc::clone(&self.told_cut),
             mailbox_inputs_max: self.mailbox_inputs_max,
         }
     }
@@ -156,6 +162,7 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
             state,
             outgoing: Outgoing::new(limits.outgoing),
             delegates,
+            told_cut: Arc::default(),
             mailbox_inputs_max: limits.mailbox_inputs_max,
         };
         let capacity = runtime.mailbox_inputs_max;
@@ -181,6 +188,7 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
         ApplyExecutor {
             runtime: self.clone(),
             limits,
+            cut: 0,
             admin_batches: Arc::default(),
         }
     }
@@ -189,18 +197,57 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
     pub fn release(&self, releases: Vec<Vec<Release>>) {
         for Release {
             region,
+            life,
             number,
             messages,
         } in releases.into_iter().flatten()
         {
             messages.into_iter().for_each(|message| self.send(message));
-            self.to_peer(region, PeerInput::Persisted { number });
+            if region == STORE_ADDRESS {
+                self.to_store(StoreInput::Persisted { number });
+            } else {
+                self.to_peer(region, PeerInput::Persisted { life, number });
+            }
         }
     }
 
     /// An input that must not be lost. A peer that is gone needs it no more.
     pub fn to_peer(&self, region: u64, input: PeerInput) {
         let _gone = self.raft.force_send(region, RaftInput::Peer(input));
+    }
+
+    /// Looks how far the state is durable and tells the machines what is new. Owed every 100 ms
+    /// (contracts: C2).
+    ///
+    /// # Errors
+    /// The state has failed.
+    pub fn publish_durable(&self) -> flotilla_engine::Result<()> {
+        let risen = self.state.refresh_durable()?;
+        let cut = self.state.durable_cut();
+        if self.told_cut.swap(cut, Ordering::SeqCst) != cut || !risen.is_empty() {
+            self.to_store(StoreInput::Durable { cut, risen });
+        }
+        Ok(())
+    }
+
+    /// An input for the store machine that must not be lost.
+    pub fn to_store(&self, input: StoreInput) {
+        // A store that is stopping needs it no more.
+        let _stopping = self.raft.force_send(STORE_ADDRESS, RaftInput::Store(input));
+    }
+
+    /// A message of another store: for its peer, or for the store machine where there is none. One
+    /// that finds no room is dropped, as the network may do.
+    pub fn receive(&self, message: PeerMessage) {
+        let region = message.region_id;
+        let input = RaftInput::Peer(PeerInput::Message(Box::new(message)));
+        let Err(error) = self.raft.send(region, input) else {
+            return;
+        };
+        if let SendError::Closed(RaftInput::Peer(PeerInput::Message(message))) = error {
+            let input = RaftInput::Store(StoreInput::Message(message));
+            let _full = self.raft.send(STORE_ADDRESS, input);
+        }
     }
 
     fn spawn(&self, spawn: Spawn) {
@@ -314,8 +361,10 @@ impl ApplyLimits {
 pub struct ApplyExecutor<L: RaftLog, S> {
     runtime: Runtime<L, S>,
     limits: ApplyLimits,
+    /// The number of the last state batch.
+    cut: u64,
     /// Counts batches with an admin change; the durable watch looks at it.
-    pub admin_batches: Arc<std::sync::atomic::AtomicU64>,
+    pub admin_batches: Arc<AtomicU64>,
 }
 
 impl<L: RaftLog, S: StateStore> Executor<ApplyEffects> for ApplyExecutor<L, S> {
@@ -331,17 +380,21 @@ impl<L: RaftLog, S: StateStore> Executor<ApplyEffects> for ApplyExecutor<L, S> {
         }
         let batch = std::mem::take(&mut effects.batch);
         if !batch.is_empty() {
-            self.runtime.state.write(&batch)?;
+            self.cut = self.runtime.state.write(&batch)?;
         }
         if batch.admin {
-            self.admin_batches
-                .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            self.admin_batches.fetch_add(1, Ordering::SeqCst);
         }
         for (answer, result) in effects.answers.drain(..) {
             answer.give(result);
         }
-        for (region, report) in effects.reports.drain(..) {
+        for (region, mut report) in effects.reports.drain(..) {
+            report.cut = self.cut;
             self.runtime.to_peer(region, PeerInput::Applied(report));
+        }
+        for region in effects.retired.drain(..) {
+            let last = Retired::Apply { region };
+            self.runtime.to_store(StoreInput::Retired(last));
         }
         Ok(())
     }

@@ -22,23 +22,19 @@ impl Apply {
         let added = Region::decode(change.context).map_err(corrupt)?.peers;
         let resulting = change.resulting.unwrap_or_default();
         self.region = with_members(&self.region, &added, &resulting);
-        if let Some(own) = self
-            .region
-            .peers
-            .iter()
-            .find(|peer| peer.store_id == self.store)
-        {
-            self.highest_peer_id = self.highest_peer_id.max(own.id);
-        }
-        effects.batch.ops.push(StateOp::PutRegion {
-            record: self.record(),
-        });
         effects.batch.admin = true;
-        let region = self.region.clone();
         report.changes.push(RegionChange::Members {
             index: entry.index,
-            region,
+            region: self.region.clone(),
         });
+        let own = self.highest_peer_id;
+        if self.region.peers.iter().any(|peer| peer.id == own) {
+            effects.batch.ops.push(StateOp::PutRegion {
+                record: self.record(),
+            });
+        } else {
+            self.end(report, effects);
+        }
         Ok(())
     }
 }

@@ -4,8 +4,11 @@
 //! covers are in one batch (design, rule 3); an entry that cannot be understood stops the store
 //! and changes nothing (contracts: C36).
 
+mod destroy;
 mod membership;
 mod split;
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_engine::StateOp;
@@ -17,12 +20,15 @@ use flotilla_router::Machine;
 use crate::effects::{Answer, ApplyEffects, ApplyInput, ApplyReport, Committed, Now};
 use crate::entry::{Command, decode_command};
 use crate::region::epoch;
+use crate::store::Shared;
 use crate::{EntryError, RequestError, StartError};
 
 /// One region's apply machine.
 #[derive(Debug)]
 pub struct Apply {
-    store: u64,
+    shared: Arc<Shared>,
+    /// Which of the region's machines this is one of.
+    life: u64,
     /// As of `applied`.
     region: Region,
     /// The highest peer id this store has seen for the region.
@@ -33,20 +39,29 @@ pub struct Apply {
     term: u64,
     /// Regions that the last split made, for answers to requests with an older epoch.
     siblings: Vec<Region>,
+    /// The tombstone is written, or will be with this round: nothing is applied any more.
+    ended: bool,
     /// What this round did; told to the peer when it is written.
     report: Option<ApplyReport>,
 }
 
 impl Apply {
     /// The machine of a region whose state is as of `applied`.
-    pub fn new(store: u64, record: &RegionRecord, applied: ApplyRecord) -> Self {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        life: u64,
+        record: &RegionRecord,
+        applied: ApplyRecord,
+    ) -> Self {
         Self {
-            store,
+            shared,
+            life,
             region: record.region.clone().unwrap_or_default(),
             highest_peer_id: record.highest_peer_id,
             applied: applied.index,
             term: applied.term,
             siblings: Vec::new(),
+            ended: false,
             report: None,
         }
     }
@@ -61,8 +76,20 @@ impl Apply {
         &self.region
     }
 
+    /// The peer has ended: it was removed, or destroyed.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    pub(crate) fn set_life(&mut self, life: u64) {
+        self.life = life;
+    }
+
     fn apply(&mut self, committed: Committed, effects: &mut ApplyEffects) {
         let Committed { entry, answers } = committed;
+        if self.ended {
+            return;
+        }
         assert_eq!(
             entry.index,
             self.applied + 1,
@@ -192,7 +219,9 @@ impl Machine for Apply {
     type Now = Now;
 
     fn input_bytes(input: &ApplyInput) -> u64 {
-        let ApplyInput::Committed(entries) = input;
+        let ApplyInput::Committed(entries) = input else {
+            return 0;
+        };
         entries
             .iter()
             .map(|committed| committed.entry.data.len() as u64)
@@ -200,19 +229,28 @@ impl Machine for Apply {
     }
 
     fn handle(&mut self, _now: Now, input: ApplyInput, effects: &mut ApplyEffects) {
-        let ApplyInput::Committed(entries) = input;
-        for committed in entries {
-            if effects.fatal.is_some() {
-                return;
+        match input {
+            ApplyInput::Committed(entries) => {
+                for committed in entries {
+                    if effects.fatal.is_some() {
+                        return;
+                    }
+                    self.apply(committed, effects);
+                }
             }
-            self.apply(committed, effects);
+            ApplyInput::Destroy => self.destroy(effects),
         }
     }
 
     fn end_round(&mut self, _now: Now, effects: &mut ApplyEffects) {
-        let Some(report) = self.report.take() else {
+        let Some(mut report) = self.report.take() else {
             return;
         };
+        report.life = self.life;
+        if self.ended {
+            effects.reports.push((self.region.id, report));
+            return;
+        }
         let record = ApplyRecord {
             index: self.applied,
             term: self.term,
@@ -224,5 +262,7 @@ impl Machine for Apply {
         effects.reports.push((self.region.id, report));
     }
 
-    fn retire(&mut self, _now: Now, _effects: &mut ApplyEffects) {}
+    fn retire(&mut self, _now: Now, effects: &mut ApplyEffects) {
+        effects.retired.push(self.region.id);
+    }
 }

@@ -1,10 +1,11 @@
 //! Applying a split: the parent and all children change in one state batch (contracts: C34).
 
-use flotilla_engine::StateOp;
+use flotilla_engine::{DATA_CFS, StateOp};
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::store::{PeerState, RegionRecord, SplitCommand};
 
 use super::Apply;
+use crate::PROBE_TARGET;
 use crate::effects::{ApplyEffects, ApplyReport, RegionChange};
 use crate::region::{epoch, peer_on, strictly_inside};
 
@@ -21,8 +22,23 @@ impl Apply {
             report.changes.push(RegionChange::SplitRefused { index });
             return;
         };
+        let mut stillborn = Vec::new();
         for child in &children {
-            let peer = peer_on(child, self.store).map_or(0, |peer| peer.id);
+            let peer = peer_on(child, self.shared.store).map_or(0, |peer| peer.id);
+            if !self.shared.seen.allows(child.id, peer) {
+                tracing::trace!(target: PROBE_TARGET, "split: a child that had ended here before");
+                stillborn.push(child.id);
+                effects
+                    .batch
+                    .ops
+                    .extend(DATA_CFS.map(|cf| StateOp::DeleteRange {
+                        cf,
+                        start: child.start_key.clone(),
+                        end: child.end_key.clone(),
+                    }));
+                continue;
+            }
+            self.shared.seen.lives(child.id, peer);
             effects.batch.ops.push(StateOp::PutRegion {
                 record: RegionRecord {
                     state: PeerState::Normal.into(),
@@ -41,6 +57,7 @@ impl Apply {
             index,
             parent,
             children,
+            stillborn,
         });
     }
 }

@@ -8,6 +8,8 @@
 //!   (contracts: C16, C17);
 //! - the log is truncated only up to what survives a crash in the state database (contracts: C11).
 
+mod destroy;
+mod members;
 mod propose;
 mod read;
 mod ready;
@@ -19,18 +21,20 @@ use std::sync::Arc;
 
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer as PeerMeta, Region};
+use flotilla_proto::raft::HardState;
 use flotilla_proto::store::PeerMessage;
 use flotilla_raft::{Raft, Restart, StepError};
 
 use crate::delegate::{Delegate, Serving};
 use crate::effects::{
-    Answer, ApplyReport, MetaRole, PdTask, PeerInput, RaftEffects, RegionChange, RegionSize,
+    Answer, ApplyReport, MetaRole, PdTask, PeerInput, RaftEffects, RaftInput, RegionChange,
+    RegionSize, Retired, StoreInput,
 };
 use crate::log_view::PeerLog;
-use crate::region::{self, META_REGION, conf_state};
+use crate::region::{META_REGION, conf_state};
 use crate::runtime::StoreFatal;
 use crate::store::Shared;
-use crate::{ReadContext, RequestError, StartError};
+use crate::{PROBE_TARGET, ReadContext, RequestError, STORE_ADDRESS, StartError};
 
 use propose::Proposals;
 use read::Reads;
@@ -38,7 +42,10 @@ use read::Reads;
 /// One peer.
 pub struct Peer {
     shared: Arc<Shared>,
-    /// As of the last apply report; its peers and epoch never go back.
+    /// Which of the region's machines this is one of.
+    life: u64,
+    /// As of the last apply report; its peers and epoch never go back. Without an epoch the peer is
+    /// blank: made by a message, it waits for a snapshot.
     region: Region,
     meta: PeerMeta,
     raft: Raft<PeerLog>,
@@ -50,6 +57,8 @@ pub struct Peer {
     unsettled: VecDeque<u64>,
     /// Splits handed to apply, by index, and who asked for them.
     splitting: BTreeMap<u64, Answer<Vec<Region>>>,
+    /// Changes of the members handed to apply, by index, and who asked for them.
+    changing: BTreeMap<u64, Answer<Region>>,
     /// Regions that the last split made beside this one.
     siblings: Vec<Region>,
     size: RegionSize,
@@ -68,6 +77,12 @@ pub struct Peer {
     /// This store was told that it is PD in this term.
     meta_announced: Option<u64>,
     last_heartbeat: Option<Mono>,
+    /// When a leader was known last, or PD was asked for one.
+    led: Mono,
+    /// The state batch of the last apply report.
+    applied_cut: u64,
+    /// The peer ends: it takes nothing in any more.
+    ending: bool,
     /// Campaign at the first occasion: a group of one voter, or the child of a region led here.
     campaign: bool,
 }
@@ -75,6 +90,9 @@ pub struct Peer {
 /// What a peer is made of.
 pub(crate) struct PeerParts {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) life: u64,
+    /// The peer itself; `None`: the region names none on this store.
+    pub(crate) meta: Option<PeerMeta>,
     pub(crate) region: Region,
     pub(crate) log: PeerLog,
     pub(crate) hard_state: flotilla_proto::raft::HardState,
@@ -90,6 +108,8 @@ impl Peer {
     pub(crate) fn new(parts: PeerParts, now: Mono) -> Result<Self, StartError> {
         let PeerParts {
             shared,
+            life,
+            meta,
             region,
             log,
             hard_state,
@@ -100,8 +120,8 @@ impl Peer {
             region: region.id,
             detail,
         };
-        let meta = *region::peer_on(&region, shared.store)
-            .ok_or_else(|| inconsistent(format!("it has no peer on store {}", shared.store)))?;
+        let meta =
+            meta.ok_or_else(|| inconsistent(format!("it has no peer on store {}", shared.store)))?;
         let conf = conf_state(&region);
         let alone = conf.voters == [meta.id] && conf.voters_outgoing.is_empty();
         let restart = Restart {
@@ -112,6 +132,7 @@ impl Peer {
         let raft = Raft::new(shared.config.raft(region.id, meta.id), restart, log, now)
             .map_err(|error| inconsistent(error.to_string()))?;
         let peer = Self {
+            life,
             meta,
             raft,
             delegate: shared.delegates.open(region.id),
@@ -119,6 +140,7 @@ impl Peer {
             reads: Reads::default(),
             unsettled: VecDeque::new(),
             splitting: BTreeMap::new(),
+            changing: BTreeMap::new(),
             siblings: Vec::new(),
             size: RegionSize::default(),
             growth: RegionSize::default(),
@@ -129,6 +151,9 @@ impl Peer {
             durable_applied: 0,
             meta_announced: None,
             last_heartbeat: None,
+            led: now,
+            applied_cut: 0,
+            ending: false,
             campaign: campaign || alone,
             region,
             shared,
@@ -153,6 +178,10 @@ impl Peer {
     }
 
     pub(crate) fn handle(&mut self, now: Mono, input: PeerInput, effects: &mut RaftEffects) {
+        if self.ending && !matches!(input, PeerInput::Applied(_)) {
+            // Whoever waits for an answer gets it by the drop.
+            return;
+        }
         match input {
             PeerInput::Message(message) => self.on_message(now, *message, effects),
             PeerInput::Unreachable { peer } => self.raft.report_unreachable(peer),
@@ -174,8 +203,15 @@ impl Peer {
             PeerInput::SizeChecked { epoch, keys, size } => {
                 self.on_size_checked(epoch, keys, size, effects);
             }
-            PeerInput::Persisted { number } => self.raft.persisted(now, number),
-            PeerInput::Applied(report) => self.on_applied(now, report, effects),
+            PeerInput::Persisted { life, number } if life == self.life => {
+                self.raft.persisted(now, number);
+            }
+            PeerInput::Applied(report) if report.life == self.life => {
+                self.on_applied(now, report, effects);
+            }
+            PeerInput::Persisted { .. } | PeerInput::Applied(_) => {
+                tracing::trace!(target: PROBE_TARGET, "peer: progress of an earlier life");
+            }
             PeerInput::Fetched {
                 ticket,
                 low,
@@ -206,10 +242,20 @@ impl Peer {
                 // A refused transfer leaves the leader as it is; whoever asked looks at the outcome.
                 let _refused = self.raft.transfer_leader(now, to);
             }
+            PeerInput::ChangeMembers {
+                epoch,
+                changes,
+                answer,
+            } => self.on_change_members(now, epoch, &changes, answer),
+            PeerInput::Current { region } => self.on_current(&region, effects),
+            PeerInput::Doomed => self.destroy(effects),
         }
     }
 
     pub(crate) fn end_round(&mut self, now: Mono, effects: &mut RaftEffects) {
+        if self.ending {
+            return;
+        }
         if std::mem::take(&mut self.campaign) {
             self.raft.campaign(now);
         }
@@ -226,14 +272,39 @@ impl Peer {
     }
 
     /// Nothing is proposed or read here any more; what is still owed is answered by being dropped.
-    pub(crate) fn retire(&mut self) {
+    pub(crate) fn retire(&mut self, effects: &mut RaftEffects) {
         self.shared.delegates.close(self.region.id);
+        self.drop_owed();
+        let last = Retired::Peer {
+            region: self.region.id,
+            peer: self.meta.id,
+            hard_state: HardState {
+                term: self.raft.term(),
+                vote: self.raft.vote().unwrap_or(0),
+                commit: 0,
+            },
+            span: self.raft.log().span(),
+        };
+        let input = RaftInput::Store(StoreInput::Retired(last));
+        effects.to_raft.push((STORE_ADDRESS, input));
+    }
+
+    fn drop_owed(&mut self) {
         self.proposals = Proposals::default();
         self.reads = Reads::default();
         self.splitting.clear();
+        self.changing.clear();
+    }
+
+    /// It was made by a message and has no data yet.
+    pub fn is_blank(&self) -> bool {
+        self.region.region_epoch.is_none()
     }
 
     pub(crate) fn tick(&mut self, now: Mono, effects: &mut RaftEffects) {
+        if self.ending {
+            return;
+        }
         self.raft.tick(now);
         self.expire_proposals(now);
         let due = self
@@ -244,6 +315,7 @@ impl Peer {
             self.check_size_again(effects);
         }
         self.check_too_large(effects);
+        self.check_membership(now, effects);
         self.truncate_log(effects);
     }
 
@@ -252,8 +324,17 @@ impl Peer {
             message.from_peer.unwrap_or_default(),
             message.to_peer.unwrap_or_default(),
         );
-        if to.id != self.meta.id || message.is_tombstone {
-            return; // Meant for an earlier or later peer of this store.
+        let epoch = message.region_epoch;
+        if message.is_tombstone {
+            return self.on_tombstone(to, epoch, effects);
+        }
+        if to.id > self.meta.id {
+            // Ids rise: the group has given this store another peer, so this one was removed.
+            tracing::trace!(target: PROBE_TARGET, "destroy: a message for a later peer");
+            return self.destroy(effects);
+        }
+        if to.id != self.meta.id || self.refuse_stranger(from, epoch, effects) {
+            return;
         }
         if let Some(inner) = message.message {
             self.raft.log_mut().learn_address(from);
@@ -269,8 +350,12 @@ impl Peer {
     }
 
     fn on_applied(&mut self, now: Mono, report: ApplyReport, effects: &mut RaftEffects) {
+        self.applied_cut = report.cut;
         for change in report.changes {
             self.on_change(now, change, effects);
+        }
+        if self.ending {
+            return;
         }
         while self
             .unsettled
@@ -301,11 +386,14 @@ impl Peer {
                 index,
                 parent,
                 children,
+                stillborn,
             } => {
+                let children = (children, stillborn);
                 self.on_split_applied(now, index, parent, children, effects);
             }
             RegionChange::SplitRefused { index } => self.on_split_refused(index),
-            RegionChange::Members { region, .. } => {
+            RegionChange::Removed => self.on_removed(effects),
+            RegionChange::Members { index, region } => {
                 if let Err(error) = self.raft.apply_conf_change(now, &conf_state(&region)) {
                     let detail = format!("a committed configuration is refused: {error}");
                     effects.fatal = Some(StoreFatal::Safety {
@@ -313,17 +401,16 @@ impl Peer {
                         detail,
                     });
                 }
-                self.region = region;
-                self.publish();
-                if self.is_leader() {
-                    self.report_region(now, effects);
-                }
+                self.on_members(now, index, region, effects);
             }
         }
     }
 
     /// Says what this peer is to whoever reads without asking it.
     fn publish(&self) {
+        if self.is_blank() {
+            return;
+        }
         let leader = self.raft.leader();
         self.delegate.publish(Serving {
             region: self.region.clone(),

@@ -36,6 +36,7 @@ struct Appended {
 pub(super) enum Owed {
     Writes(Vec<Answer<()>>),
     Split(Answer<Vec<Region>>),
+    Members(Answer<Region>),
 }
 
 /// Proposals that become one entry.
@@ -84,6 +85,7 @@ impl Owed {
         match &mut self {
             Self::Writes(answers) => answers.iter_mut().for_each(Answer::appended),
             Self::Split(answer) => answer.appended(),
+            Self::Members(answer) => answer.appended(),
         }
         self
     }
@@ -92,6 +94,7 @@ impl Owed {
         match self {
             Self::Writes(answers) => answers.into_iter().for_each(|a| a.give(Err(error.clone()))),
             Self::Split(answer) => answer.give(Err(error.clone())),
+            Self::Members(answer) => answer.give(Err(error.clone())),
         }
     }
 }
@@ -253,6 +256,10 @@ impl Peer {
         }
     }
 
+    pub(super) fn remember_members(&mut self, now: Mono, id: LogId, answer: Answer<Region>) {
+        self.remember(now, id, Owed::Members(answer));
+    }
+
     fn remember(&mut self, now: Mono, id: LogId, owed: Owed) {
         let last = self.proposals.appended.back();
         assert!(
@@ -268,7 +275,7 @@ impl Peer {
     }
 
     /// Nothing was appended: the request is definitely not applied.
-    fn refusal(&self, error: &ProposeError) -> RequestError {
+    pub(super) fn refusal(&self, error: &ProposeError) -> RequestError {
         match error {
             ProposeError::TooManyUncommitted { .. } => RequestError::Busy {
                 reason: "too many writes are not committed yet",
@@ -283,6 +290,10 @@ impl Peer {
             Some(Owed::Writes(answers)) => answers,
             Some(Owed::Split(answer)) => {
                 self.splitting.insert(entry.index, answer);
+                Vec::new()
+            }
+            Some(Owed::Members(answer)) => {
+                self.changing.insert(entry.index, answer);
                 Vec::new()
             }
             None => Vec::new(),

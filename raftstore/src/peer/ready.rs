@@ -1,6 +1,7 @@
 //! What the raft group wants done: a Ready becomes effects.
 
 use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::Peer as PeerMeta;
 use flotilla_proto::raft::{Entry, EntryKind, Message};
 use flotilla_proto::store::{PeerMessage, RaftRecord};
 use flotilla_raft::RoleChange;
@@ -37,6 +38,7 @@ impl Peer {
                 .collect();
             effects.releases.push(Release {
                 region,
+                life: self.life,
                 number: ready.number,
                 messages,
             });
@@ -93,18 +95,25 @@ impl Peer {
             .find(|peer| peer.id == message.to)
             .copied();
         let to = known.or_else(|| self.raft.log().address(message.to))?;
+        let mut envelope = self.envelope(to);
+        envelope.message = Some(message);
         Some(Outbound {
             store: to.store_id,
-            message: PeerMessage {
-                region_id: self.region.id,
-                from_peer: Some(self.meta),
-                to_peer: Some(to),
-                region_epoch: self.region.region_epoch,
-                start_key: self.region.start_key.clone(),
-                end_key: self.region.end_key.clone(),
-                message: Some(message),
-                is_tombstone: false,
-            },
+            message: envelope,
         })
+    }
+
+    /// What every message says of its sender.
+    pub(super) fn envelope(&self, to: PeerMeta) -> PeerMessage {
+        PeerMessage {
+            region_id: self.region.id,
+            from_peer: Some(self.meta),
+            to_peer: Some(to),
+            region_epoch: self.region.region_epoch,
+            start_key: self.region.start_key.clone(),
+            end_key: self.region.end_key.clone(),
+            message: None,
+            is_tombstone: false,
+        }
     }
 }

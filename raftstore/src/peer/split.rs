@@ -110,7 +110,7 @@ impl Peer {
         now: Mono,
         index: u64,
         parent: Region,
-        children: Vec<Region>,
+        (children, stillborn): (Vec<Region>, Vec<u64>),
         effects: &mut RaftEffects,
     ) {
         let leading = self.is_leader();
@@ -126,7 +126,11 @@ impl Peer {
         self.measure_again = true;
         self.growth = RegionSize::default();
         let input = StoreInput::Split {
-            children: children.clone(),
+            children: children
+                .iter()
+                .filter(|child| !stillborn.contains(&child.id))
+                .cloned()
+                .collect(),
             parent: parent.clone(),
             leading,
         };

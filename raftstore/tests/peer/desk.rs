@@ -143,7 +143,11 @@ impl Desk {
         }
         self.releases.extend(effects.releases);
         for (_, input) in effects.to_apply {
-            let ApplyInput::Committed(committed) = &input;
+            let ApplyInput::Committed(committed) = &input else {
+                self.line("  to apply: the end");
+                self.to_apply.push_back(input);
+                continue;
+            };
             let entries: Vec<_> = committed
                 .iter()
                 .map(|committed| describe_entry(&committed.entry))
@@ -207,11 +211,11 @@ impl Desk {
                 let text = describe(message.message.message.as_ref().unwrap());
                 self.line(format!("  then to store {}: {text}", message.store));
             }
-            let number = release.number;
+            let Release { life, number, .. } = release;
             self.round(|peer, now, effects| {
                 peer.handle(
                     now,
-                    RaftInput::Peer(PeerInput::Persisted { number }),
+                    RaftInput::Peer(PeerInput::Persisted { life, number }),
                     effects,
                 );
             });
@@ -227,12 +231,13 @@ impl Desk {
         }
         self.apply.end_round(self.now, &mut effects);
         assert!(effects.fatal.is_none(), "{:?}", effects.fatal);
-        self.state.write(&effects.batch).unwrap();
+        let cut = self.state.write(&effects.batch).unwrap();
         for (answer, result) in effects.answers {
             answer.give(result);
         }
         self.hear();
-        for (_, report) in effects.reports {
+        for (_, mut report) in effects.reports {
+            report.cut = cut;
             self.applied(report);
         }
     }

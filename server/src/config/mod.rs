@@ -83,6 +83,8 @@ pub struct Config {
     pub region_max: ByteSize,
     pub split_keys: u64,
     pub region_heartbeat: Duration,
+    /// A peer without a leader for so long asks PD whether it is still a member.
+    pub stale_check: Duration,
     pub store_heartbeat: Duration,
 }
 
@@ -141,6 +143,7 @@ impl Default for Config {
             region_max: ByteSize(raft.region_bytes_max),
             split_keys: raft.split_keys,
             region_heartbeat: raft.region_heartbeat,
+            stale_check: raft.stale_check,
             store_heartbeat: raft.store_heartbeat,
         }
     }
@@ -229,6 +232,7 @@ settings! {
     "raft.lag-entries" lag_entries_max "Entries kept for a lagging follower.";
     "raft.truncate-entries" truncate_entries "The log is truncated when that frees so many entries ...";
     "raft.truncate-size" truncate_size "... or so many bytes.";
+    "raft.stale-check" stale_check "A peer that knows of no leader for so long asks PD whether it is still a member.";
     "region.split-size" split_size "A region that holds more is split.";
     "region.max-size" region_max "A region that may hold more takes only deletions until it is split.";
     "region.split-keys" split_keys "A region that holds more keys is split.";
@@ -282,6 +286,7 @@ impl Config {
             replay_bytes_max: self.replay_max.0,
             admin_durable_max: self.admin_durable,
             region_heartbeat: self.region_heartbeat,
+            stale_check: self.stale_check,
             store_heartbeat: self.store_heartbeat,
             entry_cache_bytes: self.entry_cache.0,
             seed,

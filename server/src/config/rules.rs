@@ -150,6 +150,7 @@ impl Loaded {
                 Duration::ZERO,
                 NEVER,
             ),
+            ("raft.stale-check", config.stale_check, OFTEN, NEVER),
             ("region.heartbeat", config.region_heartbeat, OFTEN, NEVER),
             ("store.heartbeat", config.store_heartbeat, OFTEN, NEVER),
         ] {

@@ -259,6 +259,18 @@ impl Reporter {
                     let _ = pd.report_batch_split(regions).await;
                 });
             }
+            PdTask::AskRegion { region } => {
+                let (pd, store) = (self.pd.clone(), Arc::clone(&self.store));
+                tokio::spawn(async move {
+                    // Without an answer the peer asks again.
+                    if let Ok(Some(route)) = pd.get_region_by_id(region).await {
+                        let current = PeerInput::Current {
+                            region: route.region,
+                        };
+                        store.runtime.to_peer(region, current);
+                    }
+                });
+            }
             PdTask::StoreHeartbeat { regions, .. } => self.store_heartbeat(regions),
         }
     }

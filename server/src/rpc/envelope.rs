@@ -86,7 +86,9 @@ pub(super) fn region_error(error: RequestError, region: u64) -> errorpb::Error {
         RequestError::Busy { reason } => region_error::server_is_busy(reason, 0),
         RequestError::NotInitialized { region } => region_error::region_not_initialized(region),
         RequestError::Undetermined { reason } => region_error::undetermined_result(region, reason),
-        error @ RequestError::Split { .. } => region_error::other(error.to_string()),
+        error @ (RequestError::Split { .. } | RequestError::Members { .. }) => {
+            region_error::other(error.to_string())
+        }
     }
 }
 

@@ -9,8 +9,8 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use flotilla_engine::rocks::RocksState;
 use flotilla_engine::row::Expiry;
 use flotilla_engine::{EngineError, FlushProgress, FlushReason, FlushWatch, RaftLog, StateStore};
-use flotilla_raftstore::effects::{RaftInput, StoreInput};
-use flotilla_raftstore::{DurableWatch, STORE_ADDRESS};
+
+use flotilla_raftstore::DurableWatch;
 
 use super::disk::DiskWatch;
 use super::fatal::{Fatal, FatalSink};
@@ -94,14 +94,8 @@ impl Observer {
 
     /// Tells the store how far its regions would survive a crash.
     fn publish_durable(&self) {
-        match self.runtime.state.refresh_durable() {
-            Ok(risen) if risen.is_empty() => {}
-            Ok(risen) => {
-                let input = RaftInput::Store(StoreInput::Durable(risen));
-                // A store that is stopping needs it no more.
-                let _ = self.runtime.raft.force_send(STORE_ADDRESS, input);
-            }
-            Err(error) => self.fatal.engine("looking up the durable cut", error),
+        if let Err(error) = self.runtime.publish_durable() {
+            self.fatal.engine("looking up the durable cut", error);
         }
     }
 

@@ -22,6 +22,8 @@ pub fn region_error(error: &RequestError, region: u64) -> errorpb::Error {
         RequestError::Busy { reason } => words::server_is_busy(reason, 0),
         RequestError::NotInitialized { region } => words::region_not_initialized(region),
         RequestError::Undetermined { reason } => words::undetermined_result(region, reason),
-        error @ RequestError::Split { .. } => words::other(error.to_string()),
+        error @ (RequestError::Split { .. } | RequestError::Members { .. }) => {
+            words::other(error.to_string())
+        }
     }
 }

@@ -142,6 +142,22 @@ impl Sim {
             }
             PdTask::ReportSplit { regions } => self.reported(id, &regions),
             PdTask::StoreHeartbeat { .. } => {}
+            PdTask::AskRegion { region } => {
+                let current = self.pd.regions().find(|known| known.id == region).cloned();
+                if let Some(current) = current {
+                    let wait = self.rng.micros(0..=2_000);
+                    let input = Box::new(PeerInput::Current { region: current });
+                    let life = id;
+                    self.events.at(
+                        self.now() + wait,
+                        Event::Pd {
+                            life,
+                            region,
+                            input,
+                        },
+                    );
+                }
+            }
             PdTask::AskSplit {
                 region,
                 epoch,

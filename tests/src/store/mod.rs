@@ -12,14 +12,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flotilla_engine::{RaftLog as _, StateStore as _};
+use flotilla_engine::RaftLog as _;
 use flotilla_kv::{Latches, TtlClock};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::boot::{self, Boot, Replayed};
-use flotilla_raftstore::effects::StoreInput;
 use flotilla_raftstore::runtime::{Runtime, StoreFatal};
-use flotilla_raftstore::{Config, DurableWatch, RaftInput, RaftMachine, STORE_ADDRESS, StartError};
+use flotilla_raftstore::{Config, DurableWatch, RaftMachine, StartError};
 use flotilla_router::{LogAppend, LogSync, Poller, Seeded};
 
 use crate::checkers::Shared;
@@ -259,12 +258,7 @@ impl Life {
                 observed.flush = Some(reason);
             }
         }
-        let risen = self.runtime.state.refresh_durable()?;
-        if !risen.is_empty() {
-            let input = RaftInput::Store(StoreInput::Durable(risen));
-            // A store that is stopping needs it no more.
-            let _stopping = self.runtime.raft.force_send(STORE_ADDRESS, input);
-        }
+        self.runtime.publish_durable()?;
         Ok(observed)
     }
 

@@ -3,6 +3,10 @@
 //! Invariant: the ranges of live peers do not overlap; a range is looked up, checked and changed in
 //! one step of one machine (bugs: 31).
 
+mod creation;
+mod destroy;
+mod seen;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -10,17 +14,19 @@ use bytes::Bytes;
 use flotilla_engine::ByteBudget;
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
-use flotilla_proto::raft::HardState;
-use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord};
+use flotilla_proto::store::{PeerMessage, PeerState, RaftRecord, RegionRecord};
 use flotilla_router::Machine;
 
-use crate::apply::Apply;
 use crate::delegate::Delegates;
-use crate::effects::{Now, PdTask, PeerInput, RaftEffects, RaftInput, Spawn, StoreInput};
-use crate::log_view::PeerLog;
-use crate::peer::{Peer, PeerParts};
-use crate::region::{INITIAL_INDEX, INITIAL_TERM, META_REGION, overlap, peer_on};
-use crate::{Config, StartError};
+use crate::effects::{Now, PdTask, PeerInput, RaftEffects, RaftInput, Release, StoreInput};
+use crate::peer::Peer;
+use crate::region::{META_REGION, overlap, peer_on};
+use crate::{Config, STORE_ADDRESS, StartError};
+
+pub(crate) use creation::born_with;
+use creation::{Heir, Replaced};
+use destroy::Dying;
+pub(crate) use seen::Seen;
 
 /// What all machines of a store know.
 #[derive(Debug)]
@@ -31,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) delegates: Arc<Delegates>,
     /// What the entry caches of all peers may take together (contracts: C26).
     pub(crate) entry_cache: Arc<ByteBudget>,
+    /// The peers that were ever here, the live ones included.
+    pub(crate) seen: Seen,
 }
 
 impl Shared {
@@ -41,6 +49,7 @@ impl Shared {
             store,
             delegates: Arc::default(),
             entry_cache,
+            seen: Seen::default(),
         })
     }
 }
@@ -50,7 +59,33 @@ pub struct Store {
     shared: Arc<Shared>,
     /// Live regions by start key, the meta region aside.
     ranges: BTreeMap<Bytes, Region>,
+    /// The meta region, if it is here.
+    meta: Option<Region>,
+    /// Peers that were made by a message and know no range yet: their ids, by region.
+    blank: BTreeMap<u64, u64>,
+    /// Hard states of peers that only ever voted and have no machine, by region.
+    sleeping: BTreeMap<u64, RaftRecord>,
+    /// Being destroyed, by region (contracts: C7).
+    dying: BTreeMap<u64, Dying>,
+    /// Machines that were told to stop to make room for a child of the same region.
+    replaced: BTreeMap<u64, Replaced>,
+    /// State batches up to this one survive a crash.
+    durable_cut: u64,
+    /// What waits for a log write of this machine, by its number.
+    writes: BTreeMap<u64, Written>,
+    last_write: u64,
+    /// The newest life that was given to machines.
+    last_life: u64,
     last_heartbeat: Option<Mono>,
+}
+
+/// What to do when a log write of the store machine is durable.
+#[derive(Debug)]
+enum Written {
+    /// The last trace of a destroyed peer is gone.
+    Cleared { region: u64 },
+    /// What a blank peer had promised is durable: its successor may start.
+    Inherited(Box<Heir>),
 }
 
 impl Store {
@@ -61,14 +96,25 @@ impl Store {
     pub(crate) fn new(
         shared: Arc<Shared>,
         regions: impl IntoIterator<Item = Region>,
+        sleeping: BTreeMap<u64, RaftRecord>,
     ) -> Result<Self, StartError> {
         let mut store = Self {
             shared,
             ranges: BTreeMap::new(),
+            meta: None,
+            blank: BTreeMap::new(),
+            sleeping,
+            dying: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            durable_cut: 0,
+            writes: BTreeMap::new(),
+            last_write: 0,
+            last_life: 0,
             last_heartbeat: None,
         };
         for region in regions {
             if region.id == META_REGION {
+                store.meta = Some(region);
                 continue;
             }
             if let Some(other) = store.overlapping(&region) {
@@ -83,6 +129,12 @@ impl Store {
         Ok(store)
     }
 
+    /// A number that no machines of this process had before.
+    pub(crate) fn next_life(&mut self) -> u64 {
+        self.last_life += 1;
+        self.last_life
+    }
+
     fn overlapping(&self, region: &Region) -> Option<&Region> {
         let before = self.ranges.range(..=region.start_key.clone()).next_back();
         let after = self.ranges.range(region.start_key.clone()..).next();
@@ -95,13 +147,7 @@ impl Store {
 
     fn handle(&mut self, now: Mono, input: StoreInput, effects: &mut RaftEffects) {
         match input {
-            StoreInput::Message(message) => {
-                // Peers are made by message only on stores that a cluster of several has.
-                tracing::debug!(
-                    region = message.region_id,
-                    "a message for a region without a peer"
-                );
-            }
+            StoreInput::Message(message) => self.on_message(now, *message, effects),
             StoreInput::Split {
                 children,
                 parent,
@@ -115,11 +161,16 @@ impl Store {
                 let report = |region: &Region| (region.id, RaftInput::Peer(PeerInput::Report));
                 effects.to_raft.extend(self.ranges.values().map(report));
             }
-            StoreInput::Durable(risen) => {
+            StoreInput::Durable { cut, risen } => {
                 let inform =
                     |(region, index)| (region, RaftInput::Peer(PeerInput::Durable { index }));
                 effects.to_raft.extend(risen.into_iter().map(inform));
+                self.on_durable_cut(cut, effects);
             }
+            StoreInput::Persisted { number } => self.on_written(now, number, effects),
+            StoreInput::Dying { region } => self.on_dying(region),
+            StoreInput::Destroyed { region, cut } => self.on_destroyed(region, cut, effects),
+            StoreInput::Retired(last) => self.on_retired(last, effects),
         }
     }
 
@@ -163,39 +214,29 @@ impl Store {
             self.ranges.insert(region.start_key.clone(), region.clone());
         }
         for child in children {
-            let region = child.id;
-            match self.spawn(now, child, leading) {
-                Ok(spawn) => effects.spawn.push(spawn),
-                Err(error) => panic!("region {region} cannot start after a split: {error}"),
-            }
+            self.start_child(now, child, leading, effects);
         }
     }
 
-    fn spawn(&self, now: Mono, region: Region, campaign: bool) -> Result<Spawn, StartError> {
-        let id = region.id;
-        let record = born(region.clone(), self.shared.store);
-        let applied = ApplyRecord {
-            index: INITIAL_INDEX,
-            term: INITIAL_TERM,
-        };
-        let parts = PeerParts {
-            shared: Arc::clone(&self.shared),
-            region,
-            log: PeerLog::fresh(id, &self.shared.entry_cache),
-            hard_state: HardState {
-                term: INITIAL_TERM,
-                vote: 0,
-                commit: INITIAL_INDEX,
-            },
-            applied: INITIAL_INDEX,
-            campaign,
-        };
-        let peer = Box::new(Peer::new(parts, now)?);
-        Ok(Spawn {
-            region: id,
-            peer,
-            apply: Box::new(Apply::new(self.shared.store, &record, applied)),
-        })
+    /// Something of this machine's own to write; `then` is done when it is durable.
+    fn write(&mut self, then: Written, effects: &mut RaftEffects) {
+        self.last_write += 1;
+        self.writes.insert(self.last_write, then);
+        effects.releases.push(Release {
+            region: STORE_ADDRESS,
+            life: 0,
+            number: self.last_write,
+            messages: Vec::new(),
+        });
+    }
+
+    fn on_written(&mut self, now: Mono, number: u64, effects: &mut RaftEffects) {
+        // Writes become durable in their order; each was released once.
+        match self.writes.remove(&number) {
+            Some(Written::Cleared { region }) => self.on_cleared(region),
+            Some(Written::Inherited(heir)) => self.start_heir(now, *heir, effects),
+            None => unreachable!("write {number} of the store machine was never made"),
+        }
     }
 }
 
@@ -251,6 +292,7 @@ impl Machine for RaftMachine {
     fn input_bytes(input: &RaftInput) -> u64 {
         match input {
             RaftInput::Peer(PeerInput::Write(proposal)) => proposal.bytes(),
+            RaftInput::Peer(PeerInput::Message(message)) => entry_bytes(message),
             _ => 0,
         }
     }
@@ -261,11 +303,16 @@ impl Machine for RaftMachine {
         }
     }
 
-    fn retire(&mut self, _now: Now, _effects: &mut RaftEffects) {
+    fn retire(&mut self, _now: Now, effects: &mut RaftEffects) {
         if let Self::Peer(peer) = self {
-            peer.retire();
+            peer.retire(effects);
         }
     }
+}
+
+fn entry_bytes(message: &PeerMessage) -> u64 {
+    let entries = message.message.iter().flat_map(|inner| &inner.entries);
+    entries.map(|entry| entry.data.len() as u64).sum()
 }
 
 impl std::fmt::Debug for RaftMachine {

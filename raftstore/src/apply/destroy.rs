@@ -1,0 +1,61 @@
+//! The end of a peer: its tombstone and the removal of its data are one state batch, so that a crash
+//! takes back both or none (contracts: C7).
+
+use flotilla_engine::{Cf, DATA_CFS, StateOp};
+use flotilla_proto::store::{PeerState, RegionRecord};
+
+use super::Apply;
+use crate::effects::{ApplyEffects, ApplyReport, RegionChange};
+use crate::region::META_REGION;
+
+impl Apply {
+    /// The peer ends though no entry of its log says so.
+    pub(super) fn destroy(&mut self, effects: &mut ApplyEffects) {
+        if self.ended {
+            return;
+        }
+        let mut report = self.report.take().unwrap_or_else(|| ApplyReport {
+            index: self.applied,
+            term: self.term,
+            ..ApplyReport::default()
+        });
+        self.end(&mut report, effects);
+        self.report = Some(report);
+    }
+
+    /// Writes the tombstone. What follows in the log is not for this peer.
+    pub(super) fn end(&mut self, report: &mut ApplyReport, effects: &mut ApplyEffects) {
+        let region = self.region.id;
+        // Before the batch: a split that is applied meanwhile must not bring it back.
+        self.shared.seen.ends(region, self.highest_peer_id);
+        self.ended = true;
+        // A peer without an epoch never had data.
+        if self.region.region_epoch.is_some() {
+            effects.batch.ops.extend(self.delete_data());
+        }
+        effects.batch.ops.push(StateOp::PutRegion {
+            record: RegionRecord {
+                state: PeerState::Tombstone.into(),
+                region: Some(self.region.clone()),
+                highest_peer_id: self.highest_peer_id,
+            },
+        });
+        effects.batch.ops.push(StateOp::DeleteApplied { region });
+        effects.batch.admin = true;
+        report.changes.push(RegionChange::Removed);
+    }
+
+    fn delete_data(&self) -> Vec<StateOp> {
+        let families = if self.region.id == META_REGION {
+            &[Cf::CfMeta][..]
+        } else {
+            &DATA_CFS[..]
+        };
+        let deletion = |cf: &Cf| StateOp::DeleteRange {
+            cf: *cf,
+            start: self.region.start_key.clone(),
+            end: self.region.end_key.clone(),
+        };
+        families.iter().map(deletion).collect()
+    }
+}

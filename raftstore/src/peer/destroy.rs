@@ -1,0 +1,103 @@
+//! A peer that is no member any more ends, whoever it hears of it from (contracts: C7).
+
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
+
+use super::Peer;
+use crate::effects::{ApplyInput, PdTask, RaftEffects, RaftInput, StoreInput};
+use crate::{PROBE_TARGET, STORE_ADDRESS};
+
+impl Peer {
+    /// A member says that this peer is none.
+    pub(super) fn on_tombstone(
+        &mut self,
+        to: PeerMeta,
+        epoch: Option<RegionEpoch>,
+        effects: &mut RaftEffects,
+    ) {
+        if to.id == self.meta.id && self.is_older_than(epoch) {
+            tracing::trace!(target: PROBE_TARGET, "destroy: told by a member");
+            self.destroy(effects);
+        }
+    }
+
+    /// A blank peer is older than everything: only who had it as a member can have spoken to it.
+    fn is_older_than(&self, other: Option<RegionEpoch>) -> bool {
+        let other = other.map_or(0, |epoch| epoch.conf_ver);
+        self.region
+            .region_epoch
+            .is_none_or(|own| own.conf_ver < other)
+    }
+
+    /// A sender that was a member once and does not know that it is none any more is told so; what
+    /// it says does not count.
+    pub(super) fn refuse_stranger(
+        &mut self,
+        from: PeerMeta,
+        epoch: Option<RegionEpoch>,
+        effects: &mut RaftEffects,
+    ) -> bool {
+        let member = self.region.peers.iter().any(|peer| peer.id == from.id);
+        let Some(own) = self.region.region_epoch else {
+            return false;
+        };
+        let older = epoch.is_none_or(|epoch| epoch.conf_ver < own.conf_ver);
+        if member || !older || from.id == 0 {
+            return false;
+        }
+        tracing::trace!(target: PROBE_TARGET, "destroy: a stranger is told");
+        effects.send_now.push(self.farewell(from));
+        true
+    }
+
+    /// A peer that has heard of no leader for long asks PD whether it is still a member.
+    pub(super) fn check_membership(&mut self, now: Mono, effects: &mut RaftEffects) {
+        if self.raft.leader().is_some() {
+            self.led = now;
+        } else if now - self.led >= self.shared.config.stale_check {
+            tracing::trace!(target: PROBE_TARGET, "destroy: PD is asked about a peer without a leader");
+            self.led = now;
+            let region = self.region.id;
+            effects.pd.push(PdTask::AskRegion { region });
+        }
+    }
+
+    /// PD knows newer members than this peer: it is one of them, or it ends.
+    pub(super) fn on_current(&mut self, current: &Region, effects: &mut RaftEffects) {
+        let member = current.peers.iter().any(|peer| peer.id == self.meta.id);
+        if !member && self.is_older_than(current.region_epoch) {
+            tracing::trace!(target: PROBE_TARGET, "destroy: PD knows newer members");
+            self.destroy(effects);
+        }
+    }
+
+    /// Nothing is said, voted for or served here from now on; the apply half writes the tombstone.
+    pub(super) fn destroy(&mut self, effects: &mut RaftEffects) {
+        if self.ending {
+            return;
+        }
+        self.stop_serving();
+        let region = self.region.id;
+        let dying = RaftInput::Store(StoreInput::Dying { region });
+        effects.to_raft.push((STORE_ADDRESS, dying));
+        effects.to_apply.push((region, ApplyInput::Destroy));
+    }
+
+    /// The tombstone is written.
+    pub(super) fn on_removed(&mut self, effects: &mut RaftEffects) {
+        self.stop_serving();
+        let destroyed = StoreInput::Destroyed {
+            region: self.region.id,
+            cut: self.applied_cut,
+        };
+        effects
+            .to_raft
+            .push((STORE_ADDRESS, RaftInput::Store(destroyed)));
+    }
+
+    fn stop_serving(&mut self) {
+        self.ending = true;
+        self.delegate.suspend();
+        self.drop_owed();
+    }
+}

@@ -1,0 +1,123 @@
+//! Peers end (contracts: C7). A peer that was destroyed is *dying* until its tombstone survives a
+//! crash: its region id makes no peer, its range goes to nobody, its log stays. Its data goes with
+//! the tombstone, in one state batch, so that a crash takes back both or none.
+
+use flotilla_engine::LogSpan;
+use flotilla_proto::metapb::Region;
+
+use super::{Store, Written};
+use crate::PROBE_TARGET;
+use crate::effects::{RaftEffects, Retired};
+use crate::region::{META_REGION, overlap};
+
+/// A peer on its way out.
+#[derive(Debug, Default)]
+pub(super) struct Dying {
+    /// What it was; `None`: it never knew its range.
+    region: Option<Region>,
+    /// The state batch with its tombstone, once that is written.
+    cut: Option<u64>,
+    /// Its machines that have stopped: raft half, apply half.
+    stopped: [bool; 2],
+    /// What its log holds.
+    span: Option<LogSpan>,
+    /// Its log is being cleared.
+    clearing: bool,
+}
+
+impl Dying {
+    pub(super) fn overlaps(&self, range: &Region) -> bool {
+        self.region.as_ref().is_some_and(|own| overlap(own, range))
+    }
+
+    pub(super) fn was(&mut self, region: Region) {
+        self.region = Some(region);
+    }
+
+    fn may_be_cleared(&self, durable: u64) -> bool {
+        !self.clearing && self.stopped == [true, true] && self.cut.is_some_and(|cut| cut <= durable)
+    }
+}
+
+impl Store {
+    pub(super) fn on_dying(&mut self, region: u64) {
+        self.blank.remove(&region);
+        let live = self.ranges.extract_if(.., |_, live| live.id == region);
+        let mut was = live.map(|(_, live)| live).next();
+        if region == META_REGION {
+            was = self.meta.take();
+        }
+        let dying = self.dying.entry(region).or_default();
+        dying.region = dying.region.take().or(was);
+    }
+
+    pub(super) fn on_destroyed(&mut self, region: u64, cut: u64, effects: &mut RaftEffects) {
+        self.on_dying(region);
+        if let Some(dying) = self.dying.get_mut(&region) {
+            dying.cut = Some(cut);
+        }
+        effects.stop.push(region);
+        self.clear_logs(effects);
+    }
+
+    pub(super) fn on_retired(&mut self, last: Retired, effects: &mut RaftEffects) {
+        let (region, half) = match &last {
+            Retired::Peer { region, .. } => (*region, 0),
+            Retired::Apply { region } => (*region, 1),
+        };
+        let Some(dying) = self.dying.get_mut(&region) else {
+            return self.on_replaced_retired(last, effects);
+        };
+        dying.stopped[half] = true;
+        if let Retired::Peer { span, .. } = last {
+            dying.span = Some(span);
+        }
+        self.clear_logs(effects);
+    }
+
+    /// State batches up to `cut` survive a crash: tombstones among them are for good, and the logs
+    /// behind them may go.
+    pub(super) fn on_durable_cut(&mut self, cut: u64, effects: &mut RaftEffects) {
+        self.durable_cut = cut;
+        self.clear_logs(effects);
+    }
+
+    fn clear_logs(&mut self, effects: &mut RaftEffects) {
+        let cut = self.durable_cut;
+        let ready: Vec<u64> = self
+            .dying
+            .iter_mut()
+            .filter(|(_, dying)| dying.may_be_cleared(cut))
+            .map(|(region, dying)| {
+                dying.clearing = true;
+                *region
+            })
+            .collect();
+        for region in ready {
+            let span = self.dying.get(&region).and_then(|dying| dying.span);
+            let span = span.unwrap_or(LogSpan { first: 0, last: 0 });
+            effects.log.0.clear(region, span);
+            self.write(Written::Cleared { region }, effects);
+        }
+    }
+
+    /// A peer that ended in the replay of a start. Its tombstone is in a state batch before `cut`,
+    /// which is not known to be durable.
+    pub(crate) fn bury(&mut self, region: Region, span: Option<LogSpan>, cut: u64) {
+        let id = region.id;
+        let dying = Dying {
+            region: Some(region),
+            cut: Some(cut),
+            stopped: [true, true],
+            span,
+            ..Dying::default()
+        };
+        self.dying.insert(id, dying);
+    }
+
+    /// Nothing is left of it but the tombstone.
+    pub(super) fn on_cleared(&mut self, region: u64) {
+        tracing::trace!(target: PROBE_TARGET, "destroy: the log is cleared");
+        self.dying.remove(&region);
+    }
+}
