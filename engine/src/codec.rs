@@ -18,6 +18,8 @@ pub(crate) mod log_key {
     pub(crate) const TRUNCATION: u8 = 2;
     /// An entry.
     pub(crate) const ENTRY: u8 = 3;
+    /// The snapshot intent of a region.
+    pub(crate) const INTENT: u8 = 4;
     /// Above every kind of a region.
     const END: u8 = 0xff;
 
@@ -53,6 +55,7 @@ pub(crate) mod log_key {
         Record(u64),
         Truncation(u64),
         Entry(u64, u64),
+        Intent(u64),
     }
 
     pub(crate) fn parse(key: &[u8]) -> Option<Parsed> {
@@ -61,6 +64,7 @@ pub(crate) mod log_key {
         match rest {
             [RECORD] => Some(Parsed::Record(region)),
             [TRUNCATION] => Some(Parsed::Truncation(region)),
+            [INTENT] => Some(Parsed::Intent(region)),
             [ENTRY, index @ ..] => Some(Parsed::Entry(
                 region,
                 u64::from_be_bytes(index.try_into().ok()?),
@@ -230,6 +234,7 @@ mod tests {
             log_key::entry(1, 255).to_vec(),
             log_key::entry(1, 256).to_vec(),
             log_key::entry(1, u64::MAX).to_vec(),
+            log_key::record(1, log_key::INTENT).to_vec(),
             log_key::region(1).1.to_vec(),
             log_key::region(2).0.to_vec(),
             log_key::record(2, log_key::RECORD).to_vec(),
@@ -248,6 +253,10 @@ mod tests {
             (
                 log_key::record(7, log_key::TRUNCATION).to_vec(),
                 Some(Parsed::Truncation(7)),
+            ),
+            (
+                log_key::record(7, log_key::INTENT).to_vec(),
+                Some(Parsed::Intent(7)),
             ),
             (log_key::entry(7, 9).to_vec(), Some(Parsed::Entry(7, 9))),
             (log_key::record(7, 9).to_vec(), None),

@@ -29,6 +29,7 @@ mod region_log;
 #[cfg(feature = "rocks")]
 pub mod rocks;
 pub mod row;
+mod snapshot;
 mod space;
 mod split;
 mod state;
@@ -40,6 +41,11 @@ pub use error::{EngineError, Result};
 pub use flush_watch::{FLUSH_STALL_MAX, FlushProgress, FlushWatch};
 pub use log::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, LogSpan, RaftLog, RegionLog, RegionWrite};
 pub use region_log::RecordMatch;
+pub use snapshot::{
+    META_REGION, Pace, RowSink, SNAPSHOT_BATCH_BYTES, SnapshotError, SnapshotFiles,
+    SnapshotInstall, SnapshotKey, SnapshotResult, installs_as_batch, snapshot_bytes, snapshot_cfs,
+    snapshot_ops, snapshot_range,
+};
 pub use space::{DISK_RESERVE_EXTRA_BYTES, disk_reserve_bytes};
 #[cfg(feature = "rocks")]
 pub use space::{disk_bytes, free_bytes};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use flotilla_proto::raft::Entry;
-use flotilla_proto::store::{RaftRecord, TruncationRecord};
+use flotilla_proto::store::{RaftRecord, SnapshotIntent, TruncationRecord};
 
 use crate::Result;
 
@@ -26,11 +26,13 @@ pub struct LogBatch {
 
 /// What one region changes within a batch.
 ///
-/// Applied in this order: `clear`, `entries` (after cutting the tail), `record`, `truncation`.
+/// Applied in this order: `clear`, `entries` (after cutting the tail), `record`, `truncation`,
+/// `intent`.
 #[derive(Clone, Debug, Default)]
 pub struct RegionWrite {
-    /// Deletes all that the log holds of the region first: entries, record, truncation point. The
-    /// span tells what the caller knows of; nothing is left outside of it either.
+    /// Deletes all that the log holds of the region first: entries, record, truncation point,
+    /// snapshot intent. The span tells what the caller knows of; nothing is left outside of it
+    /// either.
     pub clear: Option<LogSpan>,
     /// Contiguous indexes, ascending.
     pub entries: Vec<Entry>,
@@ -43,6 +45,8 @@ pub struct RegionWrite {
     pub truncation: Option<TruncationRecord>,
     /// The first index the log held before the truncation.
     pub truncated_from: u64,
+    /// `Some(Some(_))` opens a snapshot intent, `Some(None)` deletes the one there is.
+    pub intent: Option<Option<SnapshotIntent>>,
 }
 
 /// Indexes [first, last] that a region may hold in the log.
@@ -119,6 +123,17 @@ impl LogBatch {
         write.truncation = Some(to);
     }
 
+    /// Opens a snapshot intent, in the batch that also sets the hard state, truncates at the
+    /// snapshot's index and deletes or clears what the log held (contracts: C6).
+    pub fn set_intent(&mut self, region: u64, intent: SnapshotIntent) {
+        self.regions.entry(region).or_default().intent = Some(Some(intent));
+    }
+
+    /// Deletes the snapshot intent of `region`: what the snapshot brought is durable in the state.
+    pub fn clear_intent(&mut self, region: u64) {
+        self.regions.entry(region).or_default().intent = Some(None);
+    }
+
     /// Deletes everything the log holds of `region`, also what lies outside of `held`. What is
     /// added to the batch later stays.
     pub fn clear(&mut self, region: u64, held: LogSpan) {
@@ -153,6 +168,7 @@ impl LogBatch {
                 record,
                 truncation,
                 truncated_from,
+                intent,
             } = write;
             if !entries.is_empty() {
                 self.append(region, entries, cut_to);
@@ -162,6 +178,9 @@ impl LogBatch {
             }
             if let Some(truncation) = truncation {
                 self.truncate(region, truncation, truncated_from);
+            }
+            if intent.is_some() {
+                self.regions.entry(region).or_default().intent = intent;
             }
         }
     }
@@ -205,6 +224,8 @@ pub struct RegionLog {
     pub terms: Vec<(u64, u64)>,
     /// Payload bytes of the entries held.
     pub bytes: u64,
+    /// The snapshot intent that is open.
+    pub intent: Option<SnapshotIntent>,
 }
 
 /// The log of one store.

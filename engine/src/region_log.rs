@@ -1,7 +1,7 @@
 //! What the log must look like when it is opened: whole, in order, and in step with the state
 //! (contracts: C7, C10). Anything else is refused by name.
 
-use flotilla_proto::store::{RaftRecord, RegionRecord, TruncationRecord};
+use flotilla_proto::store::{RaftRecord, RegionRecord, SnapshotIntent, TruncationRecord};
 
 use crate::log::{BIRTH, LogSpan, RegionLog};
 use crate::{EngineError, Result};
@@ -14,6 +14,9 @@ pub enum RecordMatch {
     /// The raft record is of a newer peer that has received nothing but votes so far: it was made
     /// by a message after the recorded one was destroyed, and starts over.
     NewerUninitialized,
+    /// The raft record is of a newer peer whose snapshot intent is open: the region's record
+    /// follows when the snapshot is installed.
+    NewerInstalling,
 }
 
 impl RegionLog {
@@ -27,15 +30,23 @@ impl RegionLog {
         self.span.map_or(self.truncated().index, |span| span.last)
     }
 
+    /// Index of the snapshot whose intent is open; 0 if none is.
+    pub fn intent_index(&self) -> u64 {
+        let manifest = self.intent.as_ref().and_then(|i| i.manifest.as_ref());
+        manifest.map_or(0, |manifest| manifest.index)
+    }
+
     /// Refuses a state that the log cannot carry on from: applied beyond its end, or behind its
-    /// truncation point (contracts: C10). `applied` is the state's applied index.
+    /// truncation point (contracts: C10). `applied` is the state's applied index. While an intent
+    /// is open that reaches the truncation point, the state is behind on purpose: the snapshot is
+    /// installed again (contracts: C6).
     pub fn check_applied(&self, region: u64, applied: u64) -> Result<()> {
         let (truncated, last) = (self.truncated().index, self.last_index());
         if applied > last {
             let detail = format!("the state has applied index {applied}, the log ends at {last}");
             return Err(EngineError::corrupt(format!("region {region}"), detail));
         }
-        if applied < truncated {
+        if applied < truncated && self.intent_index() < truncated {
             let detail = format!(
                 "the state has applied index {applied}, the log was truncated up to {truncated}: \
                  the entries between are gone"
@@ -46,7 +57,8 @@ impl RegionLog {
     }
 
     /// Refuses a hard state of another peer than the region's record names on `store`, unless it
-    /// is of a newer one that was never initialized (contracts: C7).
+    /// is of a newer one that was never initialized, or whose first snapshot is being installed
+    /// (contracts: C6, C7).
     pub fn check_peer(&self, store: u64, stored: &RegionRecord) -> Result<RecordMatch> {
         let Some(record) = self.record else {
             return Ok(RecordMatch::Same);
@@ -64,6 +76,9 @@ impl RegionLog {
         if record.peer_id > known && uninitialized {
             return Ok(RecordMatch::NewerUninitialized);
         }
+        if record.peer_id > known && self.intent.is_some() {
+            return Ok(RecordMatch::NewerInstalling);
+        }
         let detail = format!(
             "the log's hard state is of peer {}, the region's record is of peer {known}",
             record.peer_id
@@ -78,6 +93,7 @@ pub(crate) struct RegionLogBuilder {
     region: u64,
     pub(crate) record: Option<RaftRecord>,
     pub(crate) truncation: Option<TruncationRecord>,
+    pub(crate) intent: Option<SnapshotIntent>,
     log: RegionLog,
 }
 
@@ -87,6 +103,7 @@ impl RegionLogBuilder {
             region,
             record: None,
             truncation: None,
+            intent: None,
             log: RegionLog::default(),
         }
     }
@@ -120,8 +137,10 @@ impl RegionLogBuilder {
     pub(crate) fn finish(mut self) -> Result<RegionLog> {
         self.log.record = self.record;
         self.log.truncation = self.truncation;
+        self.log.intent = self.intent.take();
         self.check_start()?;
         self.check_hard_state()?;
+        self.check_intent()?;
         Ok(self.log)
     }
 
@@ -170,6 +189,28 @@ impl RegionLogBuilder {
             }
             _ => Ok(()),
         }
+    }
+
+    /// An intent is written with the hard state of its peer and a truncation at its index; the
+    /// log goes on from there, and its truncation point with it.
+    fn check_intent(&self) -> Result<()> {
+        let Some(intent) = &self.log.intent else {
+            return Ok(());
+        };
+        let peer = self.log.record.map_or(0, |record| record.peer_id);
+        let (index, truncated) = (self.log.intent_index(), self.log.truncated().index);
+        let detail = if intent.peer_id != peer {
+            format!(
+                "it is of peer {}, the hard state is of peer {peer}",
+                intent.peer_id
+            )
+        } else if index == 0 || index > truncated {
+            format!("its index is {index}, the log is truncated at {truncated}")
+        } else {
+            return Ok(());
+        };
+        let place = format!("region {} snapshot intent", self.region);
+        Err(EngineError::corrupt(place, detail))
     }
 
     fn corrupt(&self, index: u64, detail: String) -> EngineError {

@@ -116,6 +116,16 @@ pub trait StateReader {
         row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()>;
 
+    /// A region as it is stored, tombstones included. What builds a snapshot takes descriptor,
+    /// applied index and rows from one frozen view, so nobody has to stop apply.
+    ///
+    /// # Errors
+    /// Always, for a reader that has rows alone (a model, a test's double).
+    fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        let detail = "asked of a reader that keeps no records of regions";
+        Err(EngineError::corrupt(format!("region {region}"), detail))
+    }
+
     /// A record of PD, by its key inside the meta region (contracts: C30).
     fn get_meta(&self, key: &[u8]) -> Result<Option<Bytes>> {
         self.get(Cf::CfMeta, key)
@@ -153,6 +163,19 @@ pub struct StoredRegion {
     pub record: RegionRecord,
     /// `None`: nothing applied since its birth.
     pub applied: Option<ApplyRecord>,
+}
+
+/// A region from its two records; an apply record without its region is a corruption.
+pub(crate) fn stored(
+    region: u64,
+    record: Option<RegionRecord>,
+    applied: Option<ApplyRecord>,
+) -> Result<Option<StoredRegion>> {
+    match (record, applied) {
+        (Some(record), applied) => Ok(Some(StoredRegion { record, applied })),
+        (None, None) => Ok(None),
+        (None, Some(_)) => Err(orphaned(region)),
+    }
 }
 
 /// The error for an apply record whose region has no record.

@@ -17,6 +17,20 @@ pub enum FaultPoint {
     Write,
     /// `StateStore::flush_all` and automatic flushes.
     Flush,
+    /// `SnapshotInstall::install`, before each column family.
+    Ingest,
+    /// Whatever changes files of snapshots: making, appending, syncing, renaming, removing.
+    SnapshotWrite,
+    /// Whatever reads them.
+    SnapshotRead,
+}
+
+impl FaultPoint {
+    /// After such a failure nothing more is written. Reads may go on, and a snapshot that fails is
+    /// thrown away alone.
+    fn poisons(self) -> bool {
+        !matches!(self, Self::Read | Self::SnapshotRead | Self::SnapshotWrite)
+    }
 }
 
 /// What the disk answers.
@@ -52,10 +66,10 @@ impl Faults {
         self.planned.push(fault);
     }
 
-    /// Fails if an earlier call failed. A planned fault whose turn it is strikes now. Reads are
-    /// neither poisoned nor do they poison.
+    /// Fails if an earlier call failed. A planned fault whose turn it is strikes now. Reads and
+    /// files of snapshots are neither poisoned nor do they poison.
     pub(super) fn pass(&mut self, point: FaultPoint, operation: &'static str) -> Result<()> {
-        if let Some(cause) = self.poisoned.as_ref().filter(|_| point != FaultPoint::Read) {
+        if let Some(cause) = self.poisoned.as_ref().filter(|_| point.poisons()) {
             return Err(EngineError::Poisoned {
                 cause: cause.clone(),
             });
@@ -72,7 +86,7 @@ impl Faults {
                 detail: "planned fault".into(),
             },
         };
-        if point != FaultPoint::Read {
+        if point.poisons() {
             self.poisoned = Some(error.to_string());
         }
         Err(error)

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_proto::raft::Entry;
-use flotilla_proto::store::{RaftRecord, TruncationRecord};
+use flotilla_proto::store::{RaftRecord, SnapshotIntent, TruncationRecord};
 use parking_lot::Mutex;
 
 use super::fault::{Fault, FaultPoint, Faults};
@@ -42,6 +42,7 @@ struct Held {
     record: Option<RaftRecord>,
     truncation: Option<TruncationRecord>,
     entries: BTreeMap<u64, Entry>,
+    intent: Option<SnapshotIntent>,
 }
 
 impl MemoryLog {
@@ -177,6 +178,7 @@ impl RaftLog for MemoryLog {
             let mut log = RegionLogBuilder::new(*region);
             log.record = held.record;
             log.truncation = held.truncation;
+            log.intent = held.intent.clone();
             for entry in held.entries.values() {
                 log.entry(entry.index, entry.term, entry.data.len() as u64)?;
             }
@@ -242,7 +244,13 @@ fn apply(regions: &mut BTreeMap<u64, Held>, batch: &Waiting) {
                 held.entries.remove(&index);
             }
         }
-        let gone = held.record.is_none() && held.truncation.is_none() && held.entries.is_empty();
+        if let Some(intent) = &write.intent {
+            held.intent = intent.clone();
+        }
+        let gone = held.record.is_none()
+            && held.truncation.is_none()
+            && held.entries.is_empty()
+            && held.intent.is_none();
         if gone {
             regions.remove(region);
         }

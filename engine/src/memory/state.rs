@@ -5,16 +5,17 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_proto::store::{ApplyRecord, RegionRecord};
+use flotilla_proto::store::{ApplyRecord, RegionRecord, SnapshotManifest};
 use parking_lot::Mutex;
 
 use super::fault::{Fault, FaultPoint, Faults};
 use crate::durable::DurableCuts;
 use crate::row::{self, Expiry};
-use crate::state::orphaned;
+use crate::state::{orphaned, stored};
 use crate::{
-    Cf, DATA_CFS, FlushReason, KeyRange, Pressure, Result, StateBatch, StateOp, StateReader,
-    StateStore, StoredRegion,
+    Cf, DATA_CFS, FlushReason, KeyRange, Pressure, Result, SnapshotFiles, SnapshotInstall,
+    SnapshotKey, SnapshotResult, StateBatch, StateOp, StateReader, StateStore, StoredRegion,
+    snapshot_cfs, snapshot_range,
 };
 
 type Rows = BTreeMap<Bytes, Bytes>;
@@ -213,6 +214,18 @@ impl Image {
         }
     }
 
+    fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        let applied = self.applied.get(&region).copied();
+        stored(region, self.regions.get(&region).cloned(), applied)
+    }
+
+    /// An ingest: all rows of a range go, others take their place.
+    fn replace(&mut self, cf: Cf, range: KeyRange<'_>, rows: &Rows) {
+        let held = Arc::make_mut(self.rows_mut(cf));
+        held.retain(|key, _| !range.contains(key));
+        held.extend(rows.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+
     fn scan(
         &self,
         cf: Cf,
@@ -261,6 +274,10 @@ impl StateReader for MemorySnapshot {
         self.image.scan(cf, range, reverse, row);
         Ok(())
     }
+
+    fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        self.image.stored_region(region)
+    }
 }
 
 impl StateReader for MemoryState {
@@ -282,6 +299,46 @@ impl StateReader for MemoryState {
             .faults
             .pass(FaultPoint::Read, "reading the state")?;
         self.snapshot().scan(cf, range, reverse, row)
+    }
+
+    fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        let mut inner = self.inner.lock();
+        inner.faults.pass(FaultPoint::Read, "reading the state")?;
+        inner.now.stored_region(region)
+    }
+}
+
+impl SnapshotInstall for MemoryState {
+    /// The files outlive a crash, so they reach every image that a crash could leave.
+    fn install(
+        &self,
+        files: &impl SnapshotFiles,
+        key: &SnapshotKey,
+        manifest: &SnapshotManifest,
+    ) -> SnapshotResult<()> {
+        let mut rows: [Rows; 4] = Default::default();
+        files.rows(key, manifest, &mut |cf, key, value| {
+            let (key, value) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+            rows[cf as usize].insert(key, value);
+            Ok(())
+        })?;
+        let region = manifest.region.as_ref().expect("checked with the rows");
+        for cf in snapshot_cfs(region.id) {
+            let mut inner = self.inner.lock();
+            inner
+                .faults
+                .pass(FaultPoint::Ingest, "ingesting a snapshot")?;
+            let Inner {
+                now,
+                flushed,
+                flushing,
+                ..
+            } = &mut *inner;
+            for image in [now, flushed].into_iter().chain(flushing) {
+                image.replace(*cf, snapshot_range(region), &rows[*cf as usize]);
+            }
+        }
+        Ok(())
     }
 }
 

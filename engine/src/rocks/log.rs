@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_proto::raft::Entry;
-use flotilla_proto::store::{RaftRecord, TruncationRecord};
+use flotilla_proto::store::{RaftRecord, SnapshotIntent, TruncationRecord};
 use parking_lot::Mutex;
 use prost::Message;
 use rocksdb::{DB, Options, ReadOptions, WriteBatch, WriteOptions};
@@ -295,6 +295,15 @@ fn encode_region(write: &mut WriteBatch, region: u64, changes: &RegionWrite, val
             write.delete_range(log_key::entry(region, changes.truncated_from), end);
         }
     }
+    match &changes.intent {
+        None => {}
+        Some(None) => write.delete(log_key::record(region, log_key::INTENT)),
+        Some(Some(intent)) => {
+            value.clear();
+            intent.encode(value).expect("a vector grows");
+            write.put(log_key::record(region, log_key::INTENT), &value);
+        }
+    }
 }
 
 fn load_row(
@@ -309,7 +318,10 @@ fn load_row(
             format!("an unknown key {key:02x?}"),
         ));
     };
-    let (Parsed::Record(region) | Parsed::Truncation(region) | Parsed::Entry(region, _)) = parsed;
+    let (Parsed::Record(region)
+    | Parsed::Truncation(region)
+    | Parsed::Entry(region, _)
+    | Parsed::Intent(region)) = parsed;
     let builder = builders
         .entry(region)
         .or_insert_with(|| RegionLogBuilder::new(region));
@@ -322,6 +334,10 @@ fn load_row(
         Parsed::Truncation(_) => {
             let place = || format!("region {region} truncation point");
             builder.truncation = Some(codec::message::<TruncationRecord>(place, value)?);
+        }
+        Parsed::Intent(_) => {
+            let place = || format!("region {region} snapshot intent");
+            builder.intent = Some(codec::message::<SnapshotIntent>(place, value)?);
         }
         Parsed::Entry(_, index) => {
             let (term, _, payload) = codec::entry_value(region, index, value)?;

@@ -22,7 +22,7 @@ use super::stats::{self, DbStats};
 use super::{check_identity, failure, open_failure, write};
 use crate::codec::{self, Identity, state_key};
 use crate::durable::DurableCuts;
-use crate::state::orphaned;
+use crate::state::{orphaned, stored};
 use crate::{
     Cf, DATA_CFS, EngineError, FlushReason, KeyRange, Pressure, Result, StateBatch, StateOp,
     StateReader, StateStore, StoredRegion,
@@ -242,6 +242,13 @@ impl Shared {
         )
     }
 
+    fn stored_region(&self, region: u64, options: &ReadOptions) -> Result<Option<StoredRegion>> {
+        let get = |kind| self.get(Cf::CfMeta, &state_key::record(kind, region), options);
+        let record = get(state_key::REGION)?.map(|value| region_record(region, &value));
+        let applied = get(state_key::APPLIED)?.map(|value| apply_record(region, &value));
+        stored(region, record.transpose()?, applied.transpose()?)
+    }
+
     /// All records of one kind in `meta`, ascending by region.
     fn records(&self, kind: u8, mut record: impl FnMut(u64, &[u8]) -> Result<()>) -> Result<()> {
         let mut options = ReadOptions::default();
@@ -302,6 +309,11 @@ impl StateReader for RocksState {
     ) -> Result<()> {
         self.shared
             .scan(cf, range, reverse, ReadOptions::default(), row)
+    }
+
+    /// Two reads: while it is being written, take it from a frozen view.
+    fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        self.shared.stored_region(region, &ReadOptions::default())
     }
 }
 
@@ -525,5 +537,9 @@ impl StateReader for RocksSnapshot {
         row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
         self.shared.scan(cf, range, reverse, self.options(), row)
+    }
+
+    fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        self.shared.stored_region(region, &self.options())
     }
 }

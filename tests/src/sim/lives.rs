@@ -98,7 +98,11 @@ impl Sim {
         let disk = &self.nodes[&id.store].disk;
         match fault.point {
             FaultPoint::Append | FaultPoint::Sync | FaultPoint::Read => disk.log.inject(fault),
-            FaultPoint::Write | FaultPoint::Flush => disk.state.inject(fault),
+            FaultPoint::Write
+            | FaultPoint::Flush
+            | FaultPoint::Ingest
+            | FaultPoint::SnapshotWrite
+            | FaultPoint::SnapshotRead => disk.state.inject(fault),
         }
     }
 
