@@ -1,6 +1,8 @@
 //! The RocksDB half: the only place that sees `rocksdb` (contracts: C1).
 
 mod files;
+mod folder;
+mod install;
 mod log;
 mod options;
 mod poison;
@@ -11,6 +13,7 @@ mod write;
 
 use std::path::Path;
 
+pub use folder::{FolderDisk, FolderFile, SnapshotFolder};
 pub use log::RocksLog;
 pub use options::{
     BlockCache, LOG_WRITE_BUFFER_BYTES, LogOptions, STATE_WRITE_BUFFER_BYTES, StateOptions,
@@ -18,6 +21,8 @@ pub use options::{
 };
 pub use state::{RocksSnapshot, RocksState};
 pub use stats::DbStats;
+
+use state::StatePaths;
 
 use crate::codec::{FORMAT, Identity};
 use crate::{DataDir, EngineError};
@@ -95,12 +100,22 @@ pub fn open_log(dir: &DataDir, options: &LogOptions) -> crate::Result<RocksLog> 
 
 /// Opens the state of a store, or creates it while the store is being created.
 pub fn open_state(dir: &DataDir, options: &StateOptions) -> crate::Result<RocksState> {
-    let (path, identity) = (dir.state_path(), identity(dir));
+    let identity = identity(dir);
+    let paths = StatePaths {
+        state: dir.state_path(),
+        install: dir.snapshots_path(),
+    };
     if dir.is_unfinished() {
-        RocksState::create(&path, identity, options)
+        RocksState::create(&paths, identity, options)
     } else {
-        RocksState::open(&path, identity, options)
+        RocksState::open(&paths, identity, options)
     }
+}
+
+/// Opens the snapshots of a store. Call it once, before the first install: what an interrupted one
+/// left is removed.
+pub fn open_snapshots(dir: &DataDir) -> crate::Result<SnapshotFolder> {
+    FolderDisk::open(dir.snapshots_path()).map(SnapshotFolder::on)
 }
 
 fn identity(dir: &DataDir) -> Identity {

@@ -161,6 +161,15 @@ impl StateOptions {
         options
     }
 
+    /// Tables that an install makes: compressed as the level they end up in.
+    pub(super) fn install_tables(&self) -> Options {
+        let mut options = Options::default();
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_block_based_table_factory(&tables(&self.block_cache));
+        options.set_bytes_per_sync(BYTES_PER_SYNC);
+        options
+    }
+
     fn budget(&self) -> usize {
         self.write_buffer_bytes.max(WRITE_BUFFER_BYTES_MIN)
     }

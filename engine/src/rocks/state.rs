@@ -1,8 +1,9 @@
 //! The key-value state in RocksDB, written without a WAL (contracts: C1, C2).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use flotilla_proto::store::{ApplyRecord, RegionRecord};
@@ -33,16 +34,23 @@ const CFS: [Cf; 4] = [Cf::CfDefault, Cf::CfLock, Cf::CfWrite, Cf::CfMeta];
 
 /// [`StateStore`] on RocksDB.
 pub struct RocksState {
-    shared: Arc<Shared>,
-    writer: Mutex<Writer>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) writer: Mutex<Writer>,
     cuts: Mutex<DurableCuts>,
     flushes: Mutex<BTreeMap<FlushReason, u64>>,
-    poison: Poison,
+    /// Flushes that installs needed first.
+    install_flushes: AtomicU64,
+    pub(super) poison: Poison,
 }
 
-struct Shared {
+pub(super) struct Shared {
     path: PathBuf,
-    db: DB,
+    pub(super) db: DB,
+    /// Where installs make their tables; on the same disk, so that the database takes them over by
+    /// their names.
+    pub(super) install_path: PathBuf,
+    /// How those tables are made.
+    pub(super) table_options: Options,
     /// Keeps the statistics readable.
     options: Options,
     write_buffers: WriteBufferManager,
@@ -50,7 +58,14 @@ struct Shared {
     unlogged: WriteOptions,
 }
 
-struct Writer {
+/// The folders that a state lives in.
+pub(crate) struct StatePaths {
+    pub(crate) state: PathBuf,
+    /// Where installs make their tables.
+    pub(crate) install: PathBuf,
+}
+
+pub(super) struct Writer {
     /// Number of the last batch given out.
     number: u64,
     /// Reused for keys.
@@ -59,8 +74,12 @@ struct Writer {
 
 impl RocksState {
     /// Creates the state of a new store in an absent or empty folder.
-    pub(crate) fn create(path: &Path, identity: Identity, options: &StateOptions) -> Result<Self> {
-        let shared = Shared::open(path, options, true)?;
+    pub(crate) fn create(
+        paths: &StatePaths,
+        identity: Identity,
+        options: &StateOptions,
+    ) -> Result<Self> {
+        let shared = Shared::open(paths, options, true)?;
         let meta = shared.cf(Cf::CfMeta);
         shared.write(|| {
             let mut batch = WriteBatch::default();
@@ -73,9 +92,14 @@ impl RocksState {
     }
 
     /// Opens the state of a store.
-    pub(crate) fn open(path: &Path, identity: Identity, options: &StateOptions) -> Result<Self> {
+    pub(crate) fn open(
+        paths: &StatePaths,
+        identity: Identity,
+        options: &StateOptions,
+    ) -> Result<Self> {
+        let path = &paths.state;
         refuse_logged_writes(path)?;
-        let shared = Shared::open(path, options, false)?;
+        let shared = Shared::open(paths, options, false)?;
         check_identity(
             path,
             shared.get(Cf::CfMeta, &state_key::IDENTITY, &ReadOptions::default())?,
@@ -99,6 +123,7 @@ impl RocksState {
             }),
             cuts: Mutex::new(DurableCuts::opened(cut, durable)),
             flushes: Mutex::default(),
+            install_flushes: AtomicU64::new(0),
             poison: Poison::default(),
         }
     }
@@ -106,6 +131,16 @@ impl RocksState {
     /// Flushes that [`StateStore::flush_all`] was asked for, by reason.
     pub fn flushes(&self) -> BTreeMap<FlushReason, u64> {
         self.flushes.lock().clone()
+    }
+
+    /// Flushes that [`crate::SnapshotInstall::install`] needed first.
+    pub fn install_flushes(&self) -> u64 {
+        self.install_flushes.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn flush_for_install(&self) -> Result<()> {
+        self.install_flushes.fetch_add(1, Ordering::Relaxed);
+        self.poison.guard(|| self.shared.flush())
     }
 
     /// Rewrites all files of all data column families, which drops what is deleted or expired.
@@ -134,7 +169,8 @@ impl RocksState {
 }
 
 impl Shared {
-    fn open(path: &Path, options: &StateOptions, create: bool) -> Result<Self> {
+    fn open(paths: &StatePaths, options: &StateOptions, create: bool) -> Result<Self> {
+        let path = &paths.state;
         let write_buffers = options.write_buffers();
         let base = options.rocks(create, &write_buffers);
         let descriptors =
@@ -144,19 +180,21 @@ impl Shared {
         Ok(Self {
             path: path.to_owned(),
             db,
+            install_path: paths.install.clone(),
+            table_options: options.install_tables(),
             options: base,
             write_buffers,
             unlogged: write::options(false),
         })
     }
 
-    fn cf(&self, cf: Cf) -> &ColumnFamily {
+    pub(super) fn cf(&self, cf: Cf) -> &ColumnFamily {
         self.db
             .cf_handle(name(cf))
             .expect("opened with all column families")
     }
 
-    fn fails(&self, operation: &'static str) -> impl Fn(rocksdb::Error) -> EngineError {
+    pub(super) fn fails(&self, operation: &'static str) -> impl Fn(rocksdb::Error) -> EngineError {
         move |error| failure(&self.path, operation, &error)
     }
 
@@ -286,7 +324,7 @@ fn region_record(region: u64, value: &[u8]) -> Result<RegionRecord> {
 }
 
 /// Name of a column family in RocksDB.
-fn name(cf: Cf) -> &'static str {
+pub(super) fn name(cf: Cf) -> &'static str {
     match cf {
         Cf::CfDefault => "default",
         Cf::CfLock => "lock",

@@ -5,6 +5,7 @@ pub(crate) mod log_script;
 pub(crate) mod state_script;
 #[cfg(feature = "rocks")]
 pub(crate) mod store;
+pub(crate) mod transfer;
 
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};

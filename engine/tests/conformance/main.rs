@@ -6,4 +6,5 @@ mod common;
 mod facts;
 #[cfg(feature = "rocks")]
 mod rocks;
+mod snapshot_facts;
 mod twin;

@@ -13,7 +13,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_engine::memory::{MemoryLog, MemoryState};
-use flotilla_engine::rocks::{self, BlockCache, LogOptions, RocksLog, RocksState, StateOptions};
+use flotilla_engine::rocks::{
+    self, BlockCache, LogOptions, RocksLog, RocksState, SnapshotFolder, StateOptions,
+};
 use flotilla_engine::row::{self, Expiry, KeyMode};
 use flotilla_engine::{
     Cf, DataDir, FlushReason, RaftLog, SplitLimits, StateBatch, StateOp, StateReader, StateStore,
@@ -24,6 +26,7 @@ use tempfile::TempDir;
 
 use crate::common::log_script::LogScript;
 use crate::common::state_script::{CFS, StateScript, key, over, range};
+use crate::common::transfer::all_rows;
 use crate::common::{Dice, for_seeds};
 
 /// So small that memtables are flushed and WAL files recycled all the time.
@@ -62,6 +65,10 @@ impl Folder {
 
     pub(crate) fn state(&self) -> RocksState {
         rocks::open_state(&self.dir(), &self.state_options()).expect("opened")
+    }
+
+    pub(crate) fn snapshots(&self) -> SnapshotFolder {
+        rocks::open_snapshots(&self.dir()).expect("opened")
     }
 
     fn dir(&self) -> DataDir {
@@ -362,17 +369,6 @@ fn compare_readers(one: &impl StateReader, other: &impl StateReader) {
     for cf in CFS {
         assert_eq!(all_rows(one, cf), all_rows(other, cf), "{cf:?}");
     }
-}
-
-fn all_rows(reader: &impl StateReader, cf: Cf) -> Vec<(Vec<u8>, Vec<u8>)> {
-    let mut rows = Vec::new();
-    let everything = (Default::default(), Default::default());
-    let scanned = reader.scan(cf, over(&everything), false, &mut |key, value| {
-        rows.push((key.to_vec(), value.to_vec()));
-        true
-    });
-    scanned.expect("scanned");
-    rows
 }
 
 #[test]
