@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_engine::{EngineError, LogBatch, LogSpan, RaftLog, StateBatch};
+use flotilla_engine::{
+    EngineError, LogBatch, LogSpan, RaftLog, SnapshotError, SnapshotKey, StateBatch, StateOp,
+};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::{Entry, HardState, MessageKind};
-use flotilla_proto::store::{Mod, PeerMessage};
+use flotilla_proto::store::{Mod, PeerMessage, SnapshotManifest};
 use flotilla_router::{Lane, Merge, Routed};
 
 use crate::apply::Apply;
 use crate::peer::Peer as PeerMachine;
+use crate::snapshot_task::SnapshotTask;
 use crate::{ReadContext, RequestError};
 
 /// Where the answer to a request goes. It is given exactly once: an answer that is dropped gives
@@ -170,6 +173,23 @@ pub enum PeerInput {
     },
     /// What PD knows of the region: the answer to [`PdTask::AskRegion`].
     Current { region: Region },
+    /// A snapshot of the region was built, or could not be.
+    SnapshotBuilt {
+        life: u64,
+        result: Result<(SnapshotKey, SnapshotManifest), String>,
+    },
+    /// What became of a snapshot message to `peer`: owed once for each that left.
+    SnapshotSent { peer: u64, ok: bool },
+    /// The rows of a snapshot are in place of the region's, or `ops` will put them there.
+    Ingested {
+        life: u64,
+        key: SnapshotKey,
+        ops: Vec<StateOp>,
+    },
+    /// A snapshot could not be put in place. Ends the store.
+    IngestFailed { error: Arc<SnapshotError> },
+    /// No crash brings back the intent of this snapshot any more.
+    IntentCleared { key: SnapshotKey },
     /// The peer was born dead: its region had a later peer here, or this one has ended already.
     Doomed,
     /// Messages to this peer do not get through.
@@ -226,6 +246,22 @@ pub enum StoreInput {
     Persisted { number: u64 },
     /// A peer will be destroyed: from here on nothing else may take its place.
     Dying { region: u64 },
+    /// Another store has a snapshot for a peer here. Accepted: its range is kept free until it was
+    /// received, and the sender goes on.
+    SnapshotOffer {
+        message: Box<PeerMessage>,
+        answer: Answer<()>,
+    },
+    /// An accepted snapshot is whole and durable: the message that came with it.
+    SnapshotReceived { message: Box<PeerMessage> },
+    /// An accepted snapshot will not come.
+    SnapshotAbandoned { region: u64 },
+    /// The peer has no use for the snapshot that was received for it.
+    SnapshotUnused { region: u64 },
+    /// A snapshot's intent is written: the region will have this range and no other.
+    Installing { region: Region },
+    /// A snapshot is in place.
+    Installed { region: Region },
     /// A peer's tombstone is written, in the state batch `cut`.
     Destroyed { region: u64, cut: u64 },
     /// One half of a region's machines has stopped.
@@ -267,9 +303,15 @@ pub struct Committed {
 
 /// What an apply machine is sent.
 #[derive(Debug)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum ApplyInput {
     /// Entries, in order, without a gap.
     Committed(Vec<Committed>),
+    /// The rows of a snapshot are in place, or `ops` put them there.
+    Install {
+        manifest: Box<SnapshotManifest>,
+        ops: Vec<StateOp>,
+    },
     /// The peer ends here, though no entry says so.
     Destroy,
 }
@@ -312,6 +354,8 @@ pub enum RegionChange {
     SplitRefused { index: u64 },
     /// Its members changed.
     Members { index: u64, region: Region },
+    /// A snapshot took the place of all that was there.
+    Installed { manifest: Box<SnapshotManifest> },
     /// This store's peer is no member any more, or was destroyed: the tombstone is written.
     Removed,
 }
@@ -323,8 +367,10 @@ pub struct Release {
     pub region: u64,
     /// Of which life of the region's machines.
     pub life: u64,
-    /// Which one.
+    /// Which one; 0 with `cleared`.
     pub number: u64,
+    /// A snapshot whose intent this write clears.
+    pub cleared: Option<SnapshotKey>,
     /// Messages that had to wait for it.
     pub messages: Vec<Outbound>,
 }
@@ -489,6 +535,8 @@ pub struct RaftEffects {
     pub to_raft: Vec<(u64, RaftInput)>,
     /// To read.
     pub fetches: Vec<Fetch>,
+    /// To build, put in place, throw away.
+    pub snapshots: Vec<SnapshotTask>,
     /// To measure.
     pub size_checks: Vec<SizeCheck>,
     /// To ask PD.

@@ -1,6 +1,6 @@
 //! Why a request was not served, and why a store could not be opened.
 
-use flotilla_engine::EngineError;
+use flotilla_engine::{EngineError, SnapshotError};
 use flotilla_proto::metapb;
 
 /// Why a peer did not do what it was asked.
@@ -69,6 +69,9 @@ pub enum StartError {
     /// The storage.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A snapshot that must be installed again cannot be.
+    #[error(transparent)]
+    Snapshot(SnapshotError),
     /// The log and the state do not belong together.
     #[error(
         "region {region}: {detail}; the data folder is damaged, restore this store from its replicas"
@@ -84,4 +87,13 @@ pub enum StartError {
     /// Settings that contradict each other.
     #[error(transparent)]
     Config(#[from] crate::ConfigError),
+}
+
+impl From<SnapshotError> for StartError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Engine(error) => Self::Engine(error),
+            error => Self::Snapshot(error),
+        }
+    }
 }

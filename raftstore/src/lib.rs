@@ -25,6 +25,7 @@ mod log_view;
 pub mod peer;
 pub mod region;
 pub mod runtime;
+mod snapshot_task;
 pub mod store;
 mod watch;
 
@@ -36,6 +37,7 @@ pub use effects::{
 };
 pub use entry::{Command, EntryError, decode_command};
 pub use error::{RequestError, StartError};
+pub use snapshot_task::SnapshotTask;
 pub use store::RaftMachine;
 pub use watch::DurableWatch;
 

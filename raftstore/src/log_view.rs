@@ -33,6 +33,10 @@ pub struct PeerLog {
     last_before: u64,
     /// Entries that left the cache, on their way back.
     reads: RefCell<Reads>,
+    /// To send to followers that need what is truncated.
+    snapshot: Option<Snapshot>,
+    /// What the log held when a snapshot took its place.
+    restored_over: Option<LogSpan>,
     /// Senders that the region's descriptor does not name yet.
     addresses: BTreeMap<u64, Peer>,
 }
@@ -70,6 +74,8 @@ impl PeerLog {
             bytes: 0,
             last_before: INITIAL_INDEX,
             reads: RefCell::default(),
+            snapshot: None,
+            restored_over: None,
             addresses: BTreeMap::new(),
         }
     }
@@ -200,6 +206,27 @@ impl PeerLog {
         }
         self.release(index);
         self.reads.get_mut().outlive(|asked| asked.low <= index);
+    }
+
+    /// A snapshot to send, or none any more.
+    pub(crate) fn set_snapshot(&mut self, snapshot: Option<Snapshot>) {
+        self.snapshot = snapshot;
+    }
+
+    /// The index of the snapshot at hand.
+    pub(crate) fn snapshot_index(&self) -> Option<u64> {
+        let meta = self.snapshot.as_ref()?.meta.as_ref()?;
+        Some(meta.index)
+    }
+
+    /// See [`PeerLog::set_snapshot`].
+    pub(crate) fn has_snapshot(&self) -> bool {
+        self.snapshot.is_some()
+    }
+
+    /// What the log held before a snapshot took its place.
+    pub(crate) fn take_restored_over(&mut self) -> LogSpan {
+        self.restored_over.take().unwrap_or_else(|| self.span())
     }
 
     /// Remembers where a peer that the descriptor does not name can be reached.
@@ -349,6 +376,8 @@ impl LogView for PeerLog {
     }
 
     fn restore(&mut self, index: u64, term: u64) {
+        self.restored_over = Some(self.span());
+        self.snapshot = None;
         self.truncated = (index, term);
         self.last = index;
         self.last_before = index;
@@ -359,6 +388,6 @@ impl LogView for PeerLog {
     }
 
     fn snapshot(&self) -> Option<Snapshot> {
-        None
+        self.snapshot.clone()
     }
 }

@@ -7,11 +7,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use flotilla_engine::{EngineError, Pressure, RaftLog, StateStore};
+use flotilla_engine::{EngineError, Pressure, RaftLog, SnapshotError, StateStore};
+use flotilla_proto::raft::MessageKind;
 use flotilla_proto::store::PeerMessage;
 use flotilla_router::{
-    Executor, LogConfig, LogSink, LogWriter, Outgoing, OutgoingConfig, Router, RouterConfig,
-    SendError,
+    Executor, Lane, LogConfig, LogSink, LogWriter, Outgoing, OutgoingConfig, Routed, Router,
+    RouterConfig, SendError,
 };
 
 use crate::apply::Apply;
@@ -21,7 +22,7 @@ use crate::effects::{
     Release, Retired, SizeCheck, Spawn, StoreInput,
 };
 use crate::store::RaftMachine;
-use crate::{Delegates, STORE_ADDRESS, StartError};
+use crate::{Delegates, PROBE_TARGET, STORE_ADDRESS, SnapshotTask, StartError};
 
 /// Inputs that may wait in the mailbox of one machine.
 pub const MAILBOX_INPUTS_MAX: usize = 4_096;
@@ -62,6 +63,9 @@ pub enum StoreFatal {
     /// An entry cannot be applied (contracts: C36).
     #[error(transparent)]
     Entry(Arc<StartError>),
+    /// A snapshot that was accepted cannot be put in place.
+    #[error(transparent)]
+    Snapshot(Arc<SnapshotError>),
     /// A replica contradicts what it had promised: raft's safety is broken.
     #[error("region {region}: {detail}; stop this store, keep its data folder, and report this")]
     Safety {
@@ -99,6 +103,8 @@ impl<L: RaftLog> LogSink for EngineLog<L> {
 pub trait World: Send {
     /// Read entries off the pollers by [`Fetch::read`]; what it gives goes to the peer.
     fn fetch(&mut self, fetch: Fetch);
+    /// Work on a snapshot off the pollers by [`SnapshotTask::run`]; what it gives goes to the peer.
+    fn snapshot(&mut self, task: SnapshotTask);
     /// Measure a region off the pollers; comes back as [`PeerInput::SizeChecked`].
     fn size_check(&mut self, check: SizeCheck);
     /// Ask or tell PD.
@@ -199,11 +205,14 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
             region,
             life,
             number,
+            cleared,
             messages,
         } in releases.into_iter().flatten()
         {
             messages.into_iter().for_each(|message| self.send(message));
-            if region == STORE_ADDRESS {
+            if let Some(key) = cleared {
+                self.to_peer(region, PeerInput::IntentCleared { key });
+            } else if region == STORE_ADDRESS {
                 self.to_store(StoreInput::Persisted { number });
             } else {
                 self.to_peer(region, PeerInput::Persisted { life, number });
@@ -240,6 +249,12 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
     /// that finds no room is dropped, as the network may do.
     pub fn receive(&self, message: PeerMessage) {
         let region = message.region_id;
+        let kind = message.message.as_ref().map(|inner| inner.kind());
+        if kind == Some(MessageKind::Snapshot) {
+            // It comes with its files, by way of the store machine, or not at all.
+            tracing::trace!(target: PROBE_TARGET, "snapshot: a message without its files");
+            return;
+        }
         let input = RaftInput::Peer(PeerInput::Message(Box::new(message)));
         let Err(error) = self.raft.send(region, input) else {
             return;
@@ -273,8 +288,13 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
     fn send(&self, message: Outbound) {
         if let Err(refused) = self.outgoing.push(message) {
             let region = refused.message.region_id;
+            let lane = refused.lane();
             if let Some(to) = refused.message.to_peer {
-                self.to_peer(region, PeerInput::Unreachable { peer: to.id });
+                let (peer, ok) = (to.id, false);
+                if lane == Lane::Snapshot {
+                    self.to_peer(region, PeerInput::SnapshotSent { peer, ok });
+                }
+                self.to_peer(region, PeerInput::Unreachable { peer });
             }
         }
     }
@@ -327,6 +347,10 @@ impl<L: RaftLog, S: StateStore, W: World> Executor<RaftEffects> for RaftExecutor
             .fetches
             .drain(..)
             .for_each(|fetch| self.world.fetch(fetch));
+        effects
+            .snapshots
+            .drain(..)
+            .for_each(|task| self.world.snapshot(task));
         effects
             .size_checks
             .drain(..)

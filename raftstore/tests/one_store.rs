@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_engine::memory::{MemoryLog, MemoryState};
+use flotilla_engine::memory::{MemoryLog, MemorySnapshots, MemoryState};
 use flotilla_engine::{Cf, RaftLog, StateReader, StateStore};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::store::{Mod, ModKind};
+use flotilla_raftstore::SnapshotTask;
 use flotilla_raftstore::effects::{Fetch, MetaRole, NewIds, PdTask, SizeCheck};
 use flotilla_raftstore::runtime::{ApplyLimits, Runtime, StoreFatal, World};
 use flotilla_raftstore::{
@@ -29,6 +30,9 @@ struct Asked(
 impl World for Asked {
     fn fetch(&mut self, fetch: Fetch) {
         self.2.lock().unwrap().push(fetch);
+    }
+    fn snapshot(&mut self, task: SnapshotTask) {
+        unreachable!("a group of one needs no snapshot: {task:?}");
     }
     fn size_check(&mut self, _check: SizeCheck) {}
     fn pd(&mut self, task: PdTask) {
@@ -84,7 +88,15 @@ impl Node {
 
     fn open(log: MemoryLog, state: MemoryState) -> Self {
         let (log, state) = (Arc::new(log), Arc::new(state));
-        let boot = boot::open(Config::default(), 1, &*log, &*state, Mono(1)).unwrap();
+        let boot = boot::open(
+            Config::default(),
+            1,
+            &*log,
+            &*state,
+            &MemorySnapshots::new(),
+            Mono(1),
+        )
+        .unwrap();
         let runtime = Runtime::new(boot, Arc::clone(&log), Arc::clone(&state));
         let mut node = Self {
             log,

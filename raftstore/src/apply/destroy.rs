@@ -10,7 +10,7 @@ use crate::region::META_REGION;
 
 impl Apply {
     /// The peer ends though no entry of its log says so.
-    pub(super) fn destroy(&mut self, effects: &mut ApplyEffects) {
+    pub(crate) fn destroy(&mut self, effects: &mut ApplyEffects) {
         if self.ended {
             return;
         }

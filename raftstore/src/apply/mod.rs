@@ -5,6 +5,7 @@
 //! and changes nothing (contracts: C36).
 
 mod destroy;
+mod install;
 mod membership;
 mod split;
 
@@ -238,6 +239,7 @@ impl Machine for Apply {
                     self.apply(committed, effects);
                 }
             }
+            ApplyInput::Install { manifest, ops } => self.install(manifest, ops, effects),
             ApplyInput::Destroy => self.destroy(effects),
         }
     }

@@ -80,7 +80,10 @@ impl Peer {
         let region = self.region.id;
         let dying = RaftInput::Store(StoreInput::Dying { region });
         effects.to_raft.push((STORE_ADDRESS, dying));
-        effects.to_apply.push((region, ApplyInput::Destroy));
+        // Rows on their way must not land after the end.
+        if !self.is_ingesting() {
+            effects.to_apply.push((region, ApplyInput::Destroy));
+        }
     }
 
     /// The tombstone is written.

@@ -13,12 +13,14 @@ mod members;
 mod propose;
 mod read;
 mod ready;
+mod snapshot;
 mod split;
 mod truncate;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use flotilla_engine::SnapshotKey;
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer as PeerMeta, Region};
 use flotilla_proto::raft::HardState;
@@ -34,10 +36,11 @@ use crate::log_view::PeerLog;
 use crate::region::{META_REGION, conf_state};
 use crate::runtime::StoreFatal;
 use crate::store::Shared;
-use crate::{PROBE_TARGET, ReadContext, RequestError, STORE_ADDRESS, StartError};
+use crate::{PROBE_TARGET, ReadContext, RequestError, STORE_ADDRESS, SnapshotTask, StartError};
 
 use propose::Proposals;
 use read::Reads;
+use snapshot::Snapshots;
 
 /// One peer.
 pub struct Peer {
@@ -52,6 +55,9 @@ pub struct Peer {
     delegate: Arc<Delegate>,
     proposals: Proposals,
     reads: Reads,
+    snapshots: Snapshots,
+    /// The last index that was handed to apply.
+    handed: u64,
     /// Admin entries handed to apply and not yet reported, ascending. While there is one, no read
     /// is served here.
     unsettled: VecDeque<u64>,
@@ -97,6 +103,8 @@ pub(crate) struct PeerParts {
     pub(crate) log: PeerLog,
     pub(crate) hard_state: flotilla_proto::raft::HardState,
     pub(crate) applied: u64,
+    /// A snapshot that is in place and may be lost by a crash: its index, and its files.
+    pub(crate) intent: Option<(u64, SnapshotKey)>,
     pub(crate) campaign: bool,
 }
 
@@ -114,6 +122,7 @@ impl Peer {
             log,
             hard_state,
             applied,
+            intent,
             campaign,
         } = parts;
         let inconsistent = |detail: String| StartError::Inconsistent {
@@ -138,6 +147,8 @@ impl Peer {
             delegate: shared.delegates.open(region.id),
             proposals: Proposals::default(),
             reads: Reads::default(),
+            snapshots: Snapshots::opened(intent),
+            handed: applied,
             unsettled: VecDeque::new(),
             splitting: BTreeMap::new(),
             changing: BTreeMap::new(),
@@ -178,7 +189,7 @@ impl Peer {
     }
 
     pub(crate) fn handle(&mut self, now: Mono, input: PeerInput, effects: &mut RaftEffects) {
-        if self.ending && !matches!(input, PeerInput::Applied(_)) {
+        if self.ending && !matches!(input, PeerInput::Applied(_) | PeerInput::Ingested { .. }) {
             // Whoever waits for an answer gets it by the drop.
             return;
         }
@@ -205,6 +216,7 @@ impl Peer {
             }
             PeerInput::Persisted { life, number } if life == self.life => {
                 self.raft.persisted(now, number);
+                self.on_persisted_install(number, effects);
             }
             PeerInput::Applied(report) if report.life == self.life => {
                 self.on_applied(now, report, effects);
@@ -229,6 +241,7 @@ impl Peer {
             }
             PeerInput::Durable { index } => {
                 self.durable_applied = self.durable_applied.max(index);
+                self.clear_intent(effects);
                 self.truncate_log(effects);
             }
             PeerInput::Campaign => self.campaign = true,
@@ -249,6 +262,23 @@ impl Peer {
             } => self.on_change_members(now, epoch, &changes, answer),
             PeerInput::Current { region } => self.on_current(&region, effects),
             PeerInput::Doomed => self.destroy(effects),
+            PeerInput::SnapshotBuilt { life, result } if life == self.life => {
+                self.on_snapshot_built(now, result, effects);
+            }
+            PeerInput::SnapshotBuilt { result, .. } => {
+                if let Ok((key, _)) = result {
+                    effects.snapshots.push(SnapshotTask::Discard { key });
+                }
+            }
+            PeerInput::SnapshotSent { peer, ok } => self.on_snapshot_sent(peer, ok, effects),
+            PeerInput::Ingested { life, key, ops } if life == self.life => {
+                self.on_ingested(key, ops, effects);
+            }
+            PeerInput::Ingested { .. } => {}
+            PeerInput::IngestFailed { error } => self.on_ingest_failed(error, effects),
+            PeerInput::IntentCleared { key } => {
+                effects.snapshots.push(SnapshotTask::Discard { key });
+            }
         }
     }
 
@@ -264,6 +294,7 @@ impl Peer {
         while self.raft.has_ready() {
             self.carry_out_ready(now, effects);
         }
+        self.drop_offered(effects);
         let persisted = self.raft.persisted_index();
         let fetches = self.raft.log_mut().take_fetches(persisted);
         effects.fetches.extend(fetches);
@@ -316,6 +347,7 @@ impl Peer {
         }
         self.check_too_large(effects);
         self.check_membership(now, effects);
+        self.retry_snapshot(now);
         self.truncate_log(effects);
     }
 
@@ -334,6 +366,9 @@ impl Peer {
             return self.destroy(effects);
         }
         if to.id != self.meta.id || self.refuse_stranger(from, epoch, effects) {
+            return;
+        }
+        if !self.accepts_snapshot(&message, effects) {
             return;
         }
         if let Some(inner) = message.message {
@@ -376,6 +411,7 @@ impl Peer {
             u64::MAX
         };
         self.raft.log_mut().release(report.index.min(needed));
+        self.start_install(effects);
         self.check_size(effects);
         self.announce_meta(effects);
     }
@@ -393,6 +429,11 @@ impl Peer {
             }
             RegionChange::SplitRefused { index } => self.on_split_refused(index),
             RegionChange::Removed => self.on_removed(effects),
+            RegionChange::Installed { manifest } => self.on_installed(now, &manifest, effects),
+            RegionChange::Members { region, .. } if self.snapshots.installing() => {
+                // The raft group has the later members of the snapshot already.
+                self.region = region;
+            }
             RegionChange::Members { index, region } => {
                 if let Err(error) = self.raft.apply_conf_change(now, &conf_state(&region)) {
                     let detail = format!("a committed configuration is refused: {error}");
@@ -448,7 +489,9 @@ impl Peer {
     /// entry that changes the region, before that entry is handed to apply (contracts: C16).
     fn renew_lease(&self) {
         match self.raft.lease_until() {
-            Some(until) if self.unsettled.is_empty() => self.delegate.renew(until),
+            Some(until) if self.unsettled.is_empty() && !self.snapshots.installing() => {
+                self.delegate.renew(until)
+            }
             _ => self.delegate.revoke(),
         }
     }

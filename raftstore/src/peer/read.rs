@@ -63,7 +63,7 @@ impl Peer {
 
     /// Permits whose index is applied; none while an admin entry is on its way through apply.
     pub(super) fn answer_reads(&mut self) {
-        if !self.unsettled.is_empty() {
+        if !self.unsettled.is_empty() || self.snapshots.installing() {
             return;
         }
         let applied = self.raft.applied_index();

@@ -18,7 +18,14 @@ impl Peer {
             self.on_role_change(now, change, effects);
         }
         for message in ready.send_now {
-            effects.send_now.extend(self.outbound(message));
+            let kind = message.kind();
+            if let Some(outbound) = self.outbound(message) {
+                self.count_snapshot(kind);
+                effects.send_now.push(outbound);
+            }
+        }
+        if let Some(snapshot) = &ready.snapshot {
+            self.on_restored(ready.number, snapshot, effects);
         }
         if !ready.entries.is_empty() {
             let last_before = self.raft.log_mut().take_last_before();
@@ -40,8 +47,12 @@ impl Peer {
                 region,
                 life: self.life,
                 number: ready.number,
+                cleared: None,
                 messages,
             });
+        }
+        if !ready.snapshot_wanted.is_empty() {
+            self.want_snapshot(effects);
         }
         self.hand_to_apply(ready.committed, effects);
         for grant in ready.reads {
@@ -81,9 +92,10 @@ impl Peer {
         if !self.unsettled.is_empty() {
             self.delegate.suspend();
         }
-        effects
-            .to_apply
-            .push((self.region.id, ApplyInput::Committed(committed)));
+        if let Some(last) = committed.last() {
+            self.handed = last.entry.index;
+        }
+        self.give_to_apply(ApplyInput::Committed(committed), effects);
     }
 
     /// `None` when nobody knows where the peer is: raft will try again.

@@ -28,6 +28,15 @@ impl Peer {
         let Some(term) = log.term_of(to) else { return };
         let record = TruncationRecord { index: to, term };
         effects.log.0.truncate(self.region.id, record, first);
+        if self
+            .raft
+            .log()
+            .snapshot_index()
+            .is_some_and(|index| index < to)
+        {
+            // What follows it is gone.
+            self.forget_built(effects);
+        }
         self.raft.log_mut().truncate(to, term);
     }
 }

@@ -177,21 +177,34 @@ impl Store {
             tracing::trace!(target: PROBE_TARGET, "{why}");
             return;
         }
-        if !self.blank.contains_key(&region) && !self.lives(region) {
-            let peer = message.to_peer.unwrap_or_default();
-            match self.spawn_blank(now, region, peer, effects) {
-                Ok(spawn) => effects.spawn.push(spawn),
-                Err(error) => {
-                    tracing::error!(region, %error, "a peer cannot be made");
-                    return;
-                }
-            }
+        if !self.blank.contains_key(&region)
+            && !self.lives(region)
+            && !self.make_blank(now, &message, effects)
+        {
+            return;
         }
         let input = PeerInput::Message(Box::new(message));
         effects.to_raft.push((region, RaftInput::Peer(input)));
     }
 
-    fn lives(&self, region: u64) -> bool {
+    pub(super) fn make_blank(
+        &mut self,
+        now: Mono,
+        message: &PeerMessage,
+        effects: &mut RaftEffects,
+    ) -> bool {
+        let (region, peer) = (message.region_id, message.to_peer.unwrap_or_default());
+        match self.spawn_blank(now, region, peer, effects) {
+            Ok(spawn) => effects.spawn.push(spawn),
+            Err(error) => {
+                tracing::error!(region, %error, "a peer cannot be made");
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) fn lives(&self, region: u64) -> bool {
         if region == META_REGION {
             return self.meta.is_some();
         }
@@ -199,7 +212,7 @@ impl Store {
     }
 
     /// Why a message makes no peer, as the name of the rare path that it takes.
-    fn refuse_message(&self, message: &PeerMessage) -> Option<&'static str> {
+    pub(super) fn refuse_message(&self, message: &PeerMessage) -> Option<&'static str> {
         let to = message.to_peer.unwrap_or_default();
         let region = message.region_id;
         if to.store_id != self.shared.store || to.id == 0 || message.is_tombstone {
@@ -242,6 +255,9 @@ impl Store {
             return Some("creation: refused, a live region has the range");
         }
         let buried = self.dying.values().any(|dying| dying.overlaps(&range));
+        if self.reserved_for_other(&range) {
+            return Some("creation: refused, a snapshot has the range");
+        }
         buried.then_some("creation: refused, a dying region has the range")
     }
 
@@ -308,6 +324,7 @@ impl Store {
             log: log.of_life(life),
             hard_state,
             applied: applied.index,
+            intent: None,
             campaign,
         };
         let peer = Box::new(Peer::new(parts, now)?);

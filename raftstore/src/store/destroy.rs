@@ -5,6 +5,7 @@
 use flotilla_engine::LogSpan;
 use flotilla_proto::metapb::Region;
 
+use super::snapshots::Reserved;
 use super::{Store, Written};
 use crate::PROBE_TARGET;
 use crate::effects::{RaftEffects, Retired};
@@ -15,6 +16,8 @@ use crate::region::{META_REGION, overlap};
 pub(super) struct Dying {
     /// What it was; `None`: it never knew its range.
     region: Option<Region>,
+    /// What a snapshot that may be half in place would have made of it.
+    promised: Option<Region>,
     /// The state batch with its tombstone, once that is written.
     cut: Option<u64>,
     /// Its machines that have stopped: raft half, apply half.
@@ -27,7 +30,8 @@ pub(super) struct Dying {
 
 impl Dying {
     pub(super) fn overlaps(&self, range: &Region) -> bool {
-        self.region.as_ref().is_some_and(|own| overlap(own, range))
+        let mut own = self.region.iter().chain(&self.promised);
+        own.any(|own| overlap(own, range))
     }
 
     pub(super) fn was(&mut self, region: Region) {
@@ -42,6 +46,7 @@ impl Dying {
 impl Store {
     pub(super) fn on_dying(&mut self, region: u64) {
         self.blank.remove(&region);
+        let promised = self.reserved.remove(&region);
         let live = self.ranges.extract_if(.., |_, live| live.id == region);
         let mut was = live.map(|(_, live)| live).next();
         if region == META_REGION {
@@ -49,6 +54,10 @@ impl Store {
         }
         let dying = self.dying.entry(region).or_default();
         dying.region = dying.region.take().or(was);
+        dying.promised = dying
+            .promised
+            .take()
+            .or(promised.map(Reserved::into_region));
     }
 
     pub(super) fn on_destroyed(&mut self, region: u64, cut: u64, effects: &mut RaftEffects) {

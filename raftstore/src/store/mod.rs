@@ -6,6 +6,7 @@
 mod creation;
 mod destroy;
 mod seen;
+mod snapshots;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,6 +28,9 @@ pub(crate) use creation::born_with;
 use creation::{Heir, Replaced};
 use destroy::Dying;
 pub(crate) use seen::Seen;
+use snapshots::Reserved;
+pub use snapshots::SNAPSHOTS_AT_ONCE_MAX;
+pub(crate) use snapshots::manifest_of;
 
 /// What all machines of a store know.
 #[derive(Debug)]
@@ -65,6 +69,8 @@ pub struct Store {
     blank: BTreeMap<u64, u64>,
     /// Hard states of peers that only ever voted and have no machine, by region.
     sleeping: BTreeMap<u64, RaftRecord>,
+    /// Ranges kept free for snapshots, by region (contracts: C35).
+    reserved: BTreeMap<u64, Reserved>,
     /// Being destroyed, by region (contracts: C7).
     dying: BTreeMap<u64, Dying>,
     /// Machines that were told to stop to make room for a child of the same region.
@@ -104,6 +110,7 @@ impl Store {
             meta: None,
             blank: BTreeMap::new(),
             sleeping,
+            reserved: BTreeMap::new(),
             dying: BTreeMap::new(),
             replaced: BTreeMap::new(),
             durable_cut: 0,
@@ -168,6 +175,15 @@ impl Store {
                 self.on_durable_cut(cut, effects);
             }
             StoreInput::Persisted { number } => self.on_written(now, number, effects),
+            StoreInput::SnapshotOffer { message, answer } => {
+                self.on_offer(now, *message, answer, effects);
+            }
+            StoreInput::SnapshotReceived { message } => self.on_received(*message, effects),
+            StoreInput::SnapshotAbandoned { region } | StoreInput::SnapshotUnused { region } => {
+                self.on_unreserved(region);
+            }
+            StoreInput::Installing { region } => self.on_installing(region),
+            StoreInput::Installed { region } => self.on_installed(region),
             StoreInput::Dying { region } => self.on_dying(region),
             StoreInput::Destroyed { region, cut } => self.on_destroyed(region, cut, effects),
             StoreInput::Retired(last) => self.on_retired(last, effects),
@@ -226,6 +242,7 @@ impl Store {
             region: STORE_ADDRESS,
             life: 0,
             number: self.last_write,
+            cleared: None,
             messages: Vec::new(),
         });
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use expect_test::Expect;
-use flotilla_engine::memory::{MemoryLog, MemoryState};
+use flotilla_engine::memory::{MemoryLog, MemorySnapshots, MemoryState};
 use flotilla_engine::{Cf, FlushReason, RaftLog, StateReader, StateStore};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
@@ -72,7 +72,7 @@ impl Desk {
         state.flush_all(FlushReason::Manual).unwrap();
         let log = MemoryLog::new();
         let now = Mono(1_000_000_000);
-        let opened = boot::open(config, 1, &log, &state, now).unwrap();
+        let opened = boot::open(config, 1, &log, &state, &MemorySnapshots::new(), now).unwrap();
         let spawn = opened.regions.into_iter().next().unwrap();
         Self {
             log,

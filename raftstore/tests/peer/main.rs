@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use expect_test::expect;
+use flotilla_engine::memory::MemorySnapshots;
 use flotilla_engine::{RaftLog, StateStore};
 use flotilla_proto::raft::{Entry, Message, MessageKind};
 use flotilla_raftstore::effects::RaftInput;
@@ -485,7 +486,15 @@ fn a_replayed_split_keeps_what_the_child_has() {
         1,
         "the split is not durable"
     );
-    let opened = boot::open(Config::default(), 1, &log, &state, desk.now).unwrap();
+    let opened = boot::open(
+        Config::default(),
+        1,
+        &log,
+        &state,
+        &MemorySnapshots::new(),
+        desk.now,
+    )
+    .unwrap();
     let mut text = String::new();
     for spawn in &opened.regions {
         let (region, raft) = (spawn.peer.region(), spawn.peer.raft());

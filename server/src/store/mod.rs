@@ -25,13 +25,13 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
-use flotilla_engine::rocks::{BlockCache, DbStats, RocksState};
+use flotilla_engine::rocks::{BlockCache, DbStats, RocksState, SnapshotFolder};
 use flotilla_engine::row::Expiry;
 use flotilla_engine::{DataDir, FlushReason, SplitLimits, StateStore, StoreIds};
 use flotilla_kv::{KeyMode, TtlClock};
 use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, SizeCheck};
 use flotilla_raftstore::runtime::{ApplyLimits, Runtime, World};
-use flotilla_raftstore::{DurableWatch, boot};
+use flotilla_raftstore::{DurableWatch, SnapshotTask, boot};
 use flotilla_router::{Budget, LogThreads, Pollers, spawn_log_writer, spawn_pollers};
 use tokio::sync::mpsc;
 
@@ -82,6 +82,7 @@ pub struct Store {
     pub created: bool,
     /// The mode the configuration asks for.
     pub configured_mode: Option<KeyMode>,
+    snapshots: Arc<SnapshotFolder>,
     expiry: Arc<Expiry>,
 }
 
@@ -154,6 +155,7 @@ pub fn start(
         ids.store_id,
         &*opened.log,
         &*opened.state,
+        &*opened.snapshots,
         clock::mono(),
     )?;
     let replayed = boot.replayed;
@@ -180,6 +182,7 @@ pub fn start(
         metrics: Arc::clone(metrics),
         fatal: fatal.clone(),
         block_cache: opened.block_cache,
+        snapshots: opened.snapshots,
         created: opened.created,
         configured_mode: open::configured_mode(config),
         expiry: opened.expiry,
@@ -225,6 +228,10 @@ impl World for Outside {
         let _ = self.work.fetches.send(fetch);
     }
 
+    fn snapshot(&mut self, task: SnapshotTask) {
+        let _ = self.work.snapshots.send(task);
+    }
+
     fn size_check(&mut self, check: SizeCheck) {
         let _ = self.work.size_checks.send(check);
     }
@@ -249,6 +256,7 @@ fn spawn(
     let (stop, stopped) = bounded(0);
     let (fetches, to_fetch) = unbounded();
     let (size_checks, to_check) = unbounded();
+    let (snapshots, to_carry_out) = unbounded();
     let (tasks, pd_tasks) = mpsc::channel(PD_TASKS_MAX);
     let (roles, pd_roles) = mpsc::unbounded_channel();
 
@@ -269,6 +277,7 @@ fn spawn(
     let outside = Outside {
         work: Work {
             fetches,
+            snapshots,
             size_checks,
         },
         tasks,
@@ -323,6 +332,11 @@ fn spawn(
         Arc::clone(&log),
         to_fetch,
         Arc::clone(metrics),
+    )?);
+    others.push(worker::spawn_snapshots(
+        runtime.clone(),
+        Arc::clone(&store.snapshots),
+        to_carry_out,
     )?);
     let limits = SplitLimits {
         size_max: config.split_size.0,

@@ -5,7 +5,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flotilla_engine::rocks::{self, BlockCache, LogOptions, RocksState, StateOptions};
+use flotilla_engine::rocks::{
+    self, BlockCache, LogOptions, RocksState, SnapshotFolder, StateOptions,
+};
 use flotilla_engine::row::Expiry;
 use flotilla_engine::{DataDir, DataDirError, EngineError, FlushReason, StateStore, StoreIds};
 use flotilla_kv::KeyMode;
@@ -62,6 +64,7 @@ pub(super) struct Opened {
     pub(super) dir: DataDir,
     pub(super) log: Arc<MeasuredLog>,
     pub(super) state: Arc<RocksState>,
+    pub(super) snapshots: Arc<SnapshotFolder>,
     pub(super) expiry: Arc<Expiry>,
     pub(super) block_cache: BlockCache,
     /// The cluster was created by this start.
@@ -98,6 +101,7 @@ pub(super) fn open(
         ..StateOptions::new(block_cache.clone(), Arc::clone(&expiry))
     };
     let state = rocks::open_state(&dir, &state)?;
+    let snapshots = rocks::open_snapshots(&dir)?;
     if created {
         create_cluster(&mut dir, &state, config, advertised)?;
     }
@@ -106,6 +110,7 @@ pub(super) fn open(
         dir,
         log,
         state: Arc::new(state),
+        snapshots: Arc::new(snapshots),
         expiry,
         block_cache,
         created,

@@ -1,5 +1,6 @@
 //! Reads that the pollers must not wait for (contracts: C24).
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -7,13 +8,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender};
 use flotilla_engine::{
-    KeyRange, RaftLog, SplitCheck, SplitLimits, StateReader, StateStore, split_check,
+    KeyRange, RaftLog, SnapshotFiles, SnapshotInstall, SplitCheck, SplitLimits, StateReader,
+    StateStore, split_check,
 };
 use flotilla_kv::KeyMode;
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::effects::{Fetch, RegionSize, SizeCheck};
 use flotilla_raftstore::runtime::Runtime;
-use flotilla_raftstore::{PeerInput, region};
+use flotilla_raftstore::{PeerInput, SnapshotTask, region};
 
 use super::fatal::FatalSink;
 use crate::metrics::StoreMetrics;
@@ -56,6 +58,28 @@ fn answer_fetches(
         to_peer(fetch.region, fetch.read(log));
         metrics.fetch_seconds.record(start.elapsed());
     }
+}
+
+/// Starts a thread that builds and installs snapshots and throws their files away, one after the
+/// other. It ends when all senders are gone.
+///
+/// # Errors
+/// The operating system starts no more threads.
+pub(super) fn spawn_snapshots<L: RaftLog, S: SnapshotInstall>(
+    runtime: Runtime<L, S>,
+    files: Arc<impl SnapshotFiles>,
+    tasks: Receiver<SnapshotTask>,
+) -> std::io::Result<JoinHandle<()>> {
+    thread::Builder::new()
+        .name("snapshots".to_owned())
+        .spawn(move || {
+            for task in tasks {
+                let go_on = |_| ControlFlow::Continue(());
+                if let Some((region, input)) = task.run(&*runtime.state, &*files, go_on) {
+                    runtime.to_peer(region, input);
+                }
+            }
+        })
 }
 
 /// Starts a thread that measures regions. It ends when all senders of `checks` or `stop` are gone.
@@ -132,6 +156,7 @@ fn measure(
 #[derive(Clone, Debug)]
 pub(super) struct Work {
     pub(super) fetches: Sender<Fetch>,
+    pub(super) snapshots: Sender<SnapshotTask>,
     pub(super) size_checks: Sender<SizeCheck>,
 }
 

@@ -1,11 +1,14 @@
-//! Opening a store: its first regions, and the replay of all of them (contracts: C5).
+//! Opening a store: its first regions, the replay of all of them (contracts: C5), and the installs
+//! that a crash has undone (contracts: C6).
 
-use std::collections::{BTreeMap, VecDeque};
+mod installs;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use flotilla_engine::{
-    ByteBudget, LogBatch, LogSpan, RaftLog, RegionLog, StateBatch, StateOp, StateStore,
-    StoredRegion,
+    ByteBudget, LogBatch, LogSpan, RaftLog, RegionLog, SnapshotFiles, SnapshotInstall, SnapshotKey,
+    StateBatch, StateOp, StoredRegion,
 };
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
@@ -75,7 +78,8 @@ pub fn open(
     config: Config,
     store: u64,
     log: &impl RaftLog,
-    state: &impl StateStore,
+    state: &impl SnapshotInstall,
+    files: &impl SnapshotFiles,
     now: Mono,
 ) -> Result<Boot, StartError> {
     config.validate()?;
@@ -93,11 +97,25 @@ pub fn open(
         done: BTreeMap::new(),
         cut: 0,
     };
-    let mut queue: VecDeque<StoredRegion> = stored.into();
-    while let Some(stored) = queue.pop_front() {
-        if stored.record.state() != PeerState::Tombstone {
-            queue.extend(replay.region(&stored, &logs)?);
+    let mut intents = installs::open_intents(&stored, &logs);
+    let (again, queue): (Vec<_>, Vec<_>) = stored
+        .into_iter()
+        .filter(|stored| stored.record.state() != PeerState::Tombstone)
+        .partition(|stored| intents.contains_key(&id_of(stored)));
+    replay.all(queue.into(), &logs)?;
+    // Every region that may have had a part of their ranges has replayed past them now.
+    for stored in again {
+        if let Some(open) = intents.get_mut(&id_of(&stored)) {
+            open.stored = Some(stored);
         }
+    }
+    let mut installed = BTreeMap::new();
+    for (region, open) in intents {
+        let key = SnapshotKey::incoming(&open.manifest);
+        let index = open.manifest.index;
+        let children = replay.install(region, open, &logs, files)?;
+        installed.insert(region, (index, key));
+        replay.all(children.into(), &logs)?;
     }
     let Replay {
         replayed,
@@ -107,6 +125,8 @@ pub fn open(
     } = replay;
     let ended: BTreeMap<u64, Apply> = done.extract_if(.., |_, apply| apply.ended()).collect();
     let known: Vec<Region> = done.values().map(|apply| apply.region().clone()).collect();
+    let needed: BTreeSet<SnapshotKey> = installed.values().map(|(_, key)| *key).collect();
+    installs::clean_up(log, state, files, &logs, &needed, &known)?;
     let sleeping = logs
         .iter()
         .filter(|(region, _)| !done.contains_key(region) && !ended.contains_key(region))
@@ -131,6 +151,7 @@ pub fn open(
             log: log.of_life(life),
             hard_state,
             applied: apply.applied(),
+            intent: installed.get(&region).copied(),
             campaign: false,
         };
         let peer = Box::new(Peer::new(parts, now)?);
@@ -146,6 +167,10 @@ pub fn open(
         delegates: Arc::clone(&shared.delegates),
         replayed,
     })
+}
+
+fn id_of(stored: &StoredRegion) -> u64 {
+    stored.record.region.as_ref().map_or(0, |region| region.id)
 }
 
 /// Which peers were ever here: those of the state, and those that only their log knows.
@@ -211,7 +236,19 @@ struct Replay<'a, L, S> {
     cut: u64,
 }
 
-impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
+impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
+    /// Brings these regions up to their durable commits, and the children that they make.
+    fn all(
+        &mut self,
+        mut queue: VecDeque<StoredRegion>,
+        logs: &BTreeMap<u64, RegionLog>,
+    ) -> Result<(), StartError> {
+        while let Some(stored) = queue.pop_front() {
+            queue.extend(self.region(&stored, logs)?);
+        }
+        Ok(())
+    }
+
     /// Brings one region up to its durable commit; returns the children it made.
     fn region(
         &mut self,
@@ -222,12 +259,22 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
             index: INITIAL_INDEX,
             term: INITIAL_TERM,
         });
-        let mut apply = Apply::new(Arc::clone(&self.shared), 0, &stored.record, applied);
+        let apply = Apply::new(Arc::clone(&self.shared), 0, &stored.record, applied);
         let region = apply.region().id;
         let birth = RegionLog::default();
         let found = logs.get(&region).unwrap_or(&birth);
         found.check_applied(region, applied.index)?;
         found.check_peer(self.shared.store, &stored.record)?;
+        self.forward(apply, found)
+    }
+
+    /// Applies what is durably committed; returns the children that it makes.
+    fn forward(
+        &mut self,
+        mut apply: Apply,
+        found: &RegionLog,
+    ) -> Result<Vec<StoredRegion>, StartError> {
+        let region = apply.region().id;
         let hard_state = found.record.and_then(|record| record.hard_state);
         let commit = hard_state.map_or(0, |hard_state| hard_state.commit);
         let mut children = Vec::new();
@@ -267,6 +314,15 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
         };
         let input = ApplyInput::Committed(entries.into_iter().map(nobody).collect());
         apply.handle(Mono::default(), input, &mut effects);
+        self.finish(apply, effects)
+    }
+
+    /// Writes what a round of the apply machine asks for; returns the children that it made.
+    fn finish(
+        &mut self,
+        apply: &mut Apply,
+        mut effects: ApplyEffects,
+    ) -> Result<Vec<Region>, StartError> {
         apply.end_round(Mono::default(), &mut effects);
         if let Some(error) = effects.fatal {
             return Err(error);
@@ -287,6 +343,7 @@ impl<L: RaftLog, S: StateStore> Replay<'_, L, S> {
             } => Some((children, stillborn)),
             RegionChange::SplitRefused { .. }
             | RegionChange::Members { .. }
+            | RegionChange::Installed { .. }
             | RegionChange::Removed => None,
         });
         let living = |(children, stillborn): (Vec<Region>, Vec<u64>)| {

@@ -1,0 +1,390 @@
+//! Catching up by state instead of by log: sending snapshots, and being replaced by one.
+//!
+//! What is received becomes part of the log first: an intent, in one synced batch with the new
+//! truncation point (contracts: C6). Then the rows are put in place off the pollers, then the apply
+//! half writes the region's records; what was committed meanwhile waits for that.
+
+use flotilla_engine::{SnapshotKey, StateOp};
+use flotilla_proto::clock::Mono;
+use flotilla_proto::raft::{MessageKind, Snapshot, SnapshotMeta};
+use flotilla_proto::store::{PeerMessage, SnapshotIntent, SnapshotManifest, TruncationRecord};
+use prost::Message;
+
+use super::Peer;
+use crate::effects::{ApplyInput, RaftEffects, RaftInput, RegionSize, Release, StoreInput};
+use crate::region::{conf_state, peer_on};
+use crate::runtime::StoreFatal;
+use crate::store::manifest_of;
+use crate::{PROBE_TARGET, STORE_ADDRESS, SnapshotTask};
+
+/// What this peer has to do with snapshots.
+#[derive(Debug, Default)]
+pub(super) struct Snapshots {
+    /// Being put in place here.
+    install: Option<Install>,
+    /// In place, with an intent that a crash may still need: the index, and the files.
+    intent: Option<(u64, SnapshotKey)>,
+    /// Files that a later intent has replaced, once the Ready of that number is durable.
+    replaced: Option<(u64, SnapshotKey)>,
+    /// Received and handed to the raft group, which may have no use for it.
+    offered: Option<SnapshotKey>,
+    /// A build is under way.
+    building: bool,
+    /// The last build failed: another is tried with the next tick.
+    failed: bool,
+    /// Built here, to send.
+    built: Option<SnapshotKey>,
+    /// Messages with `built` that nobody has reported on.
+    sending: u32,
+    /// Committed behind the snapshot that is being put in place.
+    held: Vec<ApplyInput>,
+}
+
+/// A snapshot between its intent and the end of its install.
+#[derive(Debug)]
+struct Install {
+    manifest: Box<SnapshotManifest>,
+    /// The Ready that carries its intent.
+    number: u64,
+    /// Handed to apply before it.
+    after: u64,
+    durable: bool,
+    under_way: bool,
+}
+
+impl Snapshots {
+    /// Those of a peer whose start has installed one again.
+    pub(super) fn opened(intent: Option<(u64, SnapshotKey)>) -> Self {
+        Self {
+            intent,
+            ..Self::default()
+        }
+    }
+
+    /// The region is neither what it was nor what it will be: nothing is read or hashed here.
+    pub(super) fn installing(&self) -> bool {
+        self.install.is_some()
+    }
+}
+
+impl Peer {
+    // ---- sending ----
+
+    /// Followers need one that the log view does not have.
+    pub(super) fn want_snapshot(&mut self, effects: &mut RaftEffects) {
+        if self.snapshots.building {
+            return;
+        }
+        self.snapshots.building = true;
+        self.forget_built(effects);
+        effects.snapshots.push(SnapshotTask::Build {
+            region: self.region.id,
+            life: self.life,
+        });
+    }
+
+    pub(super) fn on_snapshot_built(
+        &mut self,
+        now: Mono,
+        result: Result<(SnapshotKey, SnapshotManifest), String>,
+        effects: &mut RaftEffects,
+    ) {
+        self.snapshots.building = false;
+        let (key, manifest) = match result {
+            Ok(built) => built,
+            Err(error) => {
+                tracing::warn!(
+                    region = self.region.id,
+                    error,
+                    "a snapshot could not be built"
+                );
+                self.snapshots.failed = true;
+                return;
+            }
+        };
+        let still_of_use = self.is_leader() && key.index >= self.raft.log().span().first;
+        let Some(region) = manifest.region.as_ref().filter(|_| still_of_use) else {
+            tracing::trace!(target: PROBE_TARGET, "snapshot: built too late");
+            self.snapshots.failed = true;
+            return effects.snapshots.push(SnapshotTask::Discard { key });
+        };
+        let meta = SnapshotMeta {
+            index: manifest.index,
+            term: manifest.term,
+            conf: Some(conf_state(region)),
+        };
+        let snapshot = Snapshot {
+            meta: Some(meta),
+            manifest: manifest.encode_to_vec().into(),
+        };
+        self.raft.log_mut().set_snapshot(Some(snapshot));
+        self.snapshots.built = Some(key);
+        self.raft.snapshot_ready(now);
+    }
+
+    /// The transport is through with one of its messages.
+    pub(super) fn on_snapshot_sent(&mut self, peer: u64, ok: bool, effects: &mut RaftEffects) {
+        self.raft.report_snapshot(peer, ok);
+        self.snapshots.sending = self.snapshots.sending.saturating_sub(1);
+        let needed = self.raft.log().has_snapshot();
+        if !needed && self.snapshots.sending == 0 {
+            self.discard_built(effects);
+        }
+    }
+
+    /// A message with the snapshot leaves.
+    pub(super) fn count_snapshot(&mut self, kind: MessageKind) {
+        if kind == MessageKind::Snapshot {
+            self.snapshots.sending += 1;
+        }
+    }
+
+    /// The one at hand is of no more use; its files go when nobody sends them any more.
+    pub(super) fn forget_built(&mut self, effects: &mut RaftEffects) {
+        self.raft.log_mut().set_snapshot(None);
+        if self.snapshots.sending == 0 {
+            self.discard_built(effects);
+        }
+    }
+
+    fn discard_built(&mut self, effects: &mut RaftEffects) {
+        if let Some(key) = self.snapshots.built.take() {
+            effects.snapshots.push(SnapshotTask::Discard { key });
+        }
+    }
+
+    pub(super) fn retry_snapshot(&mut self, now: Mono) {
+        if std::mem::take(&mut self.snapshots.failed) {
+            self.raft.snapshot_ready(now);
+        }
+    }
+
+    // ---- receiving ----
+
+    /// Whether a snapshot message makes sense for this peer. The raft group takes it in or not; the
+    /// end of the round tells.
+    pub(super) fn accepts_snapshot(
+        &mut self,
+        message: &PeerMessage,
+        effects: &mut RaftEffects,
+    ) -> bool {
+        let kind = message.message.as_ref().map(|inner| inner.kind());
+        if kind != Some(MessageKind::Snapshot) {
+            return true;
+        }
+        let meta = message
+            .message
+            .as_ref()
+            .and_then(|inner| inner.snapshot.as_ref()?.meta.as_ref());
+        let manifest = manifest_of(message);
+        let (Some(manifest), Some(meta)) = (manifest, meta) else {
+            return false;
+        };
+        let key = SnapshotKey::incoming(&manifest);
+        let fits = (manifest.index, manifest.term) == (meta.index, meta.term)
+            && manifest.region.as_ref().is_some_and(|region| {
+                region.id == self.region.id
+                    && peer_on(region, self.shared.store).is_some_and(|own| own.id == self.meta.id)
+                    && meta.conf.as_ref() == Some(&conf_state(region))
+            });
+        self.snapshots.offered = Some(key);
+        if !fits || self.snapshots.installing() {
+            self.drop_offered(effects);
+            return false;
+        }
+        true
+    }
+
+    /// The raft group had no use for what was received.
+    pub(super) fn drop_offered(&mut self, effects: &mut RaftEffects) {
+        if let Some(key) = self.snapshots.offered.take() {
+            tracing::trace!(target: PROBE_TARGET, "snapshot: received and not wanted any more");
+            let region = self.region.id;
+            let unused = RaftInput::Store(StoreInput::SnapshotUnused { region });
+            effects.to_raft.push((STORE_ADDRESS, unused));
+            effects.snapshots.push(SnapshotTask::Discard { key });
+        }
+    }
+
+    /// The raft group has put the snapshot in the place of its log: so does the batch on the disk.
+    pub(super) fn on_restored(
+        &mut self,
+        number: u64,
+        snapshot: &Snapshot,
+        effects: &mut RaftEffects,
+    ) {
+        let manifest = SnapshotManifest::decode(snapshot.manifest.clone());
+        let manifest = manifest.expect("checked when it was received");
+        let region = manifest.region.clone().unwrap_or_default();
+        let id = region.id;
+        self.snapshots.offered = None;
+        // No read that is under way counts, and none begins.
+        self.delegate.suspend();
+        let held = self.raft.log_mut().take_restored_over();
+        effects.log.0.clear(id, held);
+        let point = TruncationRecord {
+            index: manifest.index,
+            term: manifest.term,
+        };
+        effects.log.0.truncate(id, point, manifest.index + 1);
+        let intent = SnapshotIntent {
+            peer_id: self.meta.id,
+            manifest: Some(manifest.clone()),
+            overlapped: Vec::new(),
+        };
+        effects.log.0.set_intent(id, intent);
+        let installing = RaftInput::Store(StoreInput::Installing { region });
+        effects.to_raft.push((STORE_ADDRESS, installing));
+        if let Some((_, key)) = self.snapshots.intent.take() {
+            self.snapshots.replaced = Some((number, key));
+        }
+        self.snapshots.install = Some(Install {
+            manifest: Box::new(manifest),
+            number,
+            after: self.handed,
+            durable: false,
+            under_way: false,
+        });
+    }
+
+    /// Readys up to `number` are durable.
+    pub(super) fn on_persisted_install(&mut self, number: u64, effects: &mut RaftEffects) {
+        if let Some((_, key)) = self
+            .snapshots
+            .replaced
+            .take_if(|(since, _)| *since <= number)
+        {
+            effects.snapshots.push(SnapshotTask::Discard { key });
+        }
+        if let Some(install) = &mut self.snapshots.install {
+            install.durable |= install.number <= number;
+        }
+        self.start_install(effects);
+    }
+
+    /// Rows go in place once the intent is durable and all that was handed to apply before is
+    /// written: it would come on top of them.
+    pub(super) fn start_install(&mut self, effects: &mut RaftEffects) {
+        let applied = self.raft.applied_index();
+        let (region, life) = (self.region.id, self.life);
+        let Some(install) = &mut self.snapshots.install else {
+            return;
+        };
+        if !install.durable || install.under_way || applied < install.after {
+            return;
+        }
+        install.under_way = true;
+        effects.snapshots.push(SnapshotTask::Install {
+            region,
+            life,
+            manifest: install.manifest.clone(),
+        });
+    }
+
+    pub(super) fn on_ingested(
+        &mut self,
+        key: SnapshotKey,
+        ops: Vec<StateOp>,
+        effects: &mut RaftEffects,
+    ) {
+        let Some(install) = &mut self.snapshots.install else {
+            return;
+        };
+        assert_eq!(
+            key,
+            SnapshotKey::incoming(&install.manifest),
+            "one at a time"
+        );
+        install.under_way = false;
+        let region = self.region.id;
+        if self.ending {
+            // It was told to end while the rows were on their way.
+            return effects.to_apply.push((region, ApplyInput::Destroy));
+        }
+        let manifest = install.manifest.clone();
+        self.handed = manifest.index;
+        let input = ApplyInput::Install { manifest, ops };
+        effects.to_apply.push((region, input));
+        let held = std::mem::take(&mut self.snapshots.held);
+        for input in held {
+            if let ApplyInput::Committed(committed) = &input
+                && let Some(last) = committed.last()
+            {
+                self.handed = last.entry.index;
+            }
+            effects.to_apply.push((region, input));
+        }
+    }
+
+    pub(super) fn on_ingest_failed(
+        &mut self,
+        error: std::sync::Arc<flotilla_engine::SnapshotError>,
+        effects: &mut RaftEffects,
+    ) {
+        effects.fatal = Some(StoreFatal::Snapshot(error));
+    }
+
+    /// Whether rows are being put in place at this moment: nothing may take them away meanwhile.
+    pub(super) fn is_ingesting(&self) -> bool {
+        let install = self.snapshots.install.as_ref();
+        install.is_some_and(|install| install.under_way)
+    }
+
+    /// To the apply half, behind the snapshot that is being put in place.
+    pub(super) fn give_to_apply(&mut self, input: ApplyInput, effects: &mut RaftEffects) {
+        match &self.snapshots.install {
+            // Handed out before the snapshot took over, or after it.
+            Some(install) if self.handed > install.manifest.index => {
+                tracing::trace!(target: PROBE_TARGET, "snapshot: committed behind it meanwhile");
+                self.snapshots.held.push(input);
+            }
+            _ => effects.to_apply.push((self.region.id, input)),
+        }
+    }
+
+    /// The region is what the snapshot says.
+    pub(super) fn on_installed(
+        &mut self,
+        now: Mono,
+        manifest: &SnapshotManifest,
+        effects: &mut RaftEffects,
+    ) {
+        let region = manifest.region.clone().unwrap_or_default();
+        tracing::trace!(target: PROBE_TARGET, "snapshot: installed");
+        self.snapshots.install = None;
+        self.snapshots.intent = Some((manifest.index, SnapshotKey::incoming(manifest)));
+        if let Some(own) = peer_on(&region, self.shared.store) {
+            self.meta = *own;
+        }
+        self.region = region.clone();
+        self.siblings.clear();
+        self.size = RegionSize::default();
+        self.growth = RegionSize::default();
+        self.measure_again = true;
+        self.raft.applied(now, manifest.index);
+        self.publish();
+        let installed = RaftInput::Store(StoreInput::Installed { region });
+        effects.to_raft.push((STORE_ADDRESS, installed));
+        self.clear_intent(effects);
+    }
+
+    /// The snapshot survives a crash in the state: its intent and then its files may go.
+    pub(super) fn clear_intent(&mut self, effects: &mut RaftEffects) {
+        let durable = self.durable_applied;
+        let over = self
+            .snapshots
+            .intent
+            .take_if(|(index, _)| *index <= durable);
+        if let Some((_, key)) = over {
+            let region = self.region.id;
+            effects.log.0.clear_intent(region);
+            effects.releases.push(Release {
+                region,
+                life: self.life,
+                number: 0,
+                cleared: Some(key),
+                messages: Vec::new(),
+            });
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Work on snapshots that blocks on the disk: done off the pollers, like [`crate::effects::Fetch`].
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use flotilla_engine::{
+    SnapshotFiles, SnapshotInstall, SnapshotKey, SnapshotResult, StateOp, installs_as_batch,
+    snapshot_ops,
+};
+use flotilla_proto::store::SnapshotManifest;
+
+use crate::effects::PeerInput;
+
+/// Something to do with the files of a snapshot.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs, reason = "the variant says what its fields are")]
+pub enum SnapshotTask {
+    /// Build one of the region as it is now; comes back as [`PeerInput::SnapshotBuilt`].
+    Build { region: u64, life: u64 },
+    /// Put a received one in place of the region's rows; comes back as [`PeerInput::Ingested`].
+    Install {
+        region: u64,
+        life: u64,
+        manifest: Box<SnapshotManifest>,
+    },
+    /// Nobody needs it any more.
+    Discard { key: SnapshotKey },
+}
+
+impl SnapshotTask {
+    /// Does it, and says what to tell which region's peer. `pace` is told the bytes that a build
+    /// writes; it may wait.
+    pub fn run<S: SnapshotInstall>(
+        self,
+        state: &S,
+        files: &impl SnapshotFiles,
+        mut pace: impl FnMut(u64) -> ControlFlow<()>,
+    ) -> Option<(u64, PeerInput)> {
+        match self {
+            Self::Build { region, life } => {
+                let view = state.background_snapshot();
+                let result = files.build(&view, region, &mut pace);
+                let result = result.map_err(|error| error.to_string());
+                Some((region, PeerInput::SnapshotBuilt { life, result }))
+            }
+            Self::Install {
+                region,
+                life,
+                manifest,
+            } => {
+                let key = SnapshotKey::incoming(&manifest);
+                let input = match install(state, files, &key, &manifest) {
+                    Ok(ops) => PeerInput::Ingested { life, key, ops },
+                    Err(error) => PeerInput::IngestFailed {
+                        error: Arc::new(error),
+                    },
+                };
+                Some((region, input))
+            }
+            Self::Discard { key } => {
+                // What stays is an orphan, which the next start removes.
+                if let Err(error) = files.discard(&key) {
+                    tracing::warn!(%key, %error, "a snapshot's files were not removed");
+                }
+                None
+            }
+        }
+    }
+}
+
+/// Rows in place at once, or the changes that put them there with the region's records.
+pub(crate) fn install<S: SnapshotInstall>(
+    state: &S,
+    files: &impl SnapshotFiles,
+    key: &SnapshotKey,
+    manifest: &SnapshotManifest,
+) -> SnapshotResult<Vec<StateOp>> {
+    if installs_as_batch(manifest) {
+        return snapshot_ops(files, key, manifest);
+    }
+    state.install(files, key, manifest)?;
+    Ok(Vec::new())
+}
