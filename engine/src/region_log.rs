@@ -230,6 +230,7 @@ pub(crate) fn missing_entry(region: u64, index: u64) -> EngineError {
 mod tests {
     use flotilla_proto::metapb::{Peer, Region};
     use flotilla_proto::raft::HardState;
+    use flotilla_proto::store::SnapshotManifest;
 
     use super::*;
 
@@ -346,6 +347,38 @@ mod tests {
         }
     }
 
+    fn intent(index: u64) -> Option<SnapshotIntent> {
+        let manifest = SnapshotManifest {
+            index,
+            ..SnapshotManifest::default()
+        };
+        Some(SnapshotIntent {
+            manifest: Some(manifest),
+            ..SnapshotIntent::default()
+        })
+    }
+
+    #[test]
+    fn the_state_may_be_behind_while_an_intent_is_open() {
+        let log = |intent| RegionLog {
+            truncation: Some(TruncationRecord { index: 20, term: 6 }),
+            intent,
+            ..RegionLog::default()
+        };
+        for (intent, applied, fits) in [
+            (intent(20), 0, true),
+            (intent(20), 19, true),
+            (intent(20), 20, true),
+            (intent(20), 21, false),
+            (intent(19), 19, false),
+            (intent(19), 20, true),
+            (None, 0, false),
+        ] {
+            let result = log(intent).check_applied(3, applied);
+            assert_eq!(result.is_ok(), fits, "applied {applied}: {result:?}");
+        }
+    }
+
     #[test]
     fn a_hard_state_belongs_to_the_peer_of_the_region_record() {
         let peer = Peer {
@@ -377,6 +410,13 @@ mod tests {
             newer.expect("made by message"),
             RecordMatch::NewerUninitialized
         );
+        let installing = RegionLog {
+            intent: intent(6),
+            truncation: Some(TruncationRecord { index: 6, term: 6 }),
+            ..log(Some(hard_state(41, 6, 6)), None)
+        };
+        let installing = installing.check_peer(7, &stored);
+        assert_eq!(installing.expect("its first"), RecordMatch::NewerInstalling);
         for record in [hard_state(39, 6, 0), hard_state(41, 6, 6)] {
             assert!(
                 log(Some(record), span).check_peer(7, &stored).is_err(),

@@ -314,7 +314,7 @@ impl Disk for MemoryDisk {
         inner.faults.pass(FaultPoint::SnapshotRead, operation)?;
         let found = inner.folders.get(folder).and_then(|f| f.files.get(file));
         let gone = || EngineError::Gone {
-            path: self.path(folder, file).into(),
+            path: self.path(&format!("{folder}/{file}")).into(),
             operation,
         };
         let content = found.ok_or_else(gone)?.content.lock();
@@ -324,7 +324,7 @@ impl Disk for MemoryDisk {
         ))
     }
 
-    fn path(&self, folder: &str, file: &str) -> String {
-        format!("memory/{folder}/{file}")
+    fn path(&self, name: &str) -> String {
+        format!("memory/{name}")
     }
 }

@@ -149,7 +149,7 @@ impl Disk for FolderDisk {
         read().map_err(fails(&path, "reading a snapshot"))
     }
 
-    fn path(&self, folder: &str, file: &str) -> String {
-        self.root.join(folder).join(file).display().to_string()
+    fn path(&self, name: &str) -> String {
+        self.root.join(name).display().to_string()
     }
 }

@@ -45,6 +45,6 @@ pub trait Disk: Send + Sync + 'static {
     /// Up to `max` bytes at `offset`; fewer only at the end of the file.
     fn read(&self, folder: &str, file: &str, offset: u64, max: u64) -> Result<Bytes>;
 
-    /// The file's path, for errors.
-    fn path(&self, folder: &str, file: &str) -> String;
+    /// The path of a folder, or of `folder/file`, for errors.
+    fn path(&self, name: &str) -> String;
 }

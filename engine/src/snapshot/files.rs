@@ -173,7 +173,7 @@ impl<D: Disk> Snapshots<D> {
     fn damaged(&self, key: &SnapshotKey, folder: &str, cf: Cf, detail: String) -> SnapshotError {
         SnapshotError::Damaged {
             key: *key,
-            file: self.disk.path(folder, file_name(cf)),
+            file: self.disk.path(&format!("{folder}/{}", file_name(cf))),
             detail,
         }
     }
@@ -312,7 +312,13 @@ impl<D: Disk> SnapshotFiles for Snapshots<D> {
     fn finish_receive(&self, key: &SnapshotKey) -> SnapshotResult<()> {
         let receiving = self.receiving.lock().remove(key);
         let receiving = receiving.ok_or(SnapshotError::NotReceiving { key: *key })?;
-        self.finish(key, &mut receiving.lock())
+        let finished = self.finish(key, &mut receiving.lock());
+        if finished.is_err() {
+            // What cannot be removed now is found at the next start.
+            drop(self.disk.remove(&half(key)));
+            drop(self.disk.remove(&folder(key)));
+        }
+        finished
     }
 
     fn discard(&self, key: &SnapshotKey) -> SnapshotResult<()> {
@@ -327,7 +333,7 @@ impl<D: Disk> SnapshotFiles for Snapshots<D> {
     fn list(&self) -> SnapshotResult<Vec<SnapshotKey>> {
         let mut keys = BTreeSet::new();
         for name in self.disk.folders()? {
-            let unknown = || EngineError::corrupt(self.disk.path(&name, ""), "it is no snapshot");
+            let unknown = || EngineError::corrupt(self.disk.path(&name), "it is no snapshot");
             keys.insert(parse(&name).ok_or_else(unknown)?);
         }
         Ok(keys.into_iter().collect())

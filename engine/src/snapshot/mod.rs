@@ -237,7 +237,7 @@ pub trait SnapshotFiles: Send + Sync + 'static {
 
     /// Verifies length, checksum and rows of all files, then makes them durable: files, then folder.
     /// Afterwards the snapshot is whole and may be acknowledged by an intent (contracts: C6). An
-    /// error ends the receiving.
+    /// error ends the receiving, and what was received goes: a failed sync is never tried again.
     fn finish_receive(&self, key: &SnapshotKey) -> SnapshotResult<()>;
 
     /// Removes what there is of a snapshot, whole or not; ends its receiving. A crash may bring it

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flotilla_engine::{BIRTH, LogBatch, LogSpan};
+use flotilla_proto::metapb;
 use flotilla_proto::raft::{Entry, EntryKind, HardState};
-use flotilla_proto::store::{RaftRecord, TruncationRecord};
+use flotilla_proto::store::{RaftRecord, SnapshotIntent, SnapshotManifest, TruncationRecord};
 
 use super::Dice;
 
@@ -86,6 +87,7 @@ impl LogScript {
             }
             1..=4 => region.truncate(batch, id, dice),
             5 => region.vote(batch, id),
+            6 => batch.clear_intent(id),
             _ => region.append(batch, id, dice),
         }
     }
@@ -185,5 +187,25 @@ impl Region {
             to,
         );
         batch.set_record(id, self.record(id));
+        batch.set_intent(id, self.intent(id));
+    }
+
+    /// For the snapshot that the log has been truncated at.
+    fn intent(&self, id: u64) -> SnapshotIntent {
+        let region = |id| metapb::Region {
+            id,
+            ..metapb::Region::default()
+        };
+        let manifest = SnapshotManifest {
+            region: Some(region(id)),
+            index: self.truncated,
+            term: self.truncated_term,
+            files: Vec::new(),
+        };
+        SnapshotIntent {
+            peer_id: self.record(id).peer_id,
+            manifest: Some(manifest),
+            overlapped: vec![region(id + 100)],
+        }
     }
 }

@@ -8,7 +8,9 @@ use flotilla_engine::{
 };
 use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::{Entry, HardState};
-use flotilla_proto::store::{ApplyRecord, RaftRecord, RegionRecord, TruncationRecord};
+use flotilla_proto::store::{
+    ApplyRecord, RaftRecord, RegionRecord, SnapshotIntent, SnapshotManifest, TruncationRecord,
+};
 
 /// Runs a fact about a log on both engines.
 macro_rules! log_facts {
@@ -48,6 +50,11 @@ log_facts! {
     clearing_a_region_leaves_nothing_of_it
     what_follows_a_clear_in_the_same_batch_stays
     a_merged_batch_is_the_two_in_order
+    an_intent_stays_until_it_is_deleted
+    a_snapshot_s_batch_is_taken_in_its_order
+    the_intents_of_merged_batches_are_taken_in_order
+    an_intent_that_does_not_fit_is_a_corruption
+    a_peer_that_only_voted_is_whole
     regions_do_not_touch_each_other
 }
 
@@ -254,6 +261,160 @@ fn a_merged_batch_is_the_two_in_order(log: &impl RaftLog) {
     assert_eq!(loaded.terms, [(6, 5), (10, 6), (11, 7)]);
     assert_eq!(loaded.span, Some(LogSpan { first: 6, last: 11 }));
     assert_eq!(loaded.record.map(|record| record.peer_id), Some(70));
+}
+
+/// Of the snapshot at `index`, received by peer 70 of region 7.
+fn intent(index: u64) -> SnapshotIntent {
+    let region = Region {
+        id: 7,
+        ..Region::default()
+    };
+    SnapshotIntent {
+        peer_id: 70,
+        manifest: Some(SnapshotManifest {
+            region: Some(region.clone()),
+            index,
+            term: 6,
+            files: Vec::new(),
+        }),
+        overlapped: vec![region],
+    }
+}
+
+/// The batch of a snapshot at `index`, in the order of contracts: C6.
+fn restored(index: u64) -> LogBatch {
+    let mut batch = LogBatch::default();
+    batch.clear(7, LogSpan { first: 1, last: 0 });
+    batch.truncate(7, TruncationRecord { index, term: 6 }, index);
+    let hard_state = HardState {
+        term: 6,
+        vote: 0,
+        commit: index,
+    };
+    batch.set_record(
+        7,
+        RaftRecord {
+            peer_id: 70,
+            hard_state: Some(hard_state),
+        },
+    );
+    batch.set_intent(7, intent(index));
+    batch
+}
+
+fn intent_of(log: &impl RaftLog) -> Option<SnapshotIntent> {
+    log.load().expect("whole").remove(&7)?.intent
+}
+
+fn an_intent_stays_until_it_is_deleted(log: &impl RaftLog) {
+    log.append(&restored(20)).expect("appended");
+    let mut later = appended(7, entries(21..=23, 6), 20);
+    later.truncate(7, TruncationRecord { index: 21, term: 6 }, 21);
+    log.append(&later).expect("appended");
+    assert_eq!(intent_of(log), Some(intent(20)));
+    let found = &log.load().expect("whole")[&7];
+    assert_eq!((found.intent_index(), found.truncated().index), (20, 21));
+
+    let mut done = LogBatch::default();
+    done.clear_intent(7);
+    log.append(&done).expect("appended");
+    assert_eq!(intent_of(log), None);
+    assert_eq!(span(log, 7), Some((22, 23)), "nothing else went");
+    log.append(&done).expect("there is nothing to delete");
+
+    log.append(&restored(40)).expect("appended");
+    let mut cleared = LogBatch::default();
+    cleared.clear(7, LogSpan { first: 1, last: 0 });
+    log.append(&cleared).expect("appended");
+    assert!(log.load().expect("whole").is_empty());
+}
+
+fn a_snapshot_s_batch_is_taken_in_its_order(log: &impl RaftLog) {
+    // A tail that does not match, and an intent of before.
+    log.append(&restored(10)).expect("appended");
+    log.append(&appended(7, entries(11..=30, 6), 10))
+        .expect("appended");
+    let mut batch = restored(20);
+    batch.append(7, entries(21..=22, 6), 20);
+    log.append(&batch).expect("appended");
+    let found = log.load().expect("whole").remove(&7).expect("there");
+    assert_eq!(
+        found.span.map(|span| (span.first, span.last)),
+        Some((21, 22))
+    );
+    assert_eq!(found.terms, [(21, 6)]);
+    assert_eq!(found.truncated(), TruncationRecord { index: 20, term: 6 });
+    assert_eq!(found.record.map(|record| record.peer_id), Some(70));
+    assert_eq!(found.intent, Some(intent(20)));
+}
+
+fn the_intents_of_merged_batches_are_taken_in_order(log: &impl RaftLog) {
+    #[track_caller]
+    fn check(log: &impl RaftLog, batches: Vec<LogBatch>, expected: Option<u64>) {
+        let mut merged = LogBatch::default();
+        for batch in batches {
+            merged.merge(batch);
+        }
+        log.append(&merged).expect("appended");
+        assert_eq!(intent_of(log), expected.map(intent));
+    }
+    let done = || {
+        let mut batch = LogBatch::default();
+        batch.clear_intent(7);
+        batch
+    };
+    let more = || appended(7, entries(21..=21, 6), 20);
+    check(log, vec![restored(10), restored(20)], Some(20));
+    check(log, vec![done(), restored(20)], Some(20));
+    check(log, vec![restored(20), more()], Some(20));
+    check(log, vec![restored(20), more(), done()], None);
+}
+
+fn an_intent_that_does_not_fit_is_a_corruption(log: &impl RaftLog) {
+    let mut other_peer = restored(20);
+    let record = RaftRecord {
+        peer_id: 71,
+        hard_state: None,
+    };
+    other_peer.set_record(7, record);
+    let mut not_truncated = restored(20);
+    not_truncated.set_intent(7, intent(21));
+    for (batch, says) in [
+        (other_peer, "it is of peer 70, the hard state is of peer 71"),
+        (not_truncated, "its index is 21, the log is truncated at 20"),
+    ] {
+        log.append(&batch).expect("appended");
+        let error = log.load().expect_err("refused");
+        assert!(
+            matches!(&error, EngineError::Corrupt { place, detail }
+                if place == "region 7 snapshot intent" && detail == says),
+            "{error}"
+        );
+    }
+}
+
+fn a_peer_that_only_voted_is_whole(log: &impl RaftLog) {
+    let mut batch = LogBatch::default();
+    let hard_state = HardState {
+        term: 9,
+        vote: 3,
+        commit: 0,
+    };
+    let record = RaftRecord {
+        peer_id: 70,
+        hard_state: Some(hard_state),
+    };
+    batch.set_record(7, record);
+    log.append(&batch).expect("appended");
+    let found = log.load().expect("whole").remove(&7).expect("there");
+    assert_eq!(
+        (found.record, found.span, found.truncation),
+        (Some(record), None, None)
+    );
+    // Its first snapshot.
+    log.append(&restored(20)).expect("appended");
+    let found = log.load().expect("whole").remove(&7).expect("there");
+    assert_eq!((found.last_index(), found.intent_index()), (20, 20));
 }
 
 fn regions_do_not_touch_each_other(log: &impl RaftLog) {

@@ -7,4 +7,7 @@ mod facts;
 #[cfg(feature = "rocks")]
 mod rocks;
 mod snapshot_facts;
+#[cfg(feature = "rocks")]
+mod snapshots;
 mod twin;
+mod twin_snapshots;

@@ -300,7 +300,7 @@ fn the_state_answers_like_the_twin_also_after_crashes() {
 }
 
 /// Lets the twin's flushes come as far as those of RocksDB, and compares what became durable.
-fn follow_durable(state: &RocksState, twin: &MemoryState) {
+pub(crate) fn follow_durable(state: &RocksState, twin: &MemoryState) {
     let risen = state.refresh_durable().expect("looked");
     finish_flushes(twin, state.durable_cut());
     assert_eq!(risen, twin.refresh_durable().expect("looked"));
@@ -309,7 +309,7 @@ fn follow_durable(state: &RocksState, twin: &MemoryState) {
 }
 
 /// Finishes the twin's flushes up to the one whose cut is batch `cut`.
-fn finish_flushes(twin: &MemoryState, cut: u64) {
+pub(crate) fn finish_flushes(twin: &MemoryState, cut: u64) {
     while twin.flushed_cut() < cut {
         assert!(
             twin.finish_flush().expect("no faults"),
@@ -351,7 +351,7 @@ fn compare_reads(state: &RocksState, twin: &MemoryState, dice: &mut Dice) {
     assert_eq!(splits[0], splits[1]);
 }
 
-fn compare_states(state: &RocksState, twin: &MemoryState) {
+pub(crate) fn compare_states(state: &RocksState, twin: &MemoryState) {
     let regions = state.regions().expect("read");
     assert_eq!(regions, twin.regions().expect("read"));
     for stored in regions {

@@ -338,7 +338,7 @@ fn log_key(region: u64, kind: u8, index: Option<u64>) -> Vec<u8> {
 #[test]
 fn records_that_do_not_decode_are_named() {
     let broken = [0xff_u8; 3];
-    let cases: [(Vec<u8>, &[u8], &str); 6] = [
+    let cases: [(Vec<u8>, &[u8], &str); 8] = [
         (log_key(900, 1, None), &broken, "region 900 hard state"),
         (
             log_key(900, 2, None),
@@ -351,7 +351,10 @@ fn records_that_do_not_decode_are_named() {
             &[0, 0, 0, 0, 0, 0, 0, 5, 77],
             "region 900 index 6",
         ),
-        (log_key(900, 4, None), b"", "an unknown key"),
+        (log_key(900, 4, None), &broken, "region 900 snapshot intent"),
+        // It decodes, and names no snapshot.
+        (log_key(900, 4, None), b"", "region 900 snapshot intent"),
+        (log_key(900, 5, None), b"", "an unknown key"),
         (log_key(0, 2, None), b"short", "batch number"),
     ];
     for (key, value, named) in cases {

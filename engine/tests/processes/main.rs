@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod full;
+mod install;
 mod kill;
 mod read_only;
 
