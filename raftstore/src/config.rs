@@ -70,6 +70,8 @@ pub struct Config {
     pub entry_cache_bytes: u64,
     /// Seeds election jitter.
     pub seed: u64,
+    /// Rules to break on purpose: none outside of tests.
+    pub plant: crate::Plant,
 }
 
 impl Default for Config {
@@ -104,6 +106,7 @@ impl Default for Config {
             store_heartbeat: Duration::from_secs(10),
             entry_cache_bytes: flotilla_engine::ENTRY_CACHE_BYTES,
             seed: 1,
+            plant: crate::Plant::default(),
         }
     }
 }

@@ -12,7 +12,8 @@ use dashmap::DashMap;
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 
-use crate::RequestError;
+use crate::planted::Planted;
+use crate::{Plant, RequestError};
 
 /// Where a request believes its region to be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -151,13 +152,16 @@ pub struct LocalRead {
     version: u64,
     /// What the peer said when the read began.
     pub serving: Arc<Serving>,
+    plant: Plant,
 }
 
 impl LocalRead {
     /// Whether what was read since may be answered. If not, ask the peer.
     #[must_use]
     pub fn confirm(&self, now: Mono) -> bool {
-        self.delegate.leased(now) && self.delegate.version.load(Ordering::SeqCst) == self.version
+        let held = self.delegate.leased(now)
+            && self.delegate.version.load(Ordering::SeqCst) == self.version;
+        held || self.plant.breaks(Planted::ReadUnconfirmed)
     }
 }
 
@@ -165,9 +169,17 @@ impl LocalRead {
 #[derive(Debug, Default)]
 pub struct Delegates {
     regions: DashMap<u64, Arc<Delegate>>,
+    plant: Plant,
 }
 
 impl Delegates {
+    pub(crate) fn planted(plant: Plant) -> Self {
+        Self {
+            plant,
+            ..Self::default()
+        }
+    }
+
     /// The door of `region`, made if there is none.
     pub(crate) fn open(&self, region: u64) -> Arc<Delegate> {
         Arc::clone(&self.regions.entry(region).or_default())
@@ -202,6 +214,7 @@ impl Delegates {
                 delegate,
                 version,
                 serving,
+                plant: self.plant,
             }))
         } else {
             Ok(Begin::Ask)

@@ -23,6 +23,7 @@ mod entry;
 mod error;
 mod log_view;
 pub mod peer;
+mod planted;
 pub mod region;
 pub mod runtime;
 mod snapshot_task;
@@ -37,6 +38,9 @@ pub use effects::{
 };
 pub use entry::{Command, EntryError, decode_command};
 pub use error::{RequestError, StartError};
+pub use planted::Plant;
+#[cfg(feature = "planted")]
+pub use planted::Planted;
 pub use snapshot_task::SnapshotTask;
 pub use store::RaftMachine;
 pub use watch::DurableWatch;

@@ -6,6 +6,7 @@ use flotilla_proto::store::{PeerState, RegionRecord};
 
 use super::Apply;
 use crate::effects::{ApplyEffects, ApplyReport, RegionChange};
+use crate::planted::Planted;
 use crate::region::META_REGION;
 
 impl Apply {
@@ -33,9 +34,14 @@ impl Apply {
         if self.region.region_epoch.is_some() {
             effects.batch.ops.extend(self.delete_data());
         }
+        let state = if self.shared.plants(Planted::NoTombstone) {
+            PeerState::Normal
+        } else {
+            PeerState::Tombstone
+        };
         effects.batch.ops.push(StateOp::PutRegion {
             record: RegionRecord {
-                state: PeerState::Tombstone.into(),
+                state: state.into(),
                 region: Some(self.region.clone()),
                 highest_peer_id: self.highest_peer_id,
             },

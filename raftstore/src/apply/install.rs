@@ -7,6 +7,7 @@ use flotilla_proto::store::SnapshotManifest;
 
 use super::Apply;
 use crate::effects::{ApplyEffects, ApplyReport, RegionChange};
+use crate::planted::Planted;
 use crate::region::{META_REGION, overlap, peer_on};
 
 impl Apply {
@@ -24,6 +25,10 @@ impl Apply {
         let left = left_behind(&self.region, &region);
         effects.batch.ops.extend(left);
         effects.batch.ops.extend(ops);
+        if self.shared.plants(Planted::InstallKeepsOldRows) {
+            let clears = |op: &StateOp| matches!(op, StateOp::DeleteRange { .. });
+            effects.batch.ops.retain(|op| !clears(op));
+        }
         self.become_installed(&manifest, effects);
         let mut report = self.report.take().unwrap_or_default();
         report.index = self.applied;

@@ -20,6 +20,7 @@ use flotilla_router::Machine;
 
 use crate::effects::{Answer, ApplyEffects, ApplyInput, ApplyReport, Committed, Now};
 use crate::entry::{Command, decode_command};
+use crate::planted::Planted;
 use crate::region::epoch;
 use crate::store::Shared;
 use crate::{EntryError, RequestError, StartError};
@@ -42,6 +43,8 @@ pub struct Apply {
     siblings: Vec<Region>,
     /// The tombstone is written, or will be with this round: nothing is applied any more.
     ended: bool,
+    /// For a planted bug: what the round before should have written.
+    withheld: Vec<StateOp>,
     /// What this round did; told to the peer when it is written.
     report: Option<ApplyReport>,
 }
@@ -63,6 +66,7 @@ impl Apply {
             term: applied.term,
             siblings: Vec::new(),
             ended: false,
+            withheld: Vec::new(),
             report: None,
         }
     }
@@ -154,9 +158,15 @@ impl Apply {
             "one answer a part"
         );
         let version = epoch(&self.region).version;
+        let blind = self.shared.plants(Planted::EpochUncheckedAtApply)
+            || (self.shared.plants(Planted::MergedShareFate)
+                && command
+                    .parts
+                    .iter()
+                    .any(|part| part.epoch_version == version));
         let mut answers = answers.into_iter();
         for part in command.parts {
-            let result = if part.epoch_version == version {
+            let result = if part.epoch_version == version || blind {
                 for change in part.mods {
                     report.written_keys += 1;
                     report.written_bytes += (change.key.len() + change.value.len()) as u64;
@@ -249,6 +259,13 @@ impl Machine for Apply {
             return;
         };
         report.life = self.life;
+        if self.shared.plants(Planted::AppliedBeforeData) && !self.ended {
+            let data =
+                |op: &mut StateOp| matches!(op, StateOp::Put { .. } | StateOp::Delete { .. });
+            let later: Vec<StateOp> = effects.batch.ops.extract_if(.., data).collect();
+            effects.batch.ops.append(&mut self.withheld);
+            self.withheld = later;
+        }
         if self.ended {
             effects.reports.push((self.region.id, report));
             return;

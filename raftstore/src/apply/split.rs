@@ -7,6 +7,7 @@ use flotilla_proto::store::{PeerState, RegionRecord, SplitCommand};
 use super::Apply;
 use crate::PROBE_TARGET;
 use crate::effects::{ApplyEffects, ApplyReport, RegionChange};
+use crate::planted::Planted;
 use crate::region::{epoch, peer_on, strictly_inside};
 
 impl Apply {
@@ -18,6 +19,10 @@ impl Apply {
         report: &mut ApplyReport,
         effects: &mut ApplyEffects,
     ) {
+        let mut command = command;
+        if self.shared.plants(Planted::SplitOfOldEpoch) {
+            command.epoch = self.region.region_epoch;
+        }
         let Some((parent, children)) = divide(&self.region, &command) else {
             report.changes.push(RegionChange::SplitRefused { index });
             return;

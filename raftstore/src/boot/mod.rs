@@ -21,6 +21,7 @@ use crate::delegate::Delegates;
 use crate::effects::{ApplyEffects, ApplyInput, Committed, RegionChange, Spawn};
 use crate::log_view::PeerLog;
 use crate::peer::{Peer, PeerParts};
+use crate::planted::Planted;
 use crate::region::{INITIAL_INDEX, INITIAL_TERM, peer_on};
 use crate::store::{Shared, Store, born, born_with};
 use crate::{Config, StartError};
@@ -98,6 +99,11 @@ pub fn open(
         cut: 0,
     };
     let mut intents = installs::open_intents(&stored, &logs);
+    if shared.plants(Planted::IntentIgnoredAtStart) {
+        intents.clear();
+    }
+    let forgets = shared.plants(Planted::ChildForgetsLog);
+    let known_before: BTreeSet<u64> = stored.iter().map(id_of).collect();
     let (again, queue): (Vec<_>, Vec<_>) = stored
         .into_iter()
         .filter(|stored| stored.record.state() != PeerState::Tombstone)
@@ -142,6 +148,7 @@ pub fn open(
         let life = machine.next_life();
         apply.set_life(life);
         let found = logs.remove(&region);
+        let found = found.filter(|_| !forgets || known_before.contains(&region));
         let (log, hard_state) = raft_state(&apply, found.as_ref(), &shared.entry_cache);
         let parts = PeerParts {
             shared: Arc::clone(&shared),

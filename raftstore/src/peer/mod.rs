@@ -33,6 +33,7 @@ use crate::effects::{
     RegionSize, Retired, StoreInput,
 };
 use crate::log_view::PeerLog;
+use crate::planted::Planted;
 use crate::region::{META_REGION, conf_state};
 use crate::runtime::StoreFatal;
 use crate::store::Shared;
@@ -87,6 +88,8 @@ pub struct Peer {
     led: Mono,
     /// The state batch of the last apply report.
     applied_cut: u64,
+    /// Term and vote as they were written last.
+    promised: (u64, u64),
     /// The peer ends: it takes nothing in any more.
     ending: bool,
     /// Campaign at the first occasion: a group of one voter, or the child of a region led here.
@@ -138,8 +141,16 @@ impl Peer {
             conf,
             applied,
         };
-        let raft = Raft::new(shared.config.raft(region.id, meta.id), restart, log, now)
+        #[cfg_attr(
+            not(feature = "planted"),
+            expect(unused_mut, reason = "only tests plant bugs")
+        )]
+        let mut raft = Raft::new(shared.config.raft(region.id, meta.id), restart, log, now)
             .map_err(|error| inconsistent(error.to_string()))?;
+        #[cfg(feature = "planted")]
+        if let Some(rule) = shared.config.plant.raft {
+            raft.plant(rule);
+        }
         let peer = Self {
             life,
             meta,
@@ -164,6 +175,7 @@ impl Peer {
             last_heartbeat: None,
             led: now,
             applied_cut: 0,
+            promised: (0, 0),
             ending: false,
             campaign: campaign || alone,
             region,
@@ -214,11 +226,11 @@ impl Peer {
             PeerInput::SizeChecked { epoch, keys, size } => {
                 self.on_size_checked(epoch, keys, size, effects);
             }
-            PeerInput::Persisted { life, number } if life == self.life => {
+            PeerInput::Persisted { life, number } if self.is_own(life) => {
                 self.raft.persisted(now, number);
                 self.on_persisted_install(number, effects);
             }
-            PeerInput::Applied(report) if report.life == self.life => {
+            PeerInput::Applied(report) if self.is_own(report.life) => {
                 self.on_applied(now, report, effects);
             }
             PeerInput::Persisted { .. } | PeerInput::Applied(_) => {
@@ -325,6 +337,10 @@ impl Peer {
         self.reads = Reads::default();
         self.splitting.clear();
         self.changing.clear();
+    }
+
+    fn is_own(&self, life: u64) -> bool {
+        life == self.life || self.shared.plants(Planted::StaleProgress)
     }
 
     /// It was made by a message and has no data yet.
@@ -468,7 +484,14 @@ impl Peer {
     }
 
     fn check(&self, context: &ReadContext) -> Result<(), RequestError> {
-        self.delegate.serving().check(context)
+        match self.delegate.serving().check(context) {
+            Err(RequestError::EpochNotMatch { .. })
+                if self.shared.plants(Planted::EpochUncheckedAtPropose) =>
+            {
+                Ok(())
+            }
+            checked => checked,
+        }
     }
 
     fn not_leader(&self) -> RequestError {
@@ -492,6 +515,8 @@ impl Peer {
             Some(until) if self.unsettled.is_empty() && !self.snapshots.installing() => {
                 self.delegate.renew(until)
             }
+            _ if self.is_leader() && self.shared.plants(Planted::LeaseOverSplit) => {}
+            _ if self.shared.plants(Planted::LeaseOutlivesLeader) => {}
             _ => self.delegate.revoke(),
         }
     }

@@ -12,6 +12,7 @@ use flotilla_raft::{LogId, ProposeError};
 use super::Peer;
 use crate::effects::{Answer, WriteProposal};
 use crate::entry::{encode_split, encode_write};
+use crate::planted::Planted;
 use crate::region::{self, META_REGION};
 use crate::{PROBE_TARGET, ReadContext, RequestError};
 
@@ -266,7 +267,11 @@ impl Peer {
             last.is_none_or(|last| last.id < id),
             "proposals are in log order"
         );
-        let owed = owed.appended();
+        let owed = if self.shared.plants(Planted::UnknownAsRefused) {
+            owed
+        } else {
+            owed.appended()
+        };
         self.proposals.appended.push_back(Appended {
             id,
             since: now,

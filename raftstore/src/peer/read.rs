@@ -6,6 +6,7 @@ use flotilla_proto::clock::Mono;
 
 use super::Peer;
 use crate::effects::{Answer, ReadPermit};
+use crate::planted::Planted;
 use crate::{ReadContext, RequestError};
 
 type Waiting = (ReadContext, Answer<ReadPermit>);
@@ -67,11 +68,12 @@ impl Peer {
             return;
         }
         let applied = self.raft.applied_index();
+        let early = self.shared.plants(Planted::ReadBeforeApplied);
         while self
             .reads
             .granted
             .front()
-            .is_some_and(|(index, _)| *index <= applied)
+            .is_some_and(|(index, _)| *index <= applied || early)
         {
             let Some((_, waiting)) = self.reads.granted.pop_front() else {
                 break;

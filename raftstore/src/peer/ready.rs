@@ -2,17 +2,21 @@
 
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Peer as PeerMeta;
-use flotilla_proto::raft::{Entry, EntryKind, Message};
+use flotilla_proto::raft::{Entry, EntryKind, HardState, Message};
 use flotilla_proto::store::{PeerMessage, RaftRecord};
 use flotilla_raft::RoleChange;
 
 use super::Peer;
 use crate::effects::{ApplyInput, Committed, Outbound, RaftEffects, Release};
+use crate::planted::Planted;
 
 impl Peer {
     pub(super) fn carry_out_ready(&mut self, now: Mono, effects: &mut RaftEffects) {
         let region = self.region.id;
-        let ready = self.raft.ready(now);
+        let mut ready = self.raft.ready(now);
+        if ready.snapshot.is_some() && self.shared.plants(Planted::AckBeforeIntent) {
+            ready.send_now.append(&mut ready.send_after_write);
+        }
         let awaits_write = ready.awaits_write();
         if let Some(change) = &ready.role_change {
             self.on_role_change(now, change, effects);
@@ -27,11 +31,13 @@ impl Peer {
         if let Some(snapshot) = &ready.snapshot {
             self.on_restored(ready.number, snapshot, effects);
         }
+        let ready_entries_empty = ready.entries.is_empty();
         if !ready.entries.is_empty() {
             let last_before = self.raft.log_mut().take_last_before();
             effects.log.0.append(region, ready.entries, last_before);
         }
-        if let Some(hard_state) = ready.hard_state {
+        let forgets = !ready_entries_empty && self.forgets_commit(&ready.hard_state);
+        if let Some(hard_state) = ready.hard_state.filter(|_| !forgets) {
             let record = RaftRecord {
                 peer_id: self.meta.id,
                 hard_state: Some(hard_state),
@@ -65,7 +71,9 @@ impl Peer {
 
     fn on_role_change(&mut self, now: Mono, change: &RoleChange, effects: &mut RaftEffects) {
         tracing::debug!(region = self.region.id, role = ?change.role, term = change.term, "role");
-        self.publish();
+        if self.is_leader() || !self.shared.plants(Planted::LeaseOutlivesLeader) {
+            self.publish();
+        }
         self.announce_meta(effects);
         if self.is_leader() {
             self.report_region(now, effects);
@@ -74,6 +82,15 @@ impl Peer {
             self.refuse_waiting();
             self.refuse_reads();
         }
+    }
+
+    /// A planted bug: entries are written without the commit index that came with them.
+    fn forgets_commit(&mut self, state: &Option<HardState>) -> bool {
+        let Some(HardState { term, vote, .. }) = *state else {
+            return false;
+        };
+        let before = std::mem::replace(&mut self.promised, (term, vote));
+        before == (term, vote) && self.shared.plants(Planted::CommitNotStored)
     }
 
     /// Whatever changes the region itself closes the door for reads before the data can change.
@@ -86,10 +103,13 @@ impl Peer {
             if entry.kind() != EntryKind::Data {
                 self.unsettled.push_back(entry.index);
             }
-            let answers = self.answers_for(&entry);
+            let mut answers = self.answers_for(&entry);
+            if self.shared.plants(Planted::AnsweredBeforeApplied) {
+                answers.drain(..).for_each(|answer| answer.give(Ok(())));
+            }
             committed.push(Committed { entry, answers });
         }
-        if !self.unsettled.is_empty() {
+        if !self.unsettled.is_empty() && !self.shared.plants(Planted::LeaseOverSplit) {
             self.delegate.suspend();
         }
         if let Some(last) = committed.last() {

@@ -12,6 +12,7 @@ use prost::Message;
 
 use super::Peer;
 use crate::effects::{ApplyInput, RaftEffects, RaftInput, RegionSize, Release, StoreInput};
+use crate::planted::Planted;
 use crate::region::{conf_state, peer_on};
 use crate::runtime::StoreFatal;
 use crate::store::manifest_of;
@@ -334,7 +335,10 @@ impl Peer {
     pub(super) fn give_to_apply(&mut self, input: ApplyInput, effects: &mut RaftEffects) {
         match &self.snapshots.install {
             // Handed out before the snapshot took over, or after it.
-            Some(install) if self.handed > install.manifest.index => {
+            Some(install)
+                if self.handed > install.manifest.index
+                    && !self.shared.plants(Planted::InstallBehindCommitted) =>
+            {
                 tracing::trace!(target: PROBE_TARGET, "snapshot: committed behind it meanwhile");
                 self.snapshots.held.push(input);
             }
@@ -370,7 +374,12 @@ impl Peer {
 
     /// The snapshot survives a crash in the state: its intent and then its files may go.
     pub(super) fn clear_intent(&mut self, effects: &mut RaftEffects) {
-        let durable = self.durable_applied;
+        let early = self.shared.plants(Planted::IntentRemovedEarly);
+        let durable = if early {
+            u64::MAX
+        } else {
+            self.durable_applied
+        };
         let over = self
             .snapshots
             .intent

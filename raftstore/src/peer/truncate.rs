@@ -4,6 +4,7 @@ use flotilla_proto::store::TruncationRecord;
 
 use super::Peer;
 use crate::effects::RaftEffects;
+use crate::planted::Planted;
 
 impl Peer {
     /// Never beyond what survives a crash in the state database, nor beyond what a recently active
@@ -12,7 +13,10 @@ impl Peer {
         let log = self.raft.log();
         let first = log.first();
         let applied = self.raft.applied_index();
-        let durable = self.durable_applied.min(applied);
+        let mut durable = self.durable_applied.min(applied);
+        if self.shared.plants(Planted::TruncateUndurable) {
+            durable = applied;
+        }
         let kept_for_lag = applied.saturating_sub(self.shared.config.lag_entries_max);
         let needed = self.raft.min_matched().max(kept_for_lag);
         let to = durable.min(needed);

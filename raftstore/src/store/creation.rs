@@ -12,6 +12,7 @@ use crate::apply::Apply;
 use crate::effects::{PeerInput, RaftEffects, RaftInput, Retired, Spawn};
 use crate::log_view::PeerLog;
 use crate::peer::{Peer, PeerParts};
+use crate::planted::Planted;
 use crate::region::{INITIAL_INDEX, INITIAL_TERM, META_REGION, peer_on};
 use crate::{PROBE_TARGET, StartError};
 
@@ -84,7 +85,8 @@ impl Store {
         }
         let own = peer_on(&child, self.shared.store).map_or(0, |peer| peer.id);
         let promised = self.sleeping.remove(&region);
-        let kept = promised.filter(|record| record.peer_id == own);
+        let forgets = self.shared.plants(Planted::BlankForgetsVote);
+        let kept = promised.filter(|record| record.peer_id == own && !forgets);
         let hard_state = born_with(kept.and_then(|record| record.hard_state));
         let heir = Heir {
             child,
@@ -122,7 +124,8 @@ impl Store {
             return;
         };
         let own = peer_on(&child, self.shared.store).map_or(0, |peer| peer.id);
-        let kept = promised.filter(|(peer, _)| *peer == own);
+        let forgets = self.shared.plants(Planted::BlankForgetsVote);
+        let kept = promised.filter(|(peer, _)| *peer == own && !forgets);
         let hard_state = born_with(kept.map(|(_, promised)| promised));
         let record = RaftRecord {
             peer_id: own,
@@ -218,14 +221,17 @@ impl Store {
         if to.store_id != self.shared.store || to.id == 0 || message.is_tombstone {
             return Some("creation: a message for nobody here");
         }
-        if self.dying.contains_key(&region) || self.replaced.contains_key(&region) {
+        let reused = self.shared.plants(Planted::ReusedWhileDying);
+        let dying = self.dying.contains_key(&region) && !reused;
+        if dying || self.replaced.contains_key(&region) {
             return Some("creation: refused while the region is dying");
         }
         if self.blank.contains_key(&region) || self.lives(region) {
             // Its machines were made by an earlier message of this round.
             return None;
         }
-        if !self.shared.seen.allows(region, to.id) {
+        let returns = self.shared.plants(Planted::EndedPeerReturns);
+        if !self.shared.seen.allows(region, to.id) && !returns {
             return Some("creation: refused, the peer has ended");
         }
         let kind = message.message.as_ref().map(|inner| inner.kind());
@@ -254,7 +260,7 @@ impl Store {
         if self.overlapping(&range).is_some() {
             return Some("creation: refused, a live region has the range");
         }
-        let buried = self.dying.values().any(|dying| dying.overlaps(&range));
+        let buried = !reused && self.dying.values().any(|dying| dying.overlaps(&range));
         if self.reserved_for_other(&range) {
             return Some("creation: refused, a snapshot has the range");
         }

@@ -9,6 +9,7 @@ use super::snapshots::Reserved;
 use super::{Store, Written};
 use crate::PROBE_TARGET;
 use crate::effects::{RaftEffects, Retired};
+use crate::planted::Planted;
 use crate::region::{META_REGION, overlap};
 
 /// A peer on its way out.
@@ -92,7 +93,8 @@ impl Store {
     }
 
     fn clear_logs(&mut self, effects: &mut RaftEffects) {
-        let cut = self.durable_cut;
+        let early = self.shared.plants(Planted::LogClearedEarly);
+        let cut = if early { u64::MAX } else { self.durable_cut };
         let ready: Vec<u64> = self
             .dying
             .iter_mut()

@@ -21,6 +21,7 @@ use flotilla_router::Machine;
 use crate::delegate::Delegates;
 use crate::effects::{Now, PdTask, PeerInput, RaftEffects, RaftInput, Release, StoreInput};
 use crate::peer::Peer;
+use crate::planted::Planted;
 use crate::region::{META_REGION, overlap, peer_on};
 use crate::{Config, STORE_ADDRESS, StartError};
 
@@ -48,13 +49,19 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config, store: u64) -> Arc<Self> {
         let entry_cache = Arc::new(ByteBudget::new(config.entry_cache_bytes));
+        let delegates = Arc::new(Delegates::planted(config.plant));
         Arc::new(Self {
             config,
             store,
-            delegates: Arc::default(),
+            delegates,
             entry_cache,
             seen: Seen::default(),
         })
+    }
+
+    /// Whether `rule` is broken on purpose.
+    pub(crate) fn plants(&self, rule: Planted) -> bool {
+        self.config.plant.breaks(rule)
     }
 }
 

@@ -290,6 +290,7 @@ impl Config {
             store_heartbeat: self.store_heartbeat,
             entry_cache_bytes: self.entry_cache.0,
             seed,
+            plant: flotilla_raftstore::Plant::default(),
             ..flotilla_raftstore::Config::default()
         }
     }

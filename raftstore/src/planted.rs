@@ -1,0 +1,125 @@
+//! Planted bugs: each breaks one rule in one place, so that the simulator can prove that it would
+//! notice (fault model, section 4). Behind the feature `planted`, which a release build cannot have;
+//! without it every question here is answered `false` at compile time.
+
+#[cfg(all(feature = "planted", not(debug_assertions)))]
+compile_error!("the feature `planted` breaks the store on purpose; it is for tests only");
+
+/// A rule to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "planted"),
+    expect(unreachable_pub, reason = "only tests plant bugs")
+)]
+pub enum Planted {
+    /// A snapshot is acknowledged before its intent is durable (contracts: C6).
+    AckBeforeIntent,
+    /// A snapshot's intent goes before its state survives a crash (contracts: C6).
+    IntentRemovedEarly,
+    /// A start does not install again what a crash has undone (contracts: C6).
+    IntentIgnoredAtStart,
+    /// Rows of a snapshot come on top of those that were there.
+    InstallKeepsOldRows,
+    /// What was committed behind a snapshot is applied before it is in place.
+    InstallBehindCommitted,
+    /// A snapshot is taken for a range that another region has (contracts: C35).
+    OverlapUnchecked,
+    /// A region id makes a peer again before the tombstone of the last one is durable (contracts: C7).
+    ReusedWhileDying,
+    /// A peer that has ended is made again by a message (contracts: C33).
+    EndedPeerReturns,
+    /// A peer that ends leaves no tombstone (contracts: C7).
+    NoTombstone,
+    /// The log of a peer that ended goes before its tombstone survives a crash (contracts: C7).
+    LogClearedEarly,
+    /// A child forgets what its peer had voted before it was born (contracts: C34).
+    BlankForgetsVote,
+    /// A replayed split gives a child an empty log again (contracts: C34).
+    ChildForgetsLog,
+    /// Entries are written without the commit index that came with them (contracts: C4 i).
+    CommitNotStored,
+    /// The applied index is written before what it covers (design, rule 3).
+    AppliedBeforeData,
+    /// The log is truncated up to what is applied, durable or not (contracts: C11).
+    TruncateUndurable,
+    /// A write is applied though its range has changed (design, rule 4).
+    EpochUncheckedAtApply,
+    /// A request is taken whatever its epoch says (contracts: C21).
+    EpochUncheckedAtPropose,
+    /// The lease goes on while a committed split is on its way through apply (contracts: C16).
+    LeaseOverSplit,
+    /// A door stays open with its lease when its peer steps down (contracts: C17).
+    LeaseOutlivesLeader,
+    /// A local read is not held against the door again (contracts: C17).
+    ReadUnconfirmed,
+    /// A read is answered before its index is applied.
+    ReadBeforeApplied,
+    /// What is in the log and not decided is answered as not applied (contracts: C22).
+    UnknownAsRefused,
+    /// A write is acknowledged when it is committed, applied or not.
+    AnsweredBeforeApplied,
+    /// A part that is to be skipped is applied with the others of its entry (contracts: C23).
+    MergedShareFate,
+    /// What an earlier life of a region's machines has written counts for this one.
+    StaleProgress,
+    /// A split is applied though the region was split since it was proposed.
+    SplitOfOldEpoch,
+}
+
+#[cfg(feature = "planted")]
+impl Planted {
+    /// Every one of them.
+    pub const ALL: [Self; 26] = [
+        Self::AckBeforeIntent,
+        Self::IntentRemovedEarly,
+        Self::IntentIgnoredAtStart,
+        Self::InstallKeepsOldRows,
+        Self::InstallBehindCommitted,
+        Self::OverlapUnchecked,
+        Self::ReusedWhileDying,
+        Self::EndedPeerReturns,
+        Self::NoTombstone,
+        Self::LogClearedEarly,
+        Self::BlankForgetsVote,
+        Self::ChildForgetsLog,
+        Self::CommitNotStored,
+        Self::AppliedBeforeData,
+        Self::TruncateUndurable,
+        Self::EpochUncheckedAtApply,
+        Self::EpochUncheckedAtPropose,
+        Self::LeaseOverSplit,
+        Self::LeaseOutlivesLeader,
+        Self::ReadUnconfirmed,
+        Self::ReadBeforeApplied,
+        Self::UnknownAsRefused,
+        Self::AnsweredBeforeApplied,
+        Self::MergedShareFate,
+        Self::StaleProgress,
+        Self::SplitOfOldEpoch,
+    ];
+}
+
+/// Which rules are broken in a store, if any.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Plant {
+    /// One of the store's.
+    #[cfg(feature = "planted")]
+    pub store: Option<Planted>,
+    /// One of the raft groups'.
+    #[cfg(feature = "planted")]
+    pub raft: Option<flotilla_raft::Planted>,
+}
+
+impl Plant {
+    /// Whether `rule` is to be broken.
+    #[inline]
+    pub(crate) fn breaks(self, rule: Planted) -> bool {
+        #[cfg(feature = "planted")]
+        return self.store == Some(rule);
+        #[cfg(not(feature = "planted"))]
+        {
+            let _ = rule;
+            false
+        }
+    }
+}
