@@ -26,6 +26,8 @@ pub struct ReadContext {
     pub epoch: Option<RegionEpoch>,
     /// The term the client last saw; 0 does not check.
     pub term: u64,
+    /// A read that any replica may serve, at an index that the leader confirms; writes ignore it.
+    pub replica: bool,
 }
 
 /// What a peer says of itself.
@@ -72,7 +74,7 @@ impl Serving {
                 actual: self.peer.id,
             });
         }
-        if !self.is_leader() {
+        if !context.replica && !self.is_leader() {
             return Err(RequestError::NotLeader {
                 region,
                 leader: self.leader,
@@ -209,7 +211,7 @@ impl Delegates {
         let version = delegate.version.load(Ordering::SeqCst);
         let serving = delegate.serving();
         serving.check(context)?;
-        if delegate.leased(now) {
+        if delegate.leased(now) && serving.is_leader() {
             Ok(Begin::Local(LocalRead {
                 delegate,
                 version,
@@ -270,6 +272,7 @@ mod tests {
                 version: 2,
             }),
             term: 0,
+            replica: false,
         }
     }
 
@@ -319,6 +322,7 @@ mod tests {
                 .map_err(|error| error.to_string())
         };
         assert_eq!(refused(|_| {}, 4), Ok(()));
+        assert_eq!(refused(|c| c.replica = true, 9), Ok(()));
         assert_eq!(refused(|c| c.term = 7, 4), Ok(()));
         assert_eq!(refused(|c| c.term = u64::MAX, 4), Ok(()));
         let text = |result: Result<(), String>| result.expect_err("refused");

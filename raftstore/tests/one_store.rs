@@ -189,6 +189,7 @@ impl Node {
             peer: serving.peer.id,
             epoch: serving.region.region_epoch,
             term: 0,
+            replica: false,
         }
     }
 

@@ -483,7 +483,15 @@ impl Peer {
         });
     }
 
+    /// A request that only the leader serves.
     fn check(&self, context: &ReadContext) -> Result<(), RequestError> {
+        self.check_read(&ReadContext {
+            replica: false,
+            ..*context
+        })
+    }
+
+    fn check_read(&self, context: &ReadContext) -> Result<(), RequestError> {
         match self.delegate.serving().check(context) {
             Err(RequestError::EpochNotMatch { .. })
                 if self.shared.plants(Planted::EpochUncheckedAtPropose) =>

@@ -227,6 +227,7 @@ impl Peer {
             peer: self.meta.id,
             epoch: self.region.region_epoch,
             term: 0,
+            replica: false,
         };
         // Those computed from a read passed their check in this term, and for the others a change
         // of term is no reason to go on either: a new leader empties the queue.

@@ -25,7 +25,7 @@ pub(super) struct Reads {
 
 impl Peer {
     pub(super) fn on_read(&mut self, context: ReadContext, answer: Answer<ReadPermit>) {
-        match self.check(&context) {
+        match self.check_read(&context) {
             Ok(()) => self.reads.fresh.push((context, answer)),
             Err(error) => answer.give(Err(error)),
         }
@@ -80,7 +80,7 @@ impl Peer {
             };
             for (context, answer) in waiting {
                 // The region may have been split, or leadership lost, since it was asked for.
-                let permit = self.check(&context).map(|()| ReadPermit {
+                let permit = self.check_read(&context).map(|()| ReadPermit {
                     region: self.region.clone(),
                     term: self.raft.term(),
                 });
@@ -89,16 +89,16 @@ impl Peer {
         }
     }
 
-    /// Reads that a peer which does not lead any more will not serve.
+    /// Reads that a peer which does not lead any more will not serve. Those that any replica may serve
+    /// go on: the raft group answers for each of them.
     pub(super) fn refuse_reads(&mut self) {
-        let asked = std::mem::take(&mut self.reads.asked);
-        let granted = std::mem::take(&mut self.reads.granted);
-        let all = asked
-            .into_values()
-            .chain(granted.into_iter().map(|(_, waiting)| waiting));
-        for waiting in all.collect::<Vec<_>>() {
-            self.refuse(waiting);
-        }
+        let mut refused = Vec::new();
+        let mut take = |waiting: &mut Vec<Waiting>| {
+            refused.extend(waiting.extract_if(.., |(context, _)| !context.replica));
+        };
+        self.reads.asked.values_mut().for_each(&mut take);
+        self.reads.granted.iter_mut().for_each(|(_, waiting)| take(waiting));
+        self.refuse(refused);
     }
 
     fn refuse(&self, waiting: Vec<Waiting>) {

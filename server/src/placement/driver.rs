@@ -402,6 +402,7 @@ fn meta_context(store: &Store) -> Result<ReadContext, RequestError> {
         peer: serving.peer.id,
         epoch: serving.region.region_epoch,
         term: 0,
+        replica: false,
     })
 }
 

@@ -60,6 +60,7 @@ pub(super) fn admit(
         peer: peer.id,
         epoch: context.region_epoch,
         term: context.term,
+        replica: context.replica_read,
     })
 }
 
