@@ -10,7 +10,11 @@
 //!   [`RaftLog::append`] did. Truncate nothing beyond [`StateStore::durable_applied`].
 //! - **State.** Write from one thread. Nothing is durable before a flush; look at
 //!   [`StateStore::refresh_durable`] every 100 ms, and at [`StateStore::pressure`] before writing.
-//! - **Errors.** Each one ends the store that met it; nothing is retried.
+//! - **Snapshots** of regions ([`SnapshotFiles`], [`SnapshotInstall`]). Verified and synced first,
+//!   then one synced log batch with a [`LogBatch::set_intent`], then installed; files and intent go
+//!   when it is durable in the state, the intent first. They read and write files: never on a poller.
+//! - **Errors.** Each [`EngineError`] on the way of the data ends the store that met it; nothing is
+//!   retried. A [`SnapshotError`] ends a snapshot.
 //!
 //! At start: [`RaftLog::load`] refuses a log that is not whole, [`RegionLog::check_applied`] and
 //! [`RegionLog::check_peer`] one that does not fit the state. `docs/format.md` draws every record.
