@@ -465,7 +465,7 @@ impl Peer {
 
     /// Says what this peer is to whoever reads without asking it.
     fn publish(&self) {
-        if self.is_blank() {
+        if self.is_blank() || self.snapshots.installing() {
             return;
         }
         let leader = self.raft.leader();

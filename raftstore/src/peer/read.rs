@@ -97,7 +97,10 @@ impl Peer {
             refused.extend(waiting.extract_if(.., |(context, _)| !context.replica));
         };
         self.reads.asked.values_mut().for_each(&mut take);
-        self.reads.granted.iter_mut().for_each(|(_, waiting)| take(waiting));
+        self.reads
+            .granted
+            .iter_mut()
+            .for_each(|(_, waiting)| take(waiting));
         self.refuse(refused);
     }
 

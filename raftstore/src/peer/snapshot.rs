@@ -16,7 +16,7 @@ use crate::planted::Planted;
 use crate::region::{conf_state, peer_on};
 use crate::runtime::StoreFatal;
 use crate::store::manifest_of;
-use crate::{PROBE_TARGET, STORE_ADDRESS, SnapshotTask};
+use crate::{PROBE_TARGET, STORE_ADDRESS, Serving, SnapshotTask};
 
 /// What this peer has to do with snapshots.
 #[derive(Debug, Default)]
@@ -220,7 +220,7 @@ impl Peer {
         let id = region.id;
         self.snapshots.offered = None;
         // No read that is under way counts, and none begins.
-        self.delegate.suspend();
+        self.delegate.publish(Serving::default());
         let held = self.raft.log_mut().take_restored_over();
         effects.log.0.clear(id, held);
         let point = TruncationRecord {
