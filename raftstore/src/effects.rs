@@ -161,6 +161,8 @@ pub enum PeerInput {
     Durable { index: u64 },
     /// PD has forgotten what it heard: a leader shows its region again.
     Report,
+    /// The log disk has not answered for an election timeout (contracts: C14).
+    LogStalled,
     /// Campaign now: the parent's leader was on this store.
     Campaign,
     /// Hand leadership to this peer.
@@ -244,6 +246,8 @@ pub enum StoreInput {
     Durable { cut: u64, risen: Vec<(u64, u64)> },
     /// What was written with this number is durable in the log.
     Persisted { number: u64 },
+    /// The log disk has not answered to a peer for an election timeout.
+    LogStalls,
     /// A peer will be destroyed: from here on nothing else may take its place.
     Dying { region: u64 },
     /// Another store has a snapshot for a peer here. Accepted: its range is kept free until it was

@@ -15,6 +15,7 @@ mod read;
 mod ready;
 mod snapshot;
 mod split;
+mod stall;
 mod truncate;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -42,6 +43,7 @@ use crate::{PROBE_TARGET, ReadContext, RequestError, STORE_ADDRESS, SnapshotTask
 use propose::Proposals;
 use read::Reads;
 use snapshot::Snapshots;
+use stall::LogDisk;
 
 /// One peer.
 pub struct Peer {
@@ -57,6 +59,7 @@ pub struct Peer {
     proposals: Proposals,
     reads: Reads,
     snapshots: Snapshots,
+    log_disk: LogDisk,
     /// The last index that was handed to apply.
     handed: u64,
     /// Admin entries handed to apply and not yet reported, ascending. While there is one, no read
@@ -159,6 +162,7 @@ impl Peer {
             proposals: Proposals::default(),
             reads: Reads::default(),
             snapshots: Snapshots::opened(intent),
+            log_disk: LogDisk::default(),
             handed: applied,
             unsettled: VecDeque::new(),
             splitting: BTreeMap::new(),
@@ -228,6 +232,7 @@ impl Peer {
             }
             PeerInput::Persisted { life, number } if self.is_own(life) => {
                 self.raft.persisted(now, number);
+                self.note_written(now, number);
                 self.on_persisted_install(number, effects);
             }
             PeerInput::Applied(report) if self.is_own(report.life) => {
@@ -256,6 +261,7 @@ impl Peer {
                 self.clear_intent(effects);
                 self.truncate_log(effects);
             }
+            PeerInput::LogStalled => self.on_log_stalled(now),
             PeerInput::Campaign => self.campaign = true,
             PeerInput::Report => {
                 if self.is_leader() {
@@ -311,7 +317,7 @@ impl Peer {
         let fetches = self.raft.log_mut().take_fetches(persisted);
         effects.fetches.extend(fetches);
         self.answer_reads();
-        self.renew_lease();
+        self.renew_lease(now);
     }
 
     /// Nothing is proposed or read here any more; what is still owed is answered by being dropped.
@@ -363,6 +369,7 @@ impl Peer {
         }
         self.check_too_large(effects);
         self.check_membership(now, effects);
+        self.check_log_disk(now, effects);
         self.retry_snapshot(now);
         self.truncate_log(effects);
     }
@@ -518,11 +525,10 @@ impl Peer {
 
     /// The delegate has a lease exactly while the raft group does: it goes with the commit of an
     /// entry that changes the region, before that entry is handed to apply (contracts: C16).
-    fn renew_lease(&self) {
+    fn renew_lease(&self, now: Mono) {
+        let settled = self.unsettled.is_empty() && !self.snapshots.installing();
         match self.raft.lease_until() {
-            Some(until) if self.unsettled.is_empty() && !self.snapshots.installing() => {
-                self.delegate.renew(until)
-            }
+            Some(until) if settled && !self.log_is_stalled(now) => self.delegate.renew(until),
             _ if self.is_leader() && self.shared.plants(Planted::LeaseOverSplit) => {}
             _ if self.shared.plants(Planted::LeaseOutlivesLeader) => {}
             _ => self.delegate.revoke(),

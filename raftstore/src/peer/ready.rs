@@ -45,6 +45,7 @@ impl Peer {
             effects.log.0.set_record(region, record);
         }
         if awaits_write {
+            self.note_write(now, ready.number);
             let waiting = ready.send_after_write.into_iter();
             let messages = waiting
                 .filter_map(|message| self.outbound(message))

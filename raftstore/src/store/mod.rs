@@ -90,6 +90,8 @@ pub struct Store {
     /// The newest life that was given to machines.
     last_life: u64,
     last_heartbeat: Option<Mono>,
+    /// When the peers were told last that the log disk does not answer.
+    stall_told: Option<Mono>,
 }
 
 /// What to do when a log write of the store machine is durable.
@@ -125,6 +127,7 @@ impl Store {
             last_write: 0,
             last_life: 0,
             last_heartbeat: None,
+            stall_told: None,
         };
         for region in regions {
             if region.id == META_REGION {
@@ -191,6 +194,7 @@ impl Store {
             }
             StoreInput::Installing { region } => self.on_installing(region),
             StoreInput::Installed { region } => self.on_installed(region),
+            StoreInput::LogStalls => self.on_log_stalls(now, effects),
             StoreInput::Dying { region } => self.on_dying(region),
             StoreInput::Destroyed { region, cut } => self.on_destroyed(region, cut, effects),
             StoreInput::Retired(last) => self.on_retired(last, effects),
@@ -239,6 +243,19 @@ impl Store {
         for child in children {
             self.start_child(now, child, leading, effects);
         }
+    }
+
+    /// All peers hear of it, once in half an election timeout however many complain.
+    fn on_log_stalls(&mut self, now: Mono, effects: &mut RaftEffects) {
+        let pause = self.shared.config.election_min / 2;
+        if self.stall_told.is_some_and(|told| now - told < pause) {
+            return;
+        }
+        self.stall_told = Some(now);
+        tracing::warn!("the log disk does not answer: leaders hand over to other stores");
+        let regions = self.ranges.values().chain(&self.meta);
+        let tell = |region: &Region| (region.id, RaftInput::Peer(PeerInput::LogStalled));
+        effects.to_raft.extend(regions.map(tell));
     }
 
     /// Something of this machine's own to write; `then` is done when it is durable.
