@@ -11,6 +11,7 @@
 //! | [`checkers`] | what must hold, and the model of the committed log |
 //! | [`rules`], [`probe`], [`trace`] | counters, rare paths, the transcript |
 //! | [`run`] | a seed from start to end, and many of them |
+//! | [`scenario`] | small clusters step by step, as texts |
 //!
 //! `docs/simulation.md` says how to replay a seed, and what is not simulated.
 
@@ -23,6 +24,7 @@ pub mod probe;
 pub mod rng;
 pub mod rules;
 pub mod run;
+pub mod scenario;
 pub mod sim;
 pub mod store;
 pub mod trace;

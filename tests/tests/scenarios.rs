@@ -1,0 +1,88 @@
+//! Scenarios of a small cluster, as texts: commands, `----`, what happened.
+//!
+//! Each file under `tests/scenarios` opens with the rule it would catch. `src/scenario/mod.rs` lists
+//! the commands. A text that no longer fits is rewritten by
+//!
+//! ```text
+//! UPDATE_EXPECT=1 cargo test -p flotilla-tests --test scenarios
+//! ```
+//!
+//! and the difference is to be explained like any other change. `SCENARIO=name` plays those alone
+//! whose names contain it.
+#![expect(clippy::disallowed_methods, reason = "the scenarios are files")]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::panic::catch_unwind;
+use std::path::{Path, PathBuf};
+
+use flotilla_tests::scenario;
+
+/// A folder that lost its files must not pass.
+const SCENARIOS_MIN: usize = 1;
+
+/// What is wrong with a scenario.
+fn check(path: &Path, update: bool) -> Result<(), String> {
+    let text = fs::read_to_string(path).map_err(|error| error.to_string())?;
+    if !text.starts_with("# Rule: ") {
+        return Err("the first line names the rule".to_owned());
+    }
+    if !text.contains("\n----\n") {
+        return Err("nothing is told".to_owned());
+    }
+    let played = catch_unwind(|| scenario::play(&text)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or(panic.downcast_ref::<&str>().copied());
+        format!("it ended early: {}", text.unwrap_or("no reason given"))
+    })?;
+    if played == text {
+        return Ok(());
+    }
+    if update {
+        return fs::write(path, played).map_err(|error| error.to_string());
+    }
+    Err(difference(&text, &played))
+}
+
+/// The lines from the first that differs on, a few of each.
+fn difference(text: &str, played: &str) -> String {
+    const SHOWN: usize = 12;
+    let same = text
+        .lines()
+        .zip(played.lines())
+        .take_while(|(one, other)| one == other)
+        .count();
+    let mut difference = format!("line {}", same + 1);
+    for (mark, lines) in [("-", text), ("+", played)] {
+        for line in lines.lines().skip(same).take(SHOWN) {
+            write!(difference, "\n  {mark} {line}").expect("a string takes it");
+        }
+    }
+    difference
+}
+
+fn files() -> Vec<PathBuf> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenarios");
+    let files = fs::read_dir(&folder).expect("the folder is there");
+    let mut files: Vec<PathBuf> = files
+        .map(|file| file.expect("a folder can be read").path())
+        .collect();
+    files.sort();
+    files
+}
+
+#[test]
+fn every_scenario_is_what_happens() {
+    let wanted = std::env::var("SCENARIO").unwrap_or_default();
+    let update = std::env::var_os("UPDATE_EXPECT").is_some();
+    let mut files = files();
+    assert!(files.len() >= SCENARIOS_MIN, "{} scenarios", files.len());
+    files.retain(|file| file.to_string_lossy().contains(&wanted));
+    let mut wrong = Vec::new();
+    for file in &files {
+        if let Err(why) = check(file, update) {
+            wrong.push(format!("{}: {why}", file.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
