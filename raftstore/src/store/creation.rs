@@ -35,6 +35,8 @@ pub(super) struct Heir {
     hard_state: HardState,
 }
 
+const RANGE_LIVES: &str = "creation: refused, a live region has the range";
+
 const BIRTH: HardState = HardState {
     term: INITIAL_TERM,
     vote: 0,
@@ -164,6 +166,11 @@ impl Store {
             Ok(spawn) => effects.spawn.push(spawn),
             Err(error) => panic!("region {region} cannot start after a split: {error}"),
         }
+        let age_max = self.shared.config.election_min;
+        for question in self.early.take(now, region, age_max) {
+            let input = PeerInput::Message(Box::new(question));
+            effects.to_raft.push((region, RaftInput::Peer(input)));
+        }
     }
 
     // ---- by a message ----
@@ -178,6 +185,9 @@ impl Store {
         let region = message.region_id;
         if let Some(why) = self.refuse_message(&message) {
             tracing::trace!(target: PROBE_TARGET, "{why}");
+            if why == RANGE_LIVES {
+                self.early.keep(now, message);
+            }
             return;
         }
         if !self.blank.contains_key(&region)
@@ -258,7 +268,7 @@ impl Store {
             return None;
         }
         if self.overlapping(&range).is_some() {
-            return Some("creation: refused, a live region has the range");
+            return Some(RANGE_LIVES);
         }
         let buried = !reused && self.dying.values().any(|dying| dying.overlaps(&range));
         if self.reserved_for_other(&range) {

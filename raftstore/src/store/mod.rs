@@ -5,6 +5,7 @@
 
 mod creation;
 mod destroy;
+mod early;
 mod seen;
 mod snapshots;
 
@@ -28,6 +29,7 @@ use crate::{Config, STORE_ADDRESS, StartError};
 pub(crate) use creation::born_with;
 use creation::{Heir, Replaced};
 use destroy::Dying;
+use early::Early;
 pub(crate) use seen::Seen;
 use snapshots::Reserved;
 pub use snapshots::SNAPSHOTS_AT_ONCE_MAX;
@@ -74,6 +76,8 @@ pub struct Store {
     meta: Option<Region>,
     /// Peers that were made by a message and know no range yet: their ids, by region.
     blank: BTreeMap<u64, u64>,
+    /// Questions for votes to children that their splits have yet to make.
+    early: Early,
     /// Hard states of peers that only ever voted and have no machine, by region.
     sleeping: BTreeMap<u64, RaftRecord>,
     /// Ranges kept free for snapshots, by region (contracts: C35).
@@ -118,6 +122,7 @@ impl Store {
             ranges: BTreeMap::new(),
             meta: None,
             blank: BTreeMap::new(),
+            early: Early::default(),
             sleeping,
             reserved: BTreeMap::new(),
             dying: BTreeMap::new(),
