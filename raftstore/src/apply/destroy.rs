@@ -2,7 +2,7 @@
 //! takes back both or none (contracts: C7).
 
 use flotilla_engine::{Cf, DATA_CFS, StateOp};
-use flotilla_proto::store::{PeerState, RegionRecord};
+use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord};
 
 use super::Apply;
 use crate::effects::{ApplyEffects, ApplyReport, RegionChange};
@@ -20,15 +20,26 @@ impl Apply {
             term: self.term,
             ..ApplyReport::default()
         });
-        self.end(&mut report, effects);
+        let known = ApplyRecord {
+            index: self.applied,
+            term: self.term,
+        };
+        self.end(known, &mut report, effects);
         self.report = Some(report);
     }
 
-    /// Writes the tombstone. What follows in the log is not for this peer.
-    pub(super) fn end(&mut self, report: &mut ApplyReport, effects: &mut ApplyEffects) {
+    /// Writes the tombstone. What follows in the log is not for this peer; `known` is the last that is
+    /// committed for certain.
+    pub(super) fn end(
+        &mut self,
+        known: ApplyRecord,
+        report: &mut ApplyReport,
+        effects: &mut ApplyEffects,
+    ) {
         let region = self.region.id;
         // Before the batch: a split that is applied meanwhile must not bring it back.
-        self.shared.seen.ends(region, self.highest_peer_id);
+        let peer = self.highest_peer_id;
+        self.shared.seen.ends_knowing(region, peer, known);
         self.ended = true;
         // A peer without an epoch never had data.
         if self.region.region_epoch.is_some() {
@@ -46,7 +57,13 @@ impl Apply {
                 highest_peer_id: self.highest_peer_id,
             },
         });
-        effects.batch.ops.push(StateOp::DeleteApplied { region });
+        // The applied index stays with the tombstone: others may have to be told of it.
+        if known.index > self.applied {
+            effects.batch.ops.push(StateOp::PutApplied {
+                region,
+                record: known,
+            });
+        }
         effects.batch.admin = true;
         report.changes.push(RegionChange::Removed);
     }

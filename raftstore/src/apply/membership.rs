@@ -3,6 +3,7 @@
 use flotilla_engine::StateOp;
 use flotilla_proto::metapb::{Peer, PeerRole, Region, RegionEpoch};
 use flotilla_proto::raft::{ConfChange, ConfState, Entry};
+use flotilla_proto::store::ApplyRecord;
 use prost::Message;
 
 use super::Apply;
@@ -33,7 +34,11 @@ impl Apply {
                 record: self.record(),
             });
         } else {
-            self.end(report, effects);
+            let known = ApplyRecord {
+                index: entry.index,
+                term: entry.term,
+            };
+            self.end(known, report, effects);
         }
         Ok(())
     }

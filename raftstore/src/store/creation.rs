@@ -185,6 +185,7 @@ impl Store {
         let region = message.region_id;
         if let Some(why) = self.refuse_message(&message) {
             tracing::trace!(target: PROBE_TARGET, "{why}");
+            self.speak_for_the_ended(&message, effects);
             if why == RANGE_LIVES {
                 self.early.keep(now, message);
             }

@@ -4,11 +4,13 @@
 
 use flotilla_engine::LogSpan;
 use flotilla_proto::metapb::Region;
+use flotilla_proto::raft::{Message, MessageKind};
+use flotilla_proto::store::PeerMessage;
 
 use super::snapshots::Reserved;
 use super::{Store, Written};
 use crate::PROBE_TARGET;
-use crate::effects::{RaftEffects, Retired};
+use crate::effects::{Outbound, RaftEffects, Retired};
 use crate::planted::Planted;
 use crate::region::{META_REGION, overlap};
 
@@ -124,6 +126,49 @@ impl Store {
             ..Dying::default()
         };
         self.dying.insert(id, dying);
+    }
+
+    /// A peer that has ended votes for nobody. But its vote may be asked for by one that does not know
+    /// that its removal is committed, and that cannot find out from anybody else: in a group of two
+    /// there is nobody else. The answer says what was committed (thesis 4.2.2).
+    pub(super) fn speak_for_the_ended(&self, message: &PeerMessage, effects: &mut RaftEffects) {
+        let region = message.region_id;
+        let (Some(candidate), Some(ended), Some(asked)) =
+            (message.from_peer, message.to_peer, &message.message)
+        else {
+            return;
+        };
+        // A question before an election is asked in the term after the asker's.
+        let (kind, term) = match asked.kind() {
+            MessageKind::PreVote => (MessageKind::PreVoteResponse, asked.term.saturating_sub(1)),
+            MessageKind::Vote => (MessageKind::VoteResponse, asked.term),
+            _ => return,
+        };
+        let gone =
+            ended.store_id == self.shared.store && !self.shared.seen.allows(region, ended.id);
+        let Some(known) = self.shared.seen.known_at_the_end(region).filter(|_| gone) else {
+            return;
+        };
+        let answer = Message {
+            kind: kind.into(),
+            from: ended.id,
+            to: candidate.id,
+            term,
+            reject: true,
+            commit: known.index,
+            hint_term: known.term,
+            ..Message::default()
+        };
+        effects.send_now.push(Outbound {
+            store: candidate.store_id,
+            message: PeerMessage {
+                region_id: region,
+                from_peer: Some(ended),
+                to_peer: Some(candidate),
+                message: Some(answer),
+                ..PeerMessage::default()
+            },
+        });
     }
 
     /// Nothing is left of it but the tombstone.
