@@ -15,7 +15,7 @@ impl Peer {
         epoch: Option<RegionEpoch>,
         effects: &mut RaftEffects,
     ) {
-        if to.id == self.meta.id && self.is_older_than(epoch) {
+        if to.id == self.meta.id && self.is_older_than(epoch) && !self.is_behind_itself() {
             tracing::trace!(target: PROBE_TARGET, "destroy: told by a member");
             self.destroy(effects);
         }
@@ -27,6 +27,13 @@ impl Peer {
         self.region
             .region_epoch
             .is_none_or(|own| own.conf_ver < other)
+    }
+
+    /// It has not applied all that it knows to be committed. Its own removal may be in there: whoever
+    /// waits for that gets an answer then, and the tombstone says how far the log was committed. If it
+    /// is not, others will tell again.
+    fn is_behind_itself(&self) -> bool {
+        self.raft.applied_index() < self.raft.commit()
     }
 
     /// A sender that was a member once and does not know that it is none any more is told so; what
@@ -65,7 +72,7 @@ impl Peer {
     /// PD knows newer members than this peer: it is one of them, or it ends.
     pub(super) fn on_current(&mut self, current: &Region, effects: &mut RaftEffects) {
         let member = current.peers.iter().any(|peer| peer.id == self.meta.id);
-        if !member && self.is_older_than(current.region_epoch) {
+        if !member && self.is_older_than(current.region_epoch) && !self.is_behind_itself() {
             tracing::trace!(target: PROBE_TARGET, "destroy: PD knows newer members");
             self.destroy(effects);
         }
