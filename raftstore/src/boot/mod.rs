@@ -182,14 +182,15 @@ fn id_of(stored: &StoredRegion) -> u64 {
 
 /// Which peers were ever here: those of the state, and those that only their log knows.
 fn remember(shared: &Shared, stored: &[StoredRegion], logs: &BTreeMap<u64, RegionLog>) {
-    for StoredRegion { record, .. } in stored {
+    for StoredRegion { record, applied } in stored {
         let Some(region) = &record.region else {
             continue;
         };
-        if record.state() == PeerState::Tombstone {
-            shared.seen.ends(region.id, record.highest_peer_id);
-        } else {
-            shared.seen.lives(region.id, record.highest_peer_id);
+        let (id, peer) = (region.id, record.highest_peer_id);
+        match (record.state(), *applied) {
+            (PeerState::Tombstone, Some(known)) => shared.seen.ends_knowing(id, peer, known),
+            (PeerState::Tombstone, None) => shared.seen.ends(id, peer),
+            _ => shared.seen.lives(id, peer),
         }
     }
     for (region, found) in logs {
