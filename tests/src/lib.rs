@@ -7,8 +7,10 @@
 //! | [`store`] | a store: its process, and how it serves requests |
 //! | [`disk`] | the in-memory engine, watched |
 //! | [`client`] | requests, workloads, what clients believe |
+//! | [`net`] | who reaches whom, what is lost and late on the way |
 //! | [`faults`] | what goes wrong |
 //! | [`checkers`] | what must hold, and the model of the committed log |
+//! | [`history`] | what clients asked and heard, and a search for an order of it |
 //! | [`rules`], [`probe`], [`trace`] | counters, rare paths, the transcript |
 //! | [`run`] | a seed from start to end, and many of them |
 //! | [`scenario`] | small clusters step by step, as texts |
@@ -19,12 +21,15 @@ pub mod checkers;
 pub mod client;
 pub mod disk;
 pub mod faults;
+pub mod history;
+pub mod net;
 pub mod pd;
 pub mod probe;
 pub mod rng;
 pub mod rules;
 pub mod run;
 pub mod scenario;
+pub mod shrink;
 pub mod sim;
 pub mod store;
 pub mod trace;

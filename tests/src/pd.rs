@@ -16,8 +16,8 @@ const FIRST_ID: u64 = 1000;
 pub struct Pd {
     next_id: u64,
     regions: BTreeMap<u64, Region>,
-    /// Who leads a region, as its leader said last.
-    leaders: BTreeMap<u64, Peer>,
+    /// Who leads a region, as the leader of the newest term said, with that term.
+    leaders: BTreeMap<u64, (u64, Peer)>,
 }
 
 impl Default for Pd {
@@ -62,9 +62,12 @@ impl Pd {
         }
     }
 
-    /// A leader tells of itself.
-    pub fn leads(&mut self, region: u64, leader: Peer) {
-        self.leaders.insert(region, leader);
+    /// A leader tells of itself; one of an older term is not believed.
+    pub fn leads(&mut self, region: u64, leader: Peer, term: u64) {
+        let known = self.leaders.entry(region).or_insert((term, leader));
+        if known.0 <= term {
+            *known = (term, leader);
+        }
     }
 
     /// Where it sends a client that asks for `key`, a physical key: to the newest region that is
@@ -75,8 +78,9 @@ impl Pd {
             .values()
             .filter(|region| region.id != META_REGION && contains(region, key));
         let newest = holders.max_by_key(|region| region.region_epoch.map(|epoch| epoch.version))?;
-        let leader = self.leaders.get(&newest.id).or(newest.peers.first());
-        Some(Route::new(newest.clone(), leader.copied()))
+        let leader = self.leaders.get(&newest.id).map(|(_, leader)| *leader);
+        let leader = leader.or(newest.peers.first().copied());
+        Some(Route::new(newest.clone(), leader))
     }
 
     /// What it knows of regions.

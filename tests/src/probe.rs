@@ -16,7 +16,11 @@ use tracing::{Event, Metadata, Subscriber};
 
 /// How often each probe was hit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Probes(BTreeMap<&'static str, u64>);
+pub struct Probes {
+    hits: BTreeMap<&'static str, u64>,
+    /// Of probes inside the machines that are not in the list.
+    unlisted: BTreeMap<String, u64>,
+}
 
 /// Every probe there is: those of the simulator itself, then those inside the machines.
 pub const ALL: &[&str] = &[
@@ -47,6 +51,7 @@ pub const ALL: &[&str] = &[
     "read: of an expired row",
     "client: its user sees an error",
     "latch: waited",
+    "latch: kept until the fate of a write was decided",
     "swap: succeeded",
     "swap: refused",
     "log: truncated",
@@ -63,32 +68,84 @@ pub const ALL: &[&str] = &[
     "fault: apply held back",
     "fault: compaction dropped a row",
     "stop: in order",
+    "client: a request is lost",
+    "client: a reply is lost",
+    "client: waits no longer",
+    "clock: runs at another rate",
+    "net: a bulk is lost",
+    "net: a bulk arrives twice",
+    "net: a bulk may overtake others",
+    "net: a vote is lost",
+    "net: an append arrives twice",
+    "net: a message of an earlier life arrives",
+    "net: a way is cut under a bulk",
+    "net: a crash takes along what was under way",
+    "net: the sender hears of a loss",
+    "partition: one way",
+    "partition: one link",
+    "partition: a deaf store",
+    "partition: a mute store",
+    "partition: a store alone",
+    "partition: halves",
+    "partition: a ring",
+    "partition: a bridge",
+    "partition: of clients",
+    "partition: during an election",
+    "pause: of a leader with a lease, beyond an election",
+    "transfer: the target campaigns",
+    "transfer: done",
+    "history: too many orders to look at",
     // Inside the machines.
     "propose: put back, too much is uncommitted",
     "log view: fetch, not in the cache",
     "replay: in several pages",
+    "stall: a leader gives up its lease",
+    "stall: a leader hands over",
 ];
 
 /// Paths that no world leads to yet: not missed when they are not reached.
 pub const NOT_YET: &[&str] = &[
+    "creation: a message for nobody here",
+    "creation: an answer makes no peer",
     "creation: by a message",
     "creation: of a peer that had voted before",
-    "creation: a message for nobody here",
     "creation: refused while the region is dying",
-    "creation: refused, the peer has ended",
-    "creation: an answer makes no peer",
-    "creation: refused, a live region has the range",
     "creation: refused, a dying region has the range",
+    "creation: refused, a live region has the range",
+    "creation: refused, a snapshot has the range",
+    "creation: refused, the peer has ended",
     "destroy: PD is asked about a peer without a leader",
     "destroy: PD knows newer members",
     "destroy: a message for a later peer",
     "destroy: a stranger is told",
-    "destroy: the log is cleared at the start",
+    "destroy: rows of no region are removed at the start",
     "destroy: the log is cleared",
+    "destroy: the log is cleared at the start",
     "destroy: told by a member",
     "members: changed",
     "peer: progress of an earlier life",
     "replay: of the removal of a peer",
+    "snapshot: a chunk failed",
+    "snapshot: a message without its files",
+    "snapshot: an end is gone",
+    "snapshot: an orphan is removed at the start",
+    "snapshot: built too late",
+    "snapshot: committed behind it meanwhile",
+    "snapshot: installed",
+    "snapshot: installed again at the start",
+    "snapshot: lost on the way",
+    "snapshot: received",
+    "snapshot: received and not wanted any more",
+    "snapshot: received for a peer that has ended",
+    "snapshot: receiving failed",
+    "snapshot: refused",
+    "snapshot: refused, another one is on its way",
+    "snapshot: refused, it does not name the peer here",
+    "snapshot: refused, it is of another region",
+    "snapshot: refused, the peer may not be made here",
+    "snapshot: refused, the range is taken",
+    "snapshot: refused, too many at once",
+    "snapshot: the files of an intent are lost",
     "split: a blank peer makes room for the child",
     "split: a child that had ended here before",
 ];
@@ -101,7 +158,20 @@ impl Probes {
     pub fn hit(&mut self, name: &str) {
         let known = ALL.iter().chain(NOT_YET).find(|probe| **probe == name);
         let known = known.unwrap_or_else(|| panic!("no probe is called {name:?}"));
-        *self.0.entry(known).or_default() += 1;
+        *self.hits.entry(known).or_default() += 1;
+    }
+
+    /// Counts a hit of a probe inside the machines.
+    pub fn reached(&mut self, name: String) {
+        match ALL.iter().chain(NOT_YET).find(|probe| **probe == name) {
+            Some(known) => *self.hits.entry(known).or_default() += 1,
+            None => *self.unlisted.entry(name).or_default() += 1,
+        }
+    }
+
+    /// Probes inside the machines that are not in the list, and their hits.
+    pub fn unlisted(&self) -> &BTreeMap<String, u64> {
+        &self.unlisted
     }
 
     /// Counts a hit if `reached`.
@@ -113,13 +183,16 @@ impl Probes {
 
     /// How often `name` was hit.
     pub fn count(&self, name: &str) -> u64 {
-        self.0.get(name).copied().unwrap_or(0)
+        self.hits.get(name).copied().unwrap_or(0)
     }
 
     /// Adds the hits of another run.
     pub fn add(&mut self, other: &Self) {
-        for (name, count) in &other.0 {
-            *self.0.entry(name).or_default() += count;
+        for (name, count) in &other.hits {
+            *self.hits.entry(name).or_default() += count;
+        }
+        for (name, count) in &other.unlisted {
+            *self.unlisted.entry(name.clone()).or_default() += count;
         }
     }
 }

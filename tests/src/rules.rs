@@ -19,6 +19,10 @@ pub enum Rule {
     NothingAfterFailure,
     /// A read shows the state of one moment within its call (faults: 12, 39).
     LinearizableRead,
+    /// A write comes behind all that was known when it was proposed (faults: 39).
+    LinearizableWrite,
+    /// What clients heard has an order, whatever the log says (faults: 39).
+    SecondOpinion,
     /// A compare-and-swap wrote over exactly what it compared (contracts: C18).
     AtomicSwap,
     /// The state is what the committed log makes of it; whole batches (faults: 14, 18).
@@ -49,6 +53,24 @@ pub enum Rule {
     RegionsTile,
     /// What was shown of the topology was real, and is not older after a restart (faults: 49).
     TopologyStays,
+    /// A term has one leader, elected by a quorum of voters (faults: 1, 10).
+    OneLeaderPerTerm,
+    /// A peer votes once per term, also across crashes (faults: 2).
+    OneVotePerTerm,
+    /// Logs agree up to every index and term that they share (faults: 3).
+    LogsMatch,
+    /// A committed entry is in every later leader's log (faults: 4).
+    LeaderHasCommitted,
+    /// A leader commits entries of its own term, by a quorum's disks (faults: 7, 10).
+    CommitByQuorum,
+    /// A message leaves only after what it claims is durable (faults: 11; contracts: C3).
+    DurableBeforeSaid,
+    /// At no moment may two stores serve local reads of one key (contracts: C16).
+    OneLease,
+    /// Replicas that have applied the same hold the same (faults: 20).
+    ReplicasAgree,
+    /// A peer id is used once (faults: 16).
+    PeerIdsUnique,
     /// A region id is used once (faults: 16, 28).
     RegionIdsUnique,
     /// After the start everything committed durably is applied (contracts: C5).
@@ -73,13 +95,15 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 42] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
         Self::AnsweredAtAll,
         Self::NothingAfterFailure,
         Self::LinearizableRead,
+        Self::LinearizableWrite,
+        Self::SecondOpinion,
         Self::AtomicSwap,
         Self::StateIsLog,
         Self::OwnKeys,
@@ -95,6 +119,15 @@ impl Rule {
         Self::IndexesInOrder,
         Self::RegionsTile,
         Self::TopologyStays,
+        Self::OneLeaderPerTerm,
+        Self::OneVotePerTerm,
+        Self::LogsMatch,
+        Self::LeaderHasCommitted,
+        Self::CommitByQuorum,
+        Self::DurableBeforeSaid,
+        Self::OneLease,
+        Self::ReplicasAgree,
+        Self::PeerIdsUnique,
         Self::RegionIdsUnique,
         Self::ReplayBarrier,
         Self::ReplayIsBounded,
@@ -124,16 +157,26 @@ impl fmt::Display for Violation {
 }
 
 /// Counters of all rules, and the first violation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Checks {
-    counts: BTreeMap<Rule, u64>,
+    /// By the rule's number: they are counted often.
+    counts: [u64; Rule::ALL.len()],
     first: Option<Violation>,
+}
+
+impl Default for Checks {
+    fn default() -> Self {
+        Self {
+            counts: [0; Rule::ALL.len()],
+            first: None,
+        }
+    }
 }
 
 impl Checks {
     /// Counts a check of `rule`; the first that does not hold is kept with its detail.
     pub fn check(&mut self, rule: Rule, holds: bool, detail: impl FnOnce() -> String) {
-        *self.counts.entry(rule).or_default() += 1;
+        self.counts[rule as usize] += 1;
         if !holds && self.first.is_none() {
             self.first = Some(Violation {
                 rule,
@@ -147,8 +190,24 @@ impl Checks {
         self.first.as_ref()
     }
 
-    /// How often each rule was checked.
-    pub fn counts(&self) -> &BTreeMap<Rule, u64> {
-        &self.counts
+    /// How often each rule was checked, of those that were.
+    pub fn counts(&self) -> BTreeMap<Rule, u64> {
+        let counts = Rule::ALL
+            .iter()
+            .map(|rule| (*rule, self.counts[*rule as usize]));
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rule_is_in_the_list_once() {
+        let mut numbers: Vec<usize> = Rule::ALL.iter().map(|rule| *rule as usize).collect();
+        numbers.sort_unstable();
+        let all: Vec<usize> = (0..Rule::ALL.len()).collect();
+        assert_eq!(numbers, all);
     }
 }

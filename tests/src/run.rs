@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use crate::probe::{self, Collector, Probes};
 use crate::rules::Rule;
@@ -13,13 +14,38 @@ use crate::world::World;
 /// Lines of the transcript that a failure shows.
 const TRANSCRIPT_LINES: usize = 200;
 
+/// How much happened in a run, or in many.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Steps.
+    pub steps: u64,
+    /// Attempts of clients, each an operation of its own.
+    pub operations: u64,
+    /// Of them, those that were served and heard.
+    pub served: u64,
+    /// Messages between stores.
+    pub messages: u64,
+    /// Virtual time.
+    pub time: Duration,
+}
+
+impl Counts {
+    fn add(&mut self, other: &Self) {
+        self.steps += other.steps;
+        self.operations += other.operations;
+        self.served += other.served;
+        self.messages += other.messages;
+        self.time += other.time;
+    }
+}
+
 /// A run that held every rule.
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Its seed.
     pub seed: u64,
-    /// Steps it took.
-    pub steps: u64,
+    /// How much happened.
+    pub counts: Counts,
     /// Equal for equal runs.
     pub trace_hash: u64,
     /// How often each rule was checked.
@@ -58,12 +84,25 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Runs the world of `seed`.
+/// Runs the world of `seed`, without what [`WITHOUT`] names.
 ///
 /// # Errors
 /// The first rule that was broken, with the last steps.
 pub fn run_seed(seed: u64) -> Result<Report, Box<Failure>> {
-    run_world(World::draw(seed))
+    run_world(world_of(seed))
+}
+
+/// The environment variable that names what worlds are to be without, between commas.
+pub const WITHOUT: &str = "FLOTILLA_SIM_WITHOUT";
+
+/// The world of `seed`, without what [`WITHOUT`] names.
+pub fn world_of(seed: u64) -> World {
+    let mut world = World::draw(seed);
+    let names = std::env::var(WITHOUT).unwrap_or_default();
+    for name in names.split(',').filter(|name| !name.is_empty()) {
+        world.without(name);
+    }
+    world
 }
 
 /// Runs a world.
@@ -71,16 +110,48 @@ pub fn run_seed(seed: u64) -> Result<Report, Box<Failure>> {
 /// # Errors
 /// As [`run_seed`].
 pub fn run_world(world: World) -> Result<Report, Box<Failure>> {
+    let failed = match run_quietly(world.clone(), 0) {
+        Ok(report) => return Ok(report),
+        Err(failure) => failure,
+    };
+    // Again, for the transcript.
+    match run_quietly(world, TRANSCRIPT_LINES) {
+        Err(again) if again.what == failed.what => Err(again),
+        other => {
+            let what = match other {
+                Ok(_) => "nothing".to_owned(),
+                Err(failure) => failure.what,
+            };
+            Err(Box::new(Failure {
+                what: format!(
+                    "the simulator: two runs differ; one found {}, the other {what}",
+                    failed.what
+                ),
+                rule: None,
+                ..*failed
+            }))
+        }
+    }
+}
+
+/// Runs a world, with the last `lines` of its transcript.
+///
+/// # Errors
+/// As [`run_seed`].
+pub fn run_quietly(world: World, lines: usize) -> Result<Report, Box<Failure>> {
     let (seed, line) = (world.seed, world.to_string());
     let mut sim = None;
     drop(probe::take_reached());
     let outcome = tracing::subscriber::with_default(Collector, || {
-        catch_unwind(AssertUnwindSafe(|| sim.insert(Sim::new(world)).run()))
+        catch_unwind(AssertUnwindSafe(|| {
+            sim.insert(Sim::new(world, lines)).run()
+        }))
     });
+    let counts = sim.as_ref().map(Sim::counts).unwrap_or_default();
     let oracle = sim.as_ref().map(|sim: &Sim| sim.oracle().lock());
     let transcript = oracle
         .as_ref()
-        .map(|oracle| oracle.trace.tail(TRANSCRIPT_LINES))
+        .map(|oracle| oracle.trace.text())
         .unwrap_or_default();
     let failure = |rule, what| {
         Box::new(Failure {
@@ -94,9 +165,9 @@ pub fn run_world(world: World) -> Result<Report, Box<Failure>> {
     match (outcome, oracle) {
         (Ok(Ok(())), Some(oracle)) => Ok(Report {
             seed,
-            steps: oracle.step,
+            counts,
             trace_hash: oracle.trace.hash(),
-            checks: oracle.checks.counts().clone(),
+            checks: oracle.checks.counts(),
             probes: oracle.probes.clone(),
             transcript: transcript.clone(),
         }),
@@ -117,8 +188,8 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 pub struct Summary {
     /// Runs.
     pub runs: u64,
-    /// Steps of all of them.
-    pub steps: u64,
+    /// How much happened.
+    pub counts: Counts,
     /// How often each rule was checked.
     pub checks: BTreeMap<Rule, u64>,
     /// Rare paths reached.
@@ -129,7 +200,7 @@ impl Summary {
     /// Adds a run.
     pub fn add(&mut self, report: &Report) {
         self.runs += 1;
-        self.steps += report.steps;
+        self.counts.add(&report.counts);
         for (rule, count) in &report.checks {
             *self.checks.entry(*rule).or_default() += count;
         }
@@ -144,21 +215,38 @@ impl Summary {
         let probes = probe::ALL
             .iter()
             .filter(|probe| self.probes.count(probe) == 0);
+        let unlisted = self.probes.unlisted().keys();
         rules
             .map(|rule| format!("{rule:?}"))
             .chain(probes.map(ToString::to_string))
+            .chain(unlisted.map(|name| format!("{name}: not in the list of probes")))
             .collect()
     }
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{} runs, {} steps", self.runs, self.steps)?;
+        let Counts {
+            steps,
+            operations,
+            served,
+            messages,
+            time,
+        } = self.counts;
+        writeln!(
+            f,
+            "{} runs, {steps} steps, {operations} operations ({served} served), {messages} messages, {} s of virtual time",
+            self.runs,
+            time.as_secs()
+        )?;
         for (rule, count) in &self.checks {
             writeln!(f, "{count:>12}  {rule:?}")?;
         }
-        for probe in probe::ALL {
+        for probe in probe::ALL.iter().chain(probe::NOT_YET) {
             writeln!(f, "{:>12}  {probe}", self.probes.count(probe))?;
+        }
+        for (probe, count) in self.probes.unlisted() {
+            writeln!(f, "{count:>12}  {probe} (not in the list)")?;
         }
         Ok(())
     }

@@ -1,9 +1,10 @@
 //! Proposals and what was said about them, held against what the log did.
 //!
 //! A write's point in time is the step in which its entry was first applied; every acknowledged
-//! write must have one between its call and its answer. The model is the state at each point, so a
-//! read that equals the model at its own point completes a linearization with explicit points: that
-//! is the whole proof, for every key at once, with unknown outcomes and batches included.
+//! write must have one between its call and its answer. Reads are held against the model as of what
+//! their store has applied, and must miss nothing that was known when they came (`model.rs`): that
+//! puts them between the writes around them. So every operation has its place, for every key at once,
+//! with unknown outcomes and batches included.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ use flotilla_proto::store::Mod;
 use flotilla_raftstore::RequestError;
 use prost::Message;
 
-use super::model::AppliedPart;
+use super::Oracle;
+use super::model::{AppliedPart, RowKey};
 use crate::rules::{Checks, Rule};
 
 /// Names an operation in a run.
@@ -37,7 +39,6 @@ enum Fate {
 
 #[derive(Debug)]
 struct Proposal {
-    store: u64,
     since: u64,
     fate: Fate,
     what: What,
@@ -77,6 +78,18 @@ struct Point {
     before: Option<Bytes>,
     /// The region's version that the log says it was made for.
     version: u64,
+    told: Told,
+}
+
+/// What somebody learns who is told that a write was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Where it is in the log: region and index.
+    pub place: (u64, u64),
+    /// The rows that it changed.
+    pub rows: Vec<RowKey>,
+    /// The step in which it was proposed.
+    pub since: u64,
 }
 
 /// How an answered proposal ended.
@@ -105,6 +118,8 @@ impl Said {
 #[derive(Debug, Default)]
 pub struct Answers {
     proposals: BTreeMap<OpId, Proposal>,
+    /// Those without an answer, with their stores.
+    pending: BTreeMap<OpId, u64>,
     alike: BTreeMap<Vec<u8>, Alike>,
     /// Keys at which a split took effect.
     split_at: BTreeMap<Bytes, u64>,
@@ -142,11 +157,11 @@ impl Answers {
 
     fn open(&mut self, op: OpId, store: u64, since: u64, what: What) {
         let proposal = Proposal {
-            store,
             since,
             fate: Fate::Pending,
             what,
         };
+        self.pending.insert(op, store);
         let twice = self.proposals.insert(op, proposal);
         assert!(
             twice.is_none_or(|earlier| earlier.fate != Fate::Pending),
@@ -167,6 +182,11 @@ impl Answers {
             step,
             before: part.before.clone(),
             version: part.version,
+            told: Told {
+                place: part.place,
+                rows: part.rows.clone(),
+                since: 0,
+            },
         });
         check_counts(alike, &part.mods, checks);
         alike.lost > 0
@@ -178,14 +198,21 @@ impl Answers {
             .extend(keys.into_iter().map(|key| (key, step)));
     }
 
-    /// An answer was given.
-    pub fn answered(&mut self, op: OpId, said: Said, failed: bool, checks: &mut Checks) {
+    /// An answer was given. Answers what whoever hears of a write knows from now on.
+    pub fn answered(
+        &mut self,
+        op: OpId,
+        said: Said,
+        failed: bool,
+        checks: &mut Checks,
+    ) -> Option<Told> {
         let Some(proposal) = self.proposals.get_mut(&op) else {
             checks.check(Rule::AnsweredOnce, false, || {
                 format!("operation {op} was never proposed")
             });
-            return;
+            return None;
         };
+        self.pending.remove(&op);
         let fate = std::mem::replace(&mut proposal.fate, Fate::Answered);
         checks.check(Rule::AnsweredOnce, fate == Fate::Pending, || {
             format!("operation {op} is answered, and was {fate:?}")
@@ -198,7 +225,7 @@ impl Answers {
         match (&proposal.what, said) {
             (What::Write { print, .. }, Said::Done) => {
                 let alike = self.alike.entry(print.clone()).or_default();
-                check_acknowledged(op, proposal, alike, checks);
+                return check_acknowledged(op, proposal, alike, checks);
             }
             (What::Write { print, .. }, Said::NotApplied) => {
                 let alike = self.alike.entry(print.clone()).or_default();
@@ -213,30 +240,34 @@ impl Answers {
             }
             _ => {}
         }
+        None
     }
 
     /// A store died without answering. Answers how many proposals that leaves unknown.
     pub fn store_died(&mut self, store: u64) -> usize {
-        let mut lost = 0;
-        for proposal in self.proposals.values_mut() {
-            if proposal.store == store && proposal.fate == Fate::Pending {
-                proposal.fate = Fate::Lost;
-                lost += 1;
-                if let What::Write { print, .. } = &proposal.what {
-                    self.alike.entry(print.clone()).or_default().lost += 1;
-                }
+        let lost = self.pending_of(store);
+        for op in &lost {
+            self.pending.remove(op);
+            let Some(proposal) = self.proposals.get_mut(op) else {
+                continue;
+            };
+            proposal.fate = Fate::Lost;
+            if let What::Write { print, .. } = &proposal.what {
+                self.alike.entry(print.clone()).or_default().lost += 1;
             }
         }
-        lost
+        lost.len()
     }
 
     /// Proposals without an answer.
     pub fn pending(&self) -> Vec<OpId> {
-        let pending = self
-            .proposals
-            .iter()
-            .filter(|(_, proposal)| proposal.fate == Fate::Pending);
-        pending.map(|(op, _)| *op).collect()
+        self.pending.keys().copied().collect()
+    }
+
+    /// Those that were handed to a store.
+    pub fn pending_of(&self, store: u64) -> Vec<OpId> {
+        let here = self.pending.iter().filter(|(_, of)| **of == store);
+        here.map(|(op, _)| *op).collect()
     }
 
     /// Writes that a crash left without an answer and that never came.
@@ -245,6 +276,21 @@ impl Answers {
             .values()
             .map(|alike| alike.lost.saturating_sub(alike.unclaimed.len() as u64))
             .sum()
+    }
+}
+
+impl Oracle {
+    /// A store answers a proposal. Whoever hears that a write is done knows it from now on, and may
+    /// not find it behind what was known when it was proposed.
+    pub fn answer(&mut self, store: u64, op: OpId, said: Said) {
+        let failed = self.stores[&store].failed;
+        let told = self.answers.answered(op, said, failed, &mut self.checks);
+        if let Some(Told { place, rows, since }) = told {
+            let late = self.model.tell_write(place, &rows, since, self.step);
+            self.checks.check(Rule::LinearizableWrite, late.is_none(), || {
+                format!("operation {op}: proposed in step {since}, and behind a write of {late:?} that was known then")
+            });
+        }
     }
 }
 
@@ -261,13 +307,18 @@ fn check_counts(alike: &Alike, mods: &[Mod], checks: &mut Checks) {
 
 /// It has a point in time of its own, at the epoch it was made for, and a compare-and-swap finds
 /// there what it had compared.
-fn check_acknowledged(op: OpId, proposal: &Proposal, alike: &mut Alike, checks: &mut Checks) {
+fn check_acknowledged(
+    op: OpId,
+    proposal: &Proposal,
+    alike: &mut Alike,
+    checks: &mut Checks,
+) -> Option<Told> {
     let Proposal { since, what, .. } = proposal;
     let What::Write {
         compared, version, ..
     } = what
     else {
-        return;
+        return None;
     };
     let points = &alike.unclaimed;
     let in_time = |point: &&Point| point.step >= *since;
@@ -289,9 +340,11 @@ fn check_acknowledged(op: OpId, proposal: &Proposal, alike: &mut Alike, checks: 
             format!("operation {op} compared {compared:?} and wrote over {points:?}")
         });
     }
-    if let Some(nth) = found {
-        alike.unclaimed.remove(nth);
-    }
+    let since = *since;
+    found.map(|nth| Told {
+        since,
+        ..alike.unclaimed.remove(nth).told
+    })
 }
 
 impl Compared {

@@ -6,6 +6,7 @@ use flotilla_engine::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, RegionLog, RegionWr
 use flotilla_proto::raft::{Entry, HardState};
 use flotilla_proto::store::{RaftRecord, TruncationRecord};
 
+use super::consensus::Consensus;
 use crate::rules::{Checks, Rule};
 
 /// One region's part of the log.
@@ -17,6 +18,9 @@ pub struct Held {
     pub truncation: Option<TruncationRecord>,
     /// By index.
     pub entries: BTreeMap<u64, Entry>,
+    /// The last index that was held in each term of the hard state: what was true when a message was
+    /// made, though its entries were cut off before it left.
+    pub reached: BTreeMap<u64, u64>,
 }
 
 impl Held {
@@ -60,6 +64,8 @@ pub struct LogModel {
     durable: Image,
     /// Written and not synced, by number.
     waiting: VecDeque<(u64, Vec<(u64, RegionWrite)>)>,
+    /// Votes that have become durable and were not told yet: region, peer, hard state.
+    votes: Vec<(u64, u64, HardState)>,
 }
 
 /// What the log must be consistent with.
@@ -104,6 +110,7 @@ impl LogModel {
         number: u64,
         batch: &LogBatch,
         context: &LogContext<'_>,
+        consensus: &mut Consensus,
         checks: &mut Checks,
     ) {
         let writes: Vec<_> = batch
@@ -113,6 +120,7 @@ impl LogModel {
         for (region, write) in &writes {
             let held = self.held.entry(*region).or_default();
             check_write(*region, held, write, context, checks);
+            consensus.appended(*region, held, write, checks);
             apply(held, write);
             check_whole(*region, held, checks);
         }
@@ -152,7 +160,18 @@ impl LogModel {
     fn make_durable(&mut self, writes: &[(u64, RegionWrite)]) {
         for (region, write) in writes {
             apply(self.durable.entry(*region).or_default(), write);
+            if let Some(record) = &write.record
+                && let Some(state) = record.hard_state
+                && state.vote != 0
+            {
+                self.votes.push((*region, record.peer_id, state));
+            }
         }
+    }
+
+    /// Votes that have become durable since the last call.
+    pub fn take_votes(&mut self) -> Vec<(u64, u64, HardState)> {
+        std::mem::take(&mut self.votes)
     }
 
     /// What was found on disk is what this model says.
@@ -203,9 +222,9 @@ fn check_write(
     }
     for entry in &write.entries {
         let committed = (context.committed)(region, entry.index);
-        let same = committed
-            .as_ref()
-            .is_none_or(|committed| committed == entry);
+        // Who never had it may still write something else there, which will be cut off.
+        let had = committed.is_some() && held.entries.get(&entry.index) == committed.as_ref();
+        let same = !had || committed.as_ref() == Some(entry);
         checks.check(Rule::CommittedStays, same, || {
             format!(
                 "region {region} index {}: term {} replaces the committed {committed:?}",
@@ -289,4 +308,7 @@ fn apply(held: &mut Held, write: &RegionWrite) {
         held.truncation = Some(truncation);
         held.entries.retain(|index, _| *index > truncation.index);
     }
+    let (term, last) = (held.hard_state().term, held.last());
+    let reached = held.reached.entry(term).or_default();
+    *reached = last.max(*reached);
 }

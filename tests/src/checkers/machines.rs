@@ -16,6 +16,8 @@ pub struct PeerSeen {
     commit: u64,
     applied: u64,
     version: u64,
+    /// The term in which it led.
+    led: u64,
 }
 
 impl Oracle {
@@ -28,6 +30,7 @@ impl Oracle {
             commit: raft.commit(),
             applied: raft.applied_index(),
             version: peer.region().region_epoch.unwrap_or_default().version,
+            led: if peer.is_leader() { raft.term() } else { 0 },
         };
         let first = raft.log().first_index();
         let last = raft.last_index();
@@ -55,35 +58,39 @@ impl Oracle {
                 "store {store} region {region}: {before:?}, durable term {promised}, became {now:?}"
             )
         });
+        self.look_at_group(peer, before.led, before.commit);
     }
 
     /// Whoever would be served locally now has a leader with a lease behind it, which has applied
-    /// an entry of its own term, and no change of the region is between commit and apply.
-    pub fn look_at_lease(&mut self, store: u64, peer: &Peer, delegates: &Delegates, now: Mono) {
-        let region = peer.region();
-        let context = ReadContext {
-            region: region.id,
-            epoch: region.region_epoch,
-            ..ReadContext::default()
-        };
-        let leased = matches!(delegates.begin(&context, now), Ok(Begin::Local(_)));
+    /// an entry of its own term, and no change of the region is between commit and apply. Answers
+    /// whether the peer may serve so since this step.
+    pub fn look_at_lease(
+        &mut self,
+        store: u64,
+        peer: &Peer,
+        delegates: &Delegates,
+        now: Mono,
+    ) -> bool {
+        let leased = may_read(peer.region(), delegates, now);
         let (raft, backed) = (peer.raft(), backed(peer, now));
         self.checks
             .check(Rule::LeaseIsBacked, !leased || backed, || {
                 format!(
                     "store {store} region {}: local reads without a lease, {:?}",
-                    region.id,
+                    peer.region().id,
                     raft.lease_until()
                 )
             });
+        let until = raft.lease_until().filter(|_| leased);
+        self.leased(store, peer.region(), now, until)
     }
 
     /// The peer of the meta region says that its store is PD, in `term`.
     pub fn look_at_pd(&mut self, store: u64, peer: &Peer, term: u64) {
+        // It may have lost the lead again in the same round.
         let raft = peer.raft();
-        let first = raft.first_index_of_term();
-        let caught_up =
-            raft.term() == term && first.is_some_and(|first| raft.applied_index() >= first);
+        let first = self.consensus.first_of_term(peer.region().id, term);
+        let caught_up = first.is_some_and(|first| raft.applied_index() >= first);
         self.checks.check(Rule::PdHasCaughtUp, caught_up, || {
             format!(
                 "store {store} is PD in term {term}, its term began at {first:?} and {} is applied",
@@ -104,6 +111,16 @@ impl Oracle {
                 )
             });
     }
+}
+
+/// A read of `region` would be served locally at `now`.
+pub fn may_read(region: &Region, delegates: &Delegates, now: Mono) -> bool {
+    let context = ReadContext {
+        region: region.id,
+        epoch: region.region_epoch,
+        ..ReadContext::default()
+    };
+    matches!(delegates.begin(&context, now), Ok(Begin::Local(_)))
 }
 
 /// The peer leads with a lease and has applied an entry of its own term.

@@ -1,10 +1,13 @@
-//! The checkers: they see what goes to the disks, what is answered and what is shown, and hold it
-//! against the rules after every step. They share no code with what they check.
+//! The checkers: they see what goes to the disks and to other stores, what is answered and what is
+//! shown, and hold it against the rules after every step. They share no code with what they check.
 
 pub mod answers;
+pub mod consensus;
+pub mod leases;
 pub mod log;
 pub mod machines;
 pub mod model;
+pub mod replicas;
 pub mod state;
 pub mod topology;
 
@@ -22,6 +25,8 @@ use crate::rules::{Checks, Violation};
 use crate::trace::Trace;
 
 use answers::Answers;
+use consensus::Consensus;
+use leases::Leases;
 use log::LogModel;
 use machines::PeerSeen;
 use model::{Applied, Model};
@@ -45,6 +50,10 @@ pub struct StoreSeen {
     pub shown: BTreeMap<u64, Region>,
     /// Its peers, as last looked at in this life.
     pub peers: BTreeMap<u64, PeerSeen>,
+    /// The newest term that each region has applied an entry of.
+    pub terms: BTreeMap<u64, u64>,
+    /// Regions whose newest term rose since somebody looked.
+    pub terms_risen: Vec<(u64, u64)>,
     /// A write or sync of its log failed in this life.
     pub failed: bool,
 }
@@ -66,6 +75,12 @@ pub struct Oracle {
     pub model: Model,
     /// Proposals and answers.
     pub answers: Answers,
+    /// Raft groups: who voted for whom, who led, what is committed.
+    pub consensus: Consensus,
+    /// Who may serve local reads.
+    pub leases: Leases,
+    /// By peer id: its region and store.
+    pub peers: BTreeMap<u64, (u64, u64)>,
     /// By store id.
     pub stores: BTreeMap<u64, StoreSeen>,
 }

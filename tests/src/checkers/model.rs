@@ -2,9 +2,14 @@
 //! without the code that the stores use for it.
 //!
 //! Every row keeps its versions, each with the region and index that wrote it, so that the model
-//! also knows what the state must be while a store has applied less: after a crash it is, for every
-//! row, the last version within the applied indexes.
+//! also knows what the state must be where less is applied: on a store that lags behind, after a
+//! crash. It is, for every row, the last version within the applied indexes.
+//!
+//! The model applies an entry as soon as any store does, which may be before its leader does. So no
+//! operation is over by that: a version of a row is *known* once an operation that wrote or saw it
+//! has been answered, and from then on nobody may miss it.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -13,7 +18,7 @@ use flotilla_engine::{BIRTH, Cf, KeyRange, StateReader};
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::{Entry, EntryKind};
 use flotilla_proto::store::{Mod, ModKind, SplitCommand, WriteCommand};
-use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::region::{META_REGION, peer_on};
 use flotilla_raftstore::{Command, decode_command};
 
 use crate::rules::{Checks, Rule};
@@ -31,6 +36,8 @@ struct Version {
     index: u64,
     /// As stored; `None`: gone.
     stored: Option<Bytes>,
+    /// The step in which somebody was first told of it, or of a later one.
+    known: Option<u64>,
 }
 
 /// One region's life.
@@ -66,6 +73,10 @@ pub struct AppliedPart {
     pub before: Option<Bytes>,
     /// The region's version that it was proposed for.
     pub version: u64,
+    /// Where it is in the log: region and index.
+    pub place: (u64, u64),
+    /// The rows that it changed.
+    pub rows: Vec<RowKey>,
 }
 
 /// What one entry did.
@@ -98,6 +109,7 @@ impl Model {
                 region: META_REGION,
                 index: BIRTH.index,
                 stored: Some(value.clone()),
+                known: None,
             };
             model
                 .rows
@@ -147,8 +159,8 @@ impl Model {
         life.is_some_and(|life| life.shapes.iter().any(|(_, shape)| shape == region))
     }
 
-    /// The regions that exist when so much is applied, as they are then.
-    pub fn regions_at(&self, applied: &Applied) -> BTreeMap<u64, Region> {
+    /// The regions that `store` has when so much is applied, as they are then.
+    pub fn regions_at(&self, store: u64, applied: &Applied) -> BTreeMap<u64, Region> {
         let reached = |region: u64| applied.get(&region).copied().unwrap_or(BIRTH.index);
         let exists = |life: &Life| {
             life.born
@@ -157,6 +169,7 @@ impl Model {
         let alive = self.regions.iter().filter(|(_, life)| exists(life));
         alive
             .map(|(id, life)| (*id, life.shape_at(reached(*id)).clone()))
+            .filter(|(_, region)| peer_on(region, store).is_some())
             .collect()
     }
 
@@ -217,9 +230,10 @@ impl Model {
                 .map(|change| (change.cf, change.key.clone()));
             let before = first.and_then(|key| self.newest_of(&key).cloned());
             let skipped = part.epoch_version != version;
+            let mut rows = Vec::new();
             if !skipped {
                 for change in &part.mods {
-                    self.change(shape, index, change, checks);
+                    self.change(shape, index, change, &mut rows, checks);
                 }
             }
             parts.push(AppliedPart {
@@ -227,18 +241,28 @@ impl Model {
                 skipped,
                 before,
                 version: part.epoch_version,
+                place: (shape.id, index),
+                rows,
             });
         }
         parts
     }
 
-    fn change(&mut self, shape: &Region, index: u64, change: &Mod, checks: &mut Checks) {
+    fn change(
+        &mut self,
+        shape: &Region,
+        index: u64,
+        change: &Mod,
+        rows: &mut Vec<RowKey>,
+        checks: &mut Checks,
+    ) {
         let stored = match change.kind() {
             ModKind::DeleteRange => {
                 let end = change.value.clone();
                 let inside = self.rows_within(change.cf, &change.key, &end);
                 for key in inside.into_iter().filter(|key| within(shape, &key.1)) {
                     if self.newest_of(&key).is_some() {
+                        rows.push(key.clone());
                         self.set(key, shape.id, index, None);
                     }
                 }
@@ -254,7 +278,9 @@ impl Model {
                 shape.id, change.key
             )
         });
-        self.set((change.cf, change.key.clone()), shape.id, index, stored);
+        let key = (change.cf, change.key.clone());
+        rows.push(key.clone());
+        self.set(key, shape.id, index, stored);
     }
 
     fn set(&mut self, key: RowKey, region: u64, index: u64, stored: Option<Bytes>) {
@@ -262,6 +288,7 @@ impl Model {
             region,
             index,
             stored,
+            known: None,
         });
     }
 
@@ -302,40 +329,132 @@ impl Model {
         self.rows.keys()
     }
 
-    /// What the row at `key` holds when so much is applied.
-    ///
-    /// # Errors
-    /// The applied indexes are no cut: they miss a version and contain a later one.
-    pub fn at(&self, key: &RowKey, applied: &Applied) -> Result<Option<&Bytes>, String> {
-        let versions = self.rows.get(key).map(Vec::as_slice).unwrap_or_default();
-        let reached = |version: &Version| {
-            applied
-                .get(&version.region)
-                .is_some_and(|a| *a >= version.index)
-        };
-        let count = versions
-            .iter()
-            .take_while(|version| reached(version))
-            .count();
-        if let Some(hole) = versions[count..].iter().find(|version| reached(version)) {
-            let missed = &versions[count];
-            return Err(format!(
-                "{key:?}: region {} index {} is in, the earlier region {} index {} is not",
-                hole.region, hole.index, missed.region, missed.index
-            ));
+    /// What the row at `key` holds when so much is applied. The applied indexes are a cut; where that is
+    /// not sure, see [`Model::hole`].
+    pub fn at(&self, key: &RowKey, applied: &Applied) -> Option<&Bytes> {
+        let versions = self.versions(key);
+        let last = reached(versions, applied).checked_sub(1)?;
+        versions[last].stored.as_ref()
+    }
+
+    fn versions(&self, key: &RowKey) -> &[Version] {
+        self.rows.get(key).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// How the applied indexes are no cut, seen from the row at `key`: they miss a version and contain
+    /// a later one.
+    pub fn hole(&self, key: &RowKey, applied: &Applied) -> Option<String> {
+        let versions = self.versions(key);
+        let reaches = |version: &&Version| is_reached(version, applied);
+        let missed = versions.iter().position(|version| !reaches(&version))?;
+        let hole = versions[missed..].iter().find(reaches)?;
+        let missed = &versions[missed];
+        Some(format!(
+            "{key:?}: region {} index {} is in, the earlier region {} index {} is not",
+            hole.region, hole.index, missed.region, missed.index
+        ))
+    }
+
+    // ---- what is known ----
+
+    /// Somebody is told in `step` of a write at `place` to `rows`. Answers a row of which a later
+    /// version was known already before `since`: then the write is told of too late.
+    pub fn tell_write(
+        &mut self,
+        (region, index): (u64, u64),
+        rows: &[RowKey],
+        since: u64,
+        step: u64,
+    ) -> Option<RowKey> {
+        let mut late = None;
+        for key in rows {
+            let Some(versions) = self.rows.get_mut(key) else {
+                continue;
+            };
+            let wrote = |version: &Version| (version.region, version.index) == (region, index);
+            let Some(nth) = versions.iter().rposition(wrote) else {
+                continue;
+            };
+            if known_before(&versions[nth + 1..], since) {
+                late = Some(key.clone());
+            }
+            versions[nth].known.get_or_insert(step);
         }
-        Ok(versions[..count]
-            .last()
-            .and_then(|version| version.stored.as_ref()))
+        late
+    }
+
+    /// Somebody is told in `step` what these rows held, each as of so many versions. Answers a row of
+    /// which a later version was known already before `since`.
+    pub fn tell_read(
+        &mut self,
+        looked: &[(RowKey, usize)],
+        since: u64,
+        step: u64,
+    ) -> Option<RowKey> {
+        let mut late = None;
+        for (key, count) in looked {
+            let Some(versions) = self.rows.get_mut(key) else {
+                continue;
+            };
+            if known_before(&versions[*count..], since) {
+                late = Some(key.clone());
+            }
+            if let Some(last) = count.checked_sub(1) {
+                versions[last].known.get_or_insert(step);
+            }
+        }
+        late
     }
 }
 
-/// The newest state, read as commands read it.
-impl StateReader for Model {
+fn is_reached(version: &Version, applied: &Applied) -> bool {
+    let index = applied.get(&version.region);
+    index.is_some_and(|index| *index >= version.index)
+}
+
+/// How many versions are applied; the applied indexes are a cut.
+fn reached(versions: &[Version], applied: &Applied) -> usize {
+    versions.partition_point(|version| is_reached(version, applied))
+}
+
+fn known_before(versions: &[Version], since: u64) -> bool {
+    let known = |version: &Version| version.known.is_some_and(|step| step < since);
+    versions.iter().any(known)
+}
+
+/// The model as of what one store has applied; remembers which rows were looked at.
+pub struct ModelAt<'a> {
+    model: &'a Model,
+    applied: &'a Applied,
+    looked: RefCell<Vec<(RowKey, usize)>>,
+}
+
+impl<'a> ModelAt<'a> {
+    /// `model` when `applied` is.
+    pub fn new(model: &'a Model, applied: &'a Applied) -> Self {
+        Self {
+            model,
+            applied,
+            looked: RefCell::default(),
+        }
+    }
+
+    /// The rows that were looked at, each with its number of versions.
+    pub fn into_looked(self) -> Vec<(RowKey, usize)> {
+        self.looked.into_inner()
+    }
+
+    fn look(&self, key: &RowKey, versions: &'a [Version]) -> Option<&'a Bytes> {
+        let count = reached(versions, self.applied);
+        self.looked.borrow_mut().push((key.clone(), count));
+        versions[..count].last()?.stored.as_ref()
+    }
+}
+
+impl StateReader for ModelAt<'_> {
     fn get(&self, cf: Cf, key: &[u8]) -> flotilla_engine::Result<Option<Bytes>> {
-        Ok(self
-            .newest_of(&(cf as i32, Bytes::copy_from_slice(key)))
-            .cloned())
+        let key = (cf as i32, Bytes::copy_from_slice(key));
+        Ok(self.look(&key, self.model.versions(&key)).cloned())
     }
 
     fn scan(
@@ -354,7 +473,8 @@ impl StateReader for Model {
         } else {
             Bound::Excluded(bound(range.end))
         };
-        let mut rows = self.rows.range((Bound::Included(bound(range.start)), end));
+        let rows = &self.model.rows;
+        let mut rows = rows.range((Bound::Included(bound(range.start)), end));
         let mut next = || {
             if reverse {
                 rows.next_back()
@@ -362,16 +482,16 @@ impl StateReader for Model {
                 rows.next()
             }
         };
-        while let Some(((_, key), versions)) = next() {
-            let newest = versions.last().and_then(|version| version.stored.as_ref());
-            if newest.is_some_and(|stored| !row(key, stored)) {
+        while let Some((key, versions)) = next() {
+            if let Some(stored) = self.look(key, versions)
+                && !row(&key.1, stored)
+            {
                 break;
             }
         }
         Ok(())
     }
 }
-
 /// `key` lies in the region's range.
 pub fn within(region: &Region, key: &[u8]) -> bool {
     let range = KeyRange {

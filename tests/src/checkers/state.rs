@@ -79,6 +79,10 @@ impl Oracle {
         }
         for (region, record) in progress {
             self.advance(store, region, record, &mut touched);
+            let seen = self.store(store);
+            if seen.terms.insert(region, record.term) != Some(record.term) {
+                seen.terms_risen.push((region, record.term));
+            }
         }
         if batch.admin {
             let now = self.now;
@@ -151,6 +155,11 @@ impl Oracle {
         touched: &mut Touched,
     ) {
         let (step, index) = (self.step, entry.index);
+        let commit = self.consensus.commit(region);
+        self.checks
+            .check(Rule::CommitByQuorum, index <= commit, || {
+                format!("region {region}: index {index} is applied, {commit} is committed")
+            });
         let outcome = self.model.apply(region, entry, &mut self.checks);
         self.probes
             .hit_if(outcome.parts.len() > 1, "write: several in one entry");
@@ -185,6 +194,9 @@ impl Oracle {
             let children = regions.iter().take(regions.len() - 1);
             self.answers
                 .split_applied(step, children.map(|child| child.end_key.clone()));
+            regions
+                .iter()
+                .for_each(|region| self.check_peer_ids(region));
             self.check_tiling();
             touched.regions = true;
         }
@@ -203,13 +215,8 @@ impl Oracle {
             let expected = self.model.at(key, &seen.applied);
             let cf = Cf::try_from(key.0).unwrap_or(Cf::CfDefault);
             let found = state.get(cf, &key.1).unwrap_or_default();
-            let same = match &expected {
-                Ok(expected) => {
-                    *expected == found.as_ref()
-                        || (found.is_none() && dropped(*expected, cf, compacted))
-                }
-                Err(_) => false,
-            };
+            let same =
+                expected == found.as_ref() || (found.is_none() && dropped(expected, cf, compacted));
             self.checks.check(Rule::StateIsLog, same, || {
                 format!("store {store}: {key:?} holds {found:?}, the log says {expected:?}")
             });
@@ -276,7 +283,7 @@ impl Oracle {
         let holes: Vec<String> = self
             .model
             .keys()
-            .filter_map(|key| self.model.at(key, &applied).err())
+            .filter_map(|key| self.model.hole(key, &applied))
             .collect();
         self.checks
             .check(Rule::CrashIsPrefix, holes.is_empty(), || {
@@ -395,7 +402,10 @@ impl Oracle {
 
     /// A crash forgets batches that were written after the last durable cut.
     pub fn undurable_crashed(&mut self, store: u64) {
-        self.store(store).undurable.admin.clear();
+        let seen = self.store(store);
+        seen.undurable.admin.clear();
+        seen.terms.clear();
+        seen.terms_risen.clear();
     }
 
     /// A compaction may have dropped rows that had expired by `seconds`.

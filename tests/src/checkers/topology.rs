@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use flotilla_engine::StateStore;
 use flotilla_engine::memory::MemoryState;
 use flotilla_proto::metapb::Region;
-use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::region::{META_REGION, overlap, peer_on};
 
 use super::Oracle;
 use crate::rules::Rule;
@@ -24,9 +24,10 @@ impl Oracle {
             .check(Rule::RegionsTile, gap.is_none(), || gap.unwrap_or_default());
     }
 
-    /// The regions that a state holds are those of its applied indexes, and they tile the key space.
+    /// The regions that a state holds are those of its applied indexes, and they tile the key space: all
+    /// of it where all regions have a peer.
     pub fn check_regions(&mut self, store: u64, state: &MemoryState) {
-        let expected = self.model.regions_at(&self.stores[&store].applied);
+        let expected = self.model.regions_at(store, &self.stores[&store].applied);
         let stored = state.regions().unwrap_or_default();
         let found: BTreeMap<u64, Region> = stored
             .into_iter()
@@ -41,10 +42,29 @@ impl Oracle {
             .filter(|region| region.id != META_REGION)
             .collect();
         ranges.sort_by(|one, other| one.start_key.cmp(&other.start_key));
-        let gap = find_gap(ranges.into_iter());
+        let everywhere = |region: &Region| peer_on(region, store).is_some();
+        let gap = if self.model.regions().all(everywhere) {
+            find_gap(ranges.into_iter())
+        } else {
+            find_overlap(&ranges)
+        };
         self.checks.check(Rule::RegionsTile, gap.is_none(), || {
             format!("store {store}: {}", gap.unwrap_or_default())
         });
+    }
+
+    /// A peer id is used once, for one region on one store (faults: 16).
+    pub fn check_peer_ids(&mut self, region: &Region) {
+        for peer in &region.peers {
+            let place = (region.id, peer.store_id);
+            let first = *self.peers.entry(peer.id).or_insert(place);
+            self.checks.check(Rule::PeerIdsUnique, first == place, || {
+                format!(
+                    "peer {} is of region {} on store {}, and was of region {} on store {}",
+                    peer.id, place.0, place.1, first.0, first.1
+                )
+            });
+        }
     }
 
     /// A descriptor leaves the store: in a report, an answer, a permit.
@@ -77,7 +97,7 @@ impl Oracle {
     /// After a start: everything whose commit was durable is applied.
     pub fn check_barrier(&mut self, store: u64) {
         let seen = &self.stores[&store];
-        for region in self.model.regions_at(&seen.applied).keys() {
+        for region in self.model.regions_at(store, &seen.applied).keys() {
             let commit = seen
                 .log
                 .durable(*region)
@@ -112,4 +132,10 @@ fn find_gap<'a>(regions: impl Iterator<Item = &'a Region>) -> Option<String> {
         end = (!region.end_key.is_empty()).then(|| region.end_key.clone());
     }
     end.map(|end| format!("nothing covers the keys from {end:?} on"))
+}
+
+/// Two neighbours, of regions in key order, that share a key.
+fn find_overlap(regions: &[&Region]) -> Option<String> {
+    let pair = regions.windows(2).find(|pair| overlap(pair[0], pair[1]))?;
+    Some(format!("{:?} and {:?} overlap", pair[0], pair[1]))
 }

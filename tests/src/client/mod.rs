@@ -4,6 +4,8 @@
 mod errors;
 mod request;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flotilla_kv::KeyMode;
 use flotilla_pd_client::{Attempts, RegionCache, Route, StockClient};
@@ -35,8 +37,10 @@ pub struct Workload {
     pub ttl: u64,
     /// Chance per thousand that a request names another region than its key's.
     pub lost: u64,
-    /// Chance per thousand that a client gives up waiting and goes on.
+    /// Chance per thousand that the user of a client gives up waiting and goes on.
     pub impatient: u64,
+    /// How long a client waits for an answer.
+    pub timeout: Duration,
     /// Weights of the kinds of requests, in the order of [`Workload::request`].
     weights: [u64; 12],
     mode: KeyMode,
@@ -92,6 +96,7 @@ impl Workload {
                 0
             },
             impatient: if rng.chance(300) { 100 } else { 0 },
+            timeout: Duration::from_millis(*rng.pick(&[300, 1_000, 4_000])),
             weights,
             mode,
         }

@@ -8,6 +8,7 @@ use flotilla_proto::raft::Entry;
 
 use crate::checkers::Shared;
 use crate::checkers::log::LogContext;
+use crate::trace::digest;
 
 /// The in-memory log; the checkers see every batch.
 #[derive(Debug)]
@@ -60,7 +61,12 @@ impl RaftLog for WatchedLog {
             batch.entry_count(),
             batch.regions().len()
         ));
-        for (_, write) in batch.regions() {
+        for (region, write) in batch.regions() {
+            let entries = write.entries.iter();
+            let digests = entries.map(|entry| entry.index ^ digest(&entry.data));
+            oracle
+                .trace
+                .mix(digests.chain([self.store, region, number]));
             oracle
                 .probes
                 .hit_if(write.truncation.is_some(), "log: truncated");
@@ -72,8 +78,9 @@ impl RaftLog for WatchedLog {
             survives: &seen.survives,
             committed: &|region, index| model.committed(region, index),
         };
+        let (consensus, checks) = (&mut oracle.consensus, &mut oracle.checks);
         seen.log
-            .appended(number, batch, &context, &mut oracle.checks);
+            .appended(number, batch, &context, consensus, checks);
         result
     }
 
@@ -82,6 +89,8 @@ impl RaftLog for WatchedLog {
         let mut oracle = self.oracle.lock();
         oracle.note(format_args!("store {}: synced up to {number}", self.store));
         oracle.store(self.store).log.synced(number);
+        let votes = oracle.store(self.store).log.take_votes();
+        oracle.durable_votes(votes);
         Ok(number)
     }
 

@@ -11,9 +11,11 @@ use std::sync::Arc;
 pub use log::WatchedLog;
 pub use state::{FlushDue, WatchedState};
 
-use flotilla_engine::memory::{MemoryLog, MemoryState};
+use flotilla_engine::memory::{MemoryLog, MemorySnapshots, MemoryState};
 use flotilla_engine::{FlushReason, RaftLog as _, StateStore as _};
+use flotilla_proto::metapb::Region;
 use flotilla_raftstore::boot;
+use flotilla_raftstore::region::{META_REGION, peer_on};
 
 use crate::checkers::Shared;
 use crate::world::World;
@@ -25,26 +27,40 @@ pub struct Disk {
     pub log: Arc<WatchedLog>,
     /// The state.
     pub state: Arc<WatchedState>,
+    /// The files of snapshots.
+    pub snapshots: Arc<MemorySnapshots>,
 }
 
 impl Disk {
     /// A new store, as a cluster is created: its first regions are durable.
     pub fn create(store: u64, world: &World, oracle: &Shared) -> Self {
         let state = MemoryState::new();
-        let first = boot::first_state(store, world.first_regions(), world.first_meta());
+        let here = |region: &Region| peer_on(region, store).is_some();
+        let regions: Vec<Region> = world.first_regions().into_iter().filter(here).collect();
+        let pd = regions.iter().any(|region| region.id == META_REGION);
+        let meta = if pd { world.first_meta() } else { Vec::new() };
+        let first = boot::first_state(store, regions, meta);
         let created = state
             .write(&first)
             .and_then(|_| state.flush_all(FlushReason::Manual));
         created.expect("memory without faults takes everything");
-        let mut disk = Self::over(store, MemoryLog::new(), state, oracle);
+        let files = MemorySnapshots::new();
+        let mut disk = Self::over(store, MemoryLog::new(), state, files, oracle);
         disk.after_crash(store, world, oracle);
         disk
     }
 
-    fn over(store: u64, log: MemoryLog, state: MemoryState, oracle: &Shared) -> Self {
+    fn over(
+        store: u64,
+        log: MemoryLog,
+        state: MemoryState,
+        snapshots: MemorySnapshots,
+        oracle: &Shared,
+    ) -> Self {
         Self {
             log: Arc::new(WatchedLog::new(store, log, Arc::clone(oracle))),
             state: Arc::new(WatchedState::new(store, state, Arc::clone(oracle))),
+            snapshots: Arc::new(snapshots),
         }
     }
 
@@ -66,9 +82,14 @@ impl Disk {
         {
             let mut oracle = oracle.lock();
             oracle.store(store).log.crashed(kept);
+            let votes = oracle.store(store).log.take_votes();
+            oracle.durable_votes(votes);
             oracle.undurable_crashed(store);
+            oracle.leases_end(store);
         }
-        let mut disk = Self::over(store, log, state, oracle);
+        // What no sync covered is gone.
+        let files = self.snapshots.crash(|_| 0);
+        let mut disk = Self::over(store, log, state, files, oracle);
         disk.after_crash(store, world, oracle);
         disk
     }

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use flotilla_engine::memory::{Fault, MemorySnapshot, MemoryState};
 use flotilla_engine::row::Expiry;
 use flotilla_engine::{
-    Cf, FlushReason, KeyRange, Pressure, Result, StateBatch, StateReader, StateStore, StoredRegion,
+    Cf, FlushReason, KeyRange, Pressure, Result, SnapshotFiles, SnapshotInstall, SnapshotKey,
+    SnapshotResult, StateBatch, StateOp, StateReader, StateStore, StoredRegion,
 };
+use flotilla_proto::store::SnapshotManifest;
 use parking_lot::Mutex;
 
 use crate::checkers::Shared;
 use crate::checkers::state::Cut;
+use crate::trace::digest;
 
 /// Whether a write filled the memtables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +171,12 @@ impl StateStore for WatchedState {
                 self.store,
                 batch.ops.len()
             ));
+            let digests = batch.ops.iter().map(|op| match op {
+                StateOp::Put { key, value, .. } => digest(key) ^ digest(value).rotate_left(1),
+                StateOp::Delete { key, .. } => digest(key),
+                _ => 0,
+            });
+            oracle.trace.mix(digests.chain([self.store, number]));
             oracle.state_written(self.store, number, batch, &self.inner);
         }
         let limit = self.auto_flush_bytes.load(Ordering::Relaxed);
@@ -218,5 +227,16 @@ impl StateStore for WatchedState {
 
     fn approximate_bytes(&self, range: KeyRange<'_>) -> Result<u64> {
         self.inner.approximate_bytes(range)
+    }
+}
+
+impl SnapshotInstall for WatchedState {
+    fn install(
+        &self,
+        files: &impl SnapshotFiles,
+        key: &SnapshotKey,
+        manifest: &SnapshotManifest,
+    ) -> SnapshotResult<()> {
+        self.inner.install(files, key, manifest)
     }
 }

@@ -1,13 +1,17 @@
 //! Events, and clients.
 
 use flotilla_pd_client::{Failure, Next};
-use flotilla_proto::kvrpcpb::RawGetResponse;
+use flotilla_proto::clock::Mono;
+use flotilla_proto::kvrpcpb::{RawGetRequest, RawGetResponse};
 use flotilla_proto::metapb::{Peer, Region};
-use flotilla_raftstore::ReadContext;
+use flotilla_raftstore::{ReadContext, RequestError};
 use prost::Message as _;
 
+use super::events::Asking;
 use super::{Event, Phase, Sim};
 use crate::client::{Client, Request, region_error};
+use crate::history::Heard;
+use crate::net::Place;
 use crate::store::{LifeId, Reply};
 
 impl Sim {
@@ -16,6 +20,14 @@ impl Sim {
         let Some(event) = self.events.pop() else {
             return;
         };
+        let stands = event
+            .store()
+            .and_then(|store| self.nodes[&store].paused_until)
+            .filter(|until| self.now() < *until);
+        if let Some(until) = stands {
+            self.events.at(until, event);
+            return;
+        }
         match event {
             Event::Start { store } => self.start(store),
             Event::Tick(id) => self.tick(id),
@@ -24,17 +36,39 @@ impl Sim {
             Event::PressureOver(id) => self.nodes[&id.store].disk.state.force_pressure(None),
             Event::Serve { life, op } => self.serve(life, op),
             Event::Fetch { life, fetch } => self.fetch(life, fetch),
+            Event::Snapshot { life, task } => self.snapshot(life, *task),
             Event::Size { life, check } => self.measure(life, &check),
             Event::Pd {
                 life,
                 region,
                 input,
             } => {
-                if let Some(life) = &self.nodes[&life.store].life {
+                if let Some(life) = self.life(life.store) {
                     life.runtime.to_peer(region, *input);
                 }
             }
+            Event::Send { life, to, lane } => self.send_lane(life, to, lane),
+            Event::Transfer(number) => self.transfer(number),
+            Event::Arrive(flight) => self.arrive(*flight),
+            Event::Unreachable { life, region, peer } => self.unreachable(life, region, peer),
+            Event::Heal(way) => self.heal(way),
+            Event::Partition => self.partition(),
+            Event::Resume { store } => self.resume(store),
+            Event::Retune => self.retune(),
             Event::Client { client } => self.client(client),
+            Event::Request(asking) => self.request_arrives(*asking),
+            Event::Reply {
+                client,
+                op,
+                request,
+                reply,
+            } => self.replied(client, op, &request, reply),
+            Event::Timeout { client, op } => {
+                if self.clients[client as usize].waits_for(op) {
+                    self.probe("client: waits no longer");
+                    self.attempt_failed(client, &Failure::Rpc);
+                }
+            }
             Event::GiveUp { client, op } => {
                 if self.clients[client as usize].waits_for(op) {
                     self.call_ends(client);
@@ -45,7 +79,7 @@ impl Sim {
     }
 
     fn tick(&mut self, id: LifeId) {
-        if let Some(life) = &self.nodes[&id.store].life {
+        if let Some(life) = self.life(id.store) {
             life.runtime.raft.tick_all();
             self.events
                 .at(self.now() + self.world.config.tick, Event::Tick(id));
@@ -53,12 +87,8 @@ impl Sim {
     }
 
     fn serve(&mut self, id: LifeId, op: u64) {
-        let around = self.around();
-        let Some(life) = self
-            .nodes
-            .get_mut(&id.store)
-            .and_then(|node| node.life.as_mut())
-        else {
+        let around = self.around(id.store);
+        let Some(life) = self.life_mut(id.store) else {
             return;
         };
         let Some(running) = life.requests.get(&op) else {
@@ -111,18 +141,22 @@ impl Sim {
         let Some(leader) = route.leader else {
             return self.attempt_failed(number, &Failure::NoLeader);
         };
-        if !self.send_request(number, op, request, &route.region, leader) {
-            return self.attempt_failed(number, &Failure::Rpc);
-        }
         let client = &mut self.clients[number as usize];
         if let Some(call) = &mut client.call {
             call.op = Some(op);
         }
-        if client.rng.chance(self.world.workload.impatient) {
-            let wait = client.rng.micros(1_000..=500_000);
+        let timeout = client.rng.micros(0..=1_000) + self.world.workload.timeout;
+        let impatient = client
+            .rng
+            .chance(self.world.workload.impatient)
+            .then(|| client.rng.micros(1_000..=500_000));
+        self.events
+            .at(self.now() + timeout, Event::Timeout { client: number, op });
+        if let Some(wait) = impatient {
             self.events
                 .at(self.now() + wait, Event::GiveUp { client: number, op });
         }
+        self.send_request(number, op, request, &route.region, leader);
     }
 
     /// The client does what its habits are.
@@ -147,88 +181,180 @@ impl Sim {
         }
     }
 
-    /// Hands a request to the store of `leader`, if its process runs.
-    pub(super) fn send_request(
+    /// A request leaves for the store of `leader`.
+    fn send_request(
         &mut self,
         client: u64,
         op: u64,
         request: Request,
         region: &Region,
         leader: Peer,
-    ) -> bool {
-        let context = ReadContext {
-            region: region.id,
-            peer: leader.id,
-            epoch: region.region_epoch,
-            term: 0,
+    ) {
+        let asking = Asking {
+            client,
+            store: leader.store_id,
+            op,
+            request,
+            context: context(region, leader),
         };
-        let Some(life) = self
-            .nodes
-            .get_mut(&leader.store_id)
-            .and_then(|node| node.life.as_mut())
-        else {
-            return false;
-        };
-        let id = life.id;
-        self.oracle.lock().note(format_args!(
-            "client {client}: operation {op}, {} of {:?}, region {} {:?}",
-            request.name(),
-            request.key(),
+        self.note(format_args!(
+            "client {client}: operation {op}, {} of {:?}, region {} {:?}, to store {}",
+            asking.request.name(),
+            asking.request.key(),
             region.id,
-            region.region_epoch.map(|epoch| epoch.version)
+            region.region_epoch.map(|epoch| epoch.version),
+            asking.store
         ));
-        life.begin(op, client, request, context);
-        self.serve_later(id, op);
-        true
+        let step = self.oracle.lock().step;
+        self.history.invoked(op, step, &asking.request, region);
+        let way = (Place::Client(client), Place::Store(asking.store));
+        let sent = self.net.call(self.now(), way);
+        match sent.arrivals.first() {
+            Some(at) => self.events.at(*at, Event::Request(Box::new(asking))),
+            None => {
+                self.probe("client: a request is lost");
+                self.connection_breaks(client, op, asking.request, sent.noticed);
+            }
+        }
     }
 
-    /// A client hears the end of its request.
-    pub(super) fn replied(&mut self, number: u64, op: u64, request: &Request, reply: &Reply) {
+    fn request_arrives(&mut self, asking: Asking) {
+        let now = self.now();
+        let Some(life) = self.life_mut(asking.store) else {
+            let noticed = self.net.lost(now).noticed;
+            return self.connection_breaks(asking.client, asking.op, asking.request, noticed);
+        };
+        let id = life.id;
+        self.serve_request(id, asking.client, asking.op, asking.request, asking.context);
+    }
+
+    /// A store takes a request in.
+    pub(super) fn serve_request(
+        &mut self,
+        id: LifeId,
+        client: u64,
+        op: u64,
+        request: Request,
+        context: ReadContext,
+    ) {
+        let step = self.oracle.lock().step;
+        if let Some(life) = self.life_mut(id.store) {
+            life.begin(op, client, request, context, step);
+            self.serve_later(id, op);
+        }
+    }
+
+    /// A store has the answer to a request, and sends it.
+    pub(super) fn reply(
+        &mut self,
+        store: u64,
+        client: u64,
+        op: u64,
+        request: &Request,
+        reply: Reply,
+    ) {
         self.note(format_args!(
-            "client {number}: operation {op}, {}: {reply:?}",
+            "store {store}: operation {op}, {}: {reply:?}",
             request.name()
         ));
         if let Some(served) = self.served.get_mut(&op) {
             *served = matches!(reply, Reply::Response(_));
-            return;
+            return self.hear(op, &reply);
+        }
+        let way = (Place::Store(store), Place::Client(client));
+        let sent = self.net.call(self.now(), way);
+        let Some(at) = sent.arrivals.first().copied() else {
+            self.probe("client: a reply is lost");
+            return self.connection_breaks(client, op, request.clone(), sent.noticed);
+        };
+        let event = Event::Reply {
+            client,
+            op,
+            request: Box::new(request.clone()),
+            reply: Some(reply),
+        };
+        self.events.at(at, event);
+    }
+
+    /// A client may hear that its connection broke; if not, it waits until its patience ends.
+    fn connection_breaks(&mut self, client: u64, op: u64, request: Request, noticed: Option<Mono>) {
+        if let Some(at) = noticed {
+            let request = Box::new(request);
+            let event = Event::Reply {
+                client,
+                op,
+                request,
+                reply: None,
+            };
+            self.events.at(at, event);
+        }
+    }
+
+    /// A client hears the end of its request.
+    fn replied(&mut self, number: u64, op: u64, request: &Request, reply: Option<Reply>) {
+        if let Some(reply) = &reply {
+            self.hear(op, reply);
         }
         let client = &mut self.clients[number as usize];
         if !client.waits_for(op) {
             return;
         }
         match reply {
-            Reply::Response(response) => {
-                remember(client, request, response);
+            None => self.attempt_failed(number, &Failure::Rpc),
+            Some(Reply::Response(response)) => {
+                remember(client, request, &response);
+                self.heard += 1;
                 self.call_ends(number);
             }
-            Reply::Refused(_) => self.call_ends(number),
-            Reply::Region(error) => {
+            Some(Reply::Refused(_)) => {
+                self.heard += 1;
+                self.call_ends(number);
+            }
+            Some(Reply::Region(error)) => {
                 let route = client.call.as_ref().and_then(|call| call.route.as_ref());
                 let region = route.map_or(0, |route| route.region.id);
-                let error = Box::new(region_error(error, region));
+                let error = Box::new(region_error(&error, region));
                 self.attempt_failed(number, &Failure::Region(error));
             }
         }
     }
 
+    /// What a reply says of its call, for the history.
+    fn hear(&mut self, op: u64, reply: &Reply) {
+        let heard = match reply {
+            Reply::Response(response) => Heard::Response(response.clone()),
+            Reply::Region(RequestError::Undetermined { .. }) => return,
+            Reply::Refused(_) | Reply::Region(_) => Heard::NotApplied,
+        };
+        let step = self.oracle.lock().step;
+        self.history.heard(op, step, heard);
+    }
+
     /// The connections to a process that is gone break.
     pub(super) fn hang_up(&mut self, id: LifeId) {
-        let waits = |client: &&Client| {
-            let call = client.call.as_ref().filter(|call| call.op.is_some());
-            let route = call.and_then(|call| call.route.as_ref());
-            route
-                .and_then(|route| route.leader)
-                .is_some_and(|leader| leader.store_id == id.store)
-        };
-        let waiting: Vec<u64> = self
-            .clients
-            .iter()
-            .filter(waits)
-            .map(|client| client.id)
-            .collect();
-        for number in waiting {
-            self.attempt_failed(number, &Failure::Rpc);
+        let now = self.now();
+        let waiting = self.clients.iter().filter_map(|client| {
+            let call = client.call.as_ref()?;
+            let leader = call.route.as_ref()?.leader?;
+            let op = call.op.filter(|_| leader.store_id == id.store)?;
+            Some((client.id, op))
+        });
+        for (client, op) in waiting.collect::<Vec<_>>() {
+            let noticed = self.net.lost(now).noticed;
+            let request = Request::Get(RawGetRequest::default());
+            self.connection_breaks(client, op, request, noticed);
         }
+    }
+}
+
+/// What a request to `peer` says of where it belongs.
+pub(super) fn context(region: &Region, peer: Peer) -> ReadContext {
+    ReadContext {
+        region: region.id,
+        peer: peer.id,
+        epoch: region.region_epoch,
+        term: 0,
+        replica: false,
     }
 }
 

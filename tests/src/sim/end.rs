@@ -9,10 +9,12 @@ use flotilla_proto::kvrpcpb::{RawGetRequest, RawPutRequest};
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::region::META_REGION;
 
+use super::clients::context;
 use super::{Phase, Sim};
 use crate::client::Request;
+use crate::history::search::{Verdict, linearize};
 use crate::rules::{Rule, Violation};
-use crate::store::{Life, LifeId, Node};
+use crate::store::LifeId;
 
 /// How long it may take until nothing is left to do.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
@@ -27,21 +29,38 @@ impl Sim {
     pub(super) fn finish(&mut self) -> Result<(), Violation> {
         self.phase = Phase::Settle;
         self.note(format_args!("faults are over"));
+        self.net.calm();
+        self.resume_all();
+        self.nodes.values().for_each(|node| node.calm.calm());
         // Planned faults of the disks go with the processes.
+        let all = self.fault_rng.chance(300);
         for id in self.living() {
-            self.end_process(id);
+            if all || self.nodes[&id.store].fault_planned {
+                self.crash(id);
+            }
         }
         self.settle()?;
         self.serve_everywhere()?;
         for id in self.living() {
             self.check_rest(id);
+        }
+        self.check_replicas();
+        for id in self.living() {
             self.stop_in_order(id);
         }
         self.verdict()?;
+        let lives: Vec<u64> = self.nodes.values().map(|node| node.lives).collect();
+        let stopped = |sim: &Self| {
+            let mut nodes = sim.nodes.values().zip(&lives);
+            nodes.all(|(node, before)| node.lives > *before)
+        };
+        self.settle_until(stopped)?;
         self.settle()?;
         for node in self.nodes.values() {
             node.disk.state.check_all();
         }
+        self.check_replicas();
+        self.ask_for_a_second_opinion();
         let lost = self.oracle.lock().answers.lost_for_ever();
         self.oracle
             .lock()
@@ -59,31 +78,84 @@ impl Sim {
 
     /// Until every store runs, nothing waits, and every proposal is answered.
     fn settle(&mut self) -> Result<(), Violation> {
+        self.settle_until(Self::at_rest)
+    }
+
+    fn settle_until(&mut self, reached: impl Fn(&Self) -> bool) -> Result<(), Violation> {
         let deadline = self.now() + SETTLE_MAX;
-        while !self.at_rest() {
+        // Looked at whenever nothing is left to do at a moment.
+        while !(self.idle && reached(self)) {
             if self.now() >= deadline {
                 let pending = self.oracle.lock().answers.pending();
-                self.oracle
-                    .lock()
-                    .checks
-                    .check(Rule::AnsweredAtAll, false, || {
-                        format!("no rest after {SETTLE_MAX:?}; without an answer: {pending:?}")
-                    });
+                let (unrest, checks) = (self.unrest(), &mut self.oracle.lock().checks);
+                checks.check(Rule::AnsweredAtAll, false, || {
+                    format!(
+                        "no rest after {SETTLE_MAX:?}; without an answer: {pending:?}; {unrest}"
+                    )
+                });
             }
             self.turn()?;
         }
-        self.oracle
-            .lock()
-            .checks
-            .check(Rule::AnsweredAtAll, true, String::new);
+        let checks = &mut self.oracle.lock().checks;
+        checks.check(Rule::AnsweredAtAll, true, String::new);
         Ok(())
     }
 
     fn at_rest(&self) -> bool {
-        let quiet = |node: &Node| node.life.as_ref().is_some_and(Life::at_rest);
-        self.events.are_idle()
-            && self.nodes.values().all(quiet)
-            && self.oracle.lock().answers.pending().is_empty()
+        self.unrest().is_empty()
+    }
+
+    /// What keeps the cluster from being at rest; empty: nothing.
+    fn unrest(&self) -> String {
+        if !self.events.are_idle() {
+            return "something is about to happen".to_owned();
+        }
+        let pending = self.oracle.lock().answers.pending();
+        if !pending.is_empty() {
+            return format!("operations {pending:?} wait");
+        }
+        for node in self.nodes.values() {
+            match &node.life {
+                None => return format!("store {} does not run", node.id),
+                Some(life) if life.stopping.is_some() => {
+                    return format!("store {} is stopping", node.id);
+                }
+                Some(life) => {
+                    if let Some(why) = life.unrest() {
+                        return format!("store {}: {why}", node.id);
+                    }
+                }
+            }
+        }
+        let regions: Vec<Region> = self.oracle.lock().model.regions().cloned().collect();
+        let apart = regions.iter().find_map(|region| self.apart(region));
+        apart.unwrap_or_default()
+    }
+
+    /// How the members of a region are not of one mind yet.
+    fn apart(&self, region: &Region) -> Option<String> {
+        let mut shown = Vec::new();
+        for member in &region.peers {
+            self.life(member.store_id)?.look_at(region.id, |peer| {
+                let raft = peer.raft();
+                let leads = (raft.term(), raft.leader());
+                shown.push((member.id, leads, raft.last_index(), raft.commit()));
+            });
+        }
+        let same = |one: &(u64, (u64, Option<u64>), u64, u64),
+                    other: &(u64, (u64, Option<u64>), u64, u64)| {
+            (one.1, one.2, one.3) == (other.1, other.2, other.3)
+        };
+        let agree = shown.len() == region.peers.len()
+            && shown
+                .iter()
+                .all(|one| same(one, &shown[0]) && one.2 == one.3);
+        (!agree).then(|| {
+            format!(
+                "region {}: (peer, leader, last, commit) {shown:?}",
+                region.id
+            )
+        })
     }
 
     /// A write and a read in every region.
@@ -123,8 +195,12 @@ impl Sim {
             let home = home.expect("the regions tile the key space");
             let op = self.op();
             self.served.insert(op, false);
-            let leader = home.peers.first().copied().unwrap_or_default();
-            self.send_request(0, op, request.clone(), home, leader);
+            if let Some((id, leader)) = self.leader_of(home.id) {
+                let context = context(home, leader);
+                let step = self.oracle.lock().step;
+                self.history.invoked(op, step, request, home);
+                self.serve_request(id, 0, op, request.clone(), context);
+            }
             self.settle()?;
             served = self.served.remove(&op).unwrap_or(false);
             if served {
@@ -187,8 +263,35 @@ impl Sim {
         });
     }
 
-    /// A crash that nothing is planned after.
-    fn end_process(&mut self, id: LifeId) {
-        self.crash(id);
+    /// What clients heard has an order, key by key.
+    fn ask_for_a_second_opinion(&mut self) {
+        let keys = 0..=self.world.workload.keys;
+        let keys: Vec<Bytes> = keys.map(|nth| self.world.workload.key(nth)).collect();
+        let mut oracle = self.oracle.lock();
+        for ((cf, key), ops) in self.history.by_key(self.world.mode, &keys) {
+            let count = ops.len();
+            let verdict = linearize(ops);
+            if verdict == Verdict::Undecided {
+                oracle.probes.hit("history: too many orders to look at");
+                continue;
+            }
+            let holds = verdict == Verdict::Linearizable;
+            oracle.checks.check(Rule::SecondOpinion, holds, || {
+                format!(
+                    "no order explains the {count} operations on {key:?} of {cf:?}: {verdict:?}"
+                )
+            });
+        }
+    }
+
+    /// Replicas that have applied the same hold the same.
+    fn check_replicas(&mut self) {
+        let nodes: Vec<_> = self.nodes.values().collect();
+        let mut oracle = self.oracle.lock();
+        for (nth, one) in nodes.iter().enumerate() {
+            for other in &nodes[nth + 1..] {
+                oracle.check_replicas((one.id, &one.disk.state), (other.id, &other.disk.state));
+            }
+        }
     }
 }

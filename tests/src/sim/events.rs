@@ -4,11 +4,16 @@ use std::collections::BTreeMap;
 
 use flotilla_engine::FlushReason;
 use flotilla_proto::clock::Mono;
-use flotilla_raftstore::PeerInput;
+use flotilla_raftstore::ReadContext;
 use flotilla_raftstore::effects::{Fetch, SizeCheck};
+use flotilla_raftstore::{PeerInput, SnapshotTask};
+use flotilla_router::Lane;
 
+use super::network::Flight;
 use crate::checkers::answers::OpId;
-use crate::store::LifeId;
+use crate::client::Request;
+use crate::net::Way;
+use crate::store::{LifeId, Reply, TransferId};
 
 /// Something that happens.
 #[derive(Debug)]
@@ -45,6 +50,13 @@ pub(super) enum Event {
         /// Which.
         fetch: Fetch,
     },
+    /// Work on a snapshot is done.
+    Snapshot {
+        /// For whom.
+        life: LifeId,
+        /// What.
+        task: Box<SnapshotTask>,
+    },
     /// A region is measured.
     Size {
         /// For whom.
@@ -61,12 +73,65 @@ pub(super) enum Event {
         /// What it says.
         input: Box<PeerInput>,
     },
+    /// A store's sender looks at a lane.
+    Send {
+        /// Whose.
+        life: LifeId,
+        /// To which store.
+        to: u64,
+        /// Which lane.
+        lane: Lane,
+    },
+    /// A snapshot's next step arrives.
+    Transfer(TransferId),
+    /// Messages arrive.
+    Arrive(Box<Flight>),
+    /// A store is told that messages to a peer do not get through.
+    Unreachable {
+        /// Which store.
+        life: LifeId,
+        /// The region.
+        region: u64,
+        /// The peer.
+        peer: u64,
+    },
+    /// A way is open again, if no other partition cuts it.
+    Heal(Way),
+    /// Ways are cut.
+    Partition,
+    /// A node that stood still goes on.
+    Resume {
+        /// Which.
+        store: u64,
+    },
+    /// The monotonic clocks run at other rates.
+    Retune,
     /// A client has thought.
     Client {
         /// Which.
         client: u64,
     },
-    /// A client waits no longer.
+    /// A request arrives at a store.
+    Request(Box<Asking>),
+    /// A client hears the end of its request.
+    Reply {
+        /// Which client.
+        client: u64,
+        /// Of which request.
+        op: OpId,
+        /// The request itself.
+        request: Box<Request>,
+        /// What it hears; `None`: the connection broke.
+        reply: Option<Reply>,
+    },
+    /// A client waits no longer, and tries elsewhere.
+    Timeout {
+        /// Which.
+        client: u64,
+        /// For what.
+        op: OpId,
+    },
+    /// The user of a client waits no longer.
     GiveUp {
         /// Which.
         client: u64,
@@ -75,6 +140,21 @@ pub(super) enum Event {
     },
     /// Somebody splits, flushes, or meddles.
     Operator,
+}
+
+/// A request on its way.
+#[derive(Debug)]
+pub(super) struct Asking {
+    /// From whom.
+    pub(super) client: u64,
+    /// To which store.
+    pub(super) store: u64,
+    /// Its name.
+    pub(super) op: OpId,
+    /// What is asked.
+    pub(super) request: Request,
+    /// Where the client believes the region to be.
+    pub(super) context: ReadContext,
 }
 
 impl Event {
@@ -88,9 +168,26 @@ impl Event {
             | Self::Serve { life, .. }
             | Self::Fetch { life, .. }
             | Self::Size { life, .. }
+            | Self::Snapshot { life, .. }
+            | Self::Send { life, .. }
+            | Self::Unreachable { life, .. }
             | Self::Pd { life, .. } => Some(*life),
-            Self::Start { .. } | Self::Client { .. } | Self::GiveUp { .. } | Self::Operator => None,
+            _ => None,
         }
+    }
+
+    /// The store that it needs to go on: while that stands still, it waits.
+    pub(super) fn store(&self) -> Option<u64> {
+        match self {
+            Self::Arrive(flight) => Some(flight.to),
+            Self::Request(asking) => Some(asking.store),
+            event => event.life().map(|life| life.store),
+        }
+    }
+
+    /// The messages on their way that `life` has sent.
+    pub(super) fn flight_of(&self, life: LifeId) -> bool {
+        matches!(self, Self::Arrive(flight) if flight.from == life)
     }
 
     /// It goes on for ever and means no work.
@@ -102,6 +199,14 @@ impl Event {
                 | Self::Operator
                 | Self::FlushDone { .. }
                 | Self::GiveUp { .. }
+                | Self::Timeout { .. }
+                | Self::Reply { .. }
+                | Self::Send { .. }
+                | Self::Arrive(_)
+                | Self::Unreachable { .. }
+                | Self::Heal(_)
+                | Self::Partition
+                | Self::Retune
         )
     }
 }
@@ -132,9 +237,12 @@ impl Events {
 
     /// Takes away what belongs to a life that is over.
     pub(super) fn purge(&mut self, life: LifeId) -> Vec<Event> {
-        let gone = self
-            .events
-            .extract_if(.., |_, event| event.life() == Some(life));
+        self.extract(|event| event.life() == Some(life))
+    }
+
+    /// Takes away some of what would happen.
+    pub(super) fn extract(&mut self, mut which: impl FnMut(&Event) -> bool) -> Vec<Event> {
+        let gone = self.events.extract_if(.., |_, event| which(event));
         gone.map(|(_, event)| event).collect()
     }
 

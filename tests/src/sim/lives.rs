@@ -1,13 +1,11 @@
 //! Stores fail, die, fall back to what their disks hold, and start again.
 
-use std::time::Duration;
-
 use flotilla_engine::EngineError;
 use flotilla_engine::Pressure;
 use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
 use flotilla_engine::row::Expiry;
-use flotilla_raftstore::StartError;
 use flotilla_raftstore::runtime::StoreFatal;
+use flotilla_raftstore::{StartError, region};
 
 use super::stores::OBSERVE_EVERY;
 use super::{Event, Phase, Sim};
@@ -40,14 +38,7 @@ impl Sim {
             FaultPlan::Crash => self.crash(id),
             FaultPlan::Stop => self.stop_in_order(id),
             FaultPlan::Disk(fault) => self.inject(id, fault),
-            FaultPlan::Pause(time) => {
-                self.oracle.lock().probes.hit_if(
-                    time > self.world.config.lease,
-                    "fault: paused beyond the lease",
-                );
-                self.oracle.lock().excuse(id.store, time);
-                self.pass(time);
-            }
+            FaultPlan::Pause(time) => self.pause(id, time),
             FaultPlan::Pressure(time) => {
                 self.probe("fault: apply held back");
                 let pressure = Pressure {
@@ -60,32 +51,27 @@ impl Sim {
                     .force_pressure(Some(pressure));
                 self.events.at(self.now() + time, Event::PressureOver(id));
             }
-            FaultPlan::Clock(seconds) => self.move_clock(seconds),
+            FaultPlan::Clock(seconds) => self.move_clock(id, seconds),
             FaultPlan::Compaction => {
                 // Rows are dropped an hour after they expired.
                 let later = self.fault_rng.range(0..=7_200);
-                self.move_clock(later.cast_signed());
+                self.move_clock(id, later.cast_signed());
                 self.compact(id);
             }
         }
     }
 
-    /// The time of day never falls so far behind its latest that a row which a compaction dropped
-    /// could be alive again.
-    fn move_clock(&mut self, seconds: i64) {
-        let lowest = self.latest_seconds - flotilla_engine::row::DROP_DELAY_SECONDS / 2;
-        let moved = self.wall().seconds().saturating_add_signed(seconds);
-        let allowed = moved.max(lowest);
-        let back = i64::try_from(allowed).unwrap_or(i64::MAX)
-            - i64::try_from(self.wall().seconds()).unwrap_or(i64::MAX);
-        self.clock_offset += back;
-        self.pass(Duration::ZERO);
+    fn move_clock(&mut self, id: LifeId, seconds: i64) {
+        let now = self.now();
+        if let Some(node) = self.nodes.get_mut(&id.store) {
+            node.clock.jump(now, seconds);
+        }
     }
 
     fn compact(&mut self, id: LifeId) {
         let expiry = Expiry::default();
         expiry.set_mode(self.world.mode);
-        let seconds = self.wall().seconds();
+        let seconds = self.nodes[&id.store].clock.wall(self.now()).seconds();
         expiry.advance(seconds);
         let dropped = self.nodes[&id.store].disk.state.compact(&expiry, seconds);
         self.oracle
@@ -95,7 +81,10 @@ impl Sim {
     }
 
     fn inject(&mut self, id: LifeId, fault: Fault) {
-        let disk = &self.nodes[&id.store].disk;
+        let node = self.nodes.get_mut(&id.store);
+        let node = node.expect("stores are not removed");
+        node.fault_planned = true;
+        let disk = &node.disk;
         match fault.point {
             FaultPoint::Append | FaultPoint::Sync | FaultPoint::Read => disk.log.inject(fault),
             FaultPoint::Write
@@ -157,14 +146,9 @@ impl Sim {
         for answered in inbox.take() {
             let (op, said) = answered.said();
             self.note(format_args!("store {}, ending: {answered:?}", id.store));
-            let mut oracle = self.oracle.lock();
-            let oracle = &mut *oracle;
-            let failed = oracle.stores[&id.store].failed;
-            oracle
-                .answers
-                .answered(op, said, failed, &mut oracle.checks);
+            self.oracle.lock().answer(id.store, op, said);
         }
-        let pending = self.oracle.lock().answers.pending();
+        let pending = self.oracle.lock().answers.pending_of(id.store);
         self.oracle
             .lock()
             .checks
@@ -202,10 +186,19 @@ impl Sim {
             oracle.answers.store_died(id.store);
         }
         self.disk_falls_back(id.store);
+        self.lose_flights(id);
         self.hang_up(id);
+        let now = self.now();
+        if let Some(node) = self.nodes.get_mut(&id.store) {
+            node.paused_until = None;
+            node.fault_planned = false;
+            // The machine is the same, or started anew.
+            if self.fault_rng.chance(500) {
+                node.clock.reboot(now, &mut self.fault_rng);
+            }
+        }
         let wait = self.rng.micros(1_000..=200_000);
-        self.events
-            .at(self.now() + wait, Event::Start { store: id.store });
+        self.events.at(now + wait, Event::Start { store: id.store });
     }
 
     fn disk_falls_back(&mut self, store: u64) {
@@ -306,10 +299,11 @@ impl Sim {
     fn children_to_make(&self, store: u64) -> (Vec<u64>, bool) {
         let oracle = self.oracle.lock();
         let seen = &oracle.stores[&store];
-        let there = oracle.model.regions_at(&seen.applied);
+        let there = oracle.model.regions_at(store, &seen.applied);
         let missing = oracle
             .model
             .regions()
+            .filter(|region| region::peer_on(region, store).is_some())
             .map(|region| region.id)
             .filter(|id| !there.contains_key(id));
         let missing: Vec<u64> = missing.collect();

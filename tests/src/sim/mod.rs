@@ -7,33 +7,47 @@ mod clients;
 mod end;
 mod events;
 mod lives;
+mod network;
 mod operators;
+mod pauses;
+mod placement;
 mod stop;
 mod stores;
+mod transfers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_proto::clock::{Mono, Wall};
+use flotilla_proto::clock::Mono;
 use parking_lot::Mutex;
 
 use crate::checkers::answers::OpId;
 use crate::checkers::model::Model;
 use crate::checkers::{Oracle, Shared};
 use crate::client::Client;
+use crate::history::History;
+use crate::net::Net;
 use crate::pd::Pd;
 use crate::rng::Rng;
 use crate::rules::Violation;
-use crate::store::{Clock, Node, Surroundings};
-use crate::world::{START_SECONDS, World};
+use crate::run::Counts;
+use crate::store::{Clock, Life, Node, Surroundings, TransferId};
+use crate::trace::Trace;
+use crate::world::World;
 
 use events::{Event, Events};
+use transfers::Transfer;
 
 /// Steps after which a run has not ended: something spins.
 const STEPS_MAX: u64 = 400_000;
+/// Steps after which a run settles, however little was done.
+const RUN_STEPS_MAX: u64 = 100_000;
 /// Virtual time after which a run settles, however little was done.
 const RUN_MAX: Duration = Duration::from_secs(300);
+/// Attempts after which a run settles, for each operation that its world asks for: in a broken world
+/// most of them fail.
+const ATTEMPTS_PER_OPERATION: u64 = 4;
 /// The longest time that one step of a thread takes, in microseconds.
 const STEP_MICROS_MAX: u64 = 20;
 
@@ -52,21 +66,30 @@ enum Phase {
 pub struct Sim {
     world: World,
     oracle: Shared,
+    /// True time. Nodes have clocks of their own.
     clock: Clock,
-    /// Seconds by which the time of day was moved.
-    clock_offset: i64,
-    /// The latest time of day so far, seconds.
-    latest_seconds: u64,
     events: Events,
     nodes: BTreeMap<u64, Node>,
+    net: Net,
     pd: Pd,
     clients: Vec<Client>,
     next_op: OpId,
-    /// Operations that clients have begun.
+    /// Attempts that clients have begun.
     begun: u64,
+    /// Attempts of which clients have heard a response, or that the request itself was wrong.
+    heard: u64,
+    /// Messages that have left a store for another.
+    messages: u64,
+    /// The last turn did nothing but let time go on.
+    idle: bool,
     /// What operators have done so far.
     meddled: u64,
     phase: Phase,
+    /// Snapshots on their way.
+    transfers: BTreeMap<TransferId, Transfer>,
+    transfers_begun: TransferId,
+    /// What clients asked and heard.
+    history: History,
     /// Requests of the last phase, and whether they were served.
     served: BTreeMap<OpId, bool>,
     root: Rng,
@@ -75,18 +98,21 @@ pub struct Sim {
 }
 
 impl Sim {
-    /// A world before its first step.
-    pub fn new(world: World) -> Self {
+    /// A world before its first step, which keeps the last `lines` of its transcript.
+    pub fn new(world: World, lines: usize) -> Self {
         let root = Rng::new(world.seed);
         let oracle: Shared = Arc::new(Mutex::new(Oracle {
             model: Model::bootstrap(&world.first_regions(), &world.first_meta()),
             now: Mono(1),
+            trace: Trace::keeping(lines),
             ..Oracle::default()
         }));
         let clock = Clock::default();
         clock.advance(Mono(1));
-        let nodes = (1..=world.stores).map(|id| (id, Node::create(id, &world, &oracle)));
-        let nodes = nodes.collect();
+        let mut clocks = root.fork("clocks");
+        let nodes = (1..=world.stores)
+            .map(|id| (id, Node::create(id, &world, &oracle, &mut clocks)))
+            .collect();
         let mut pd = Pd::default();
         world
             .first_regions()
@@ -95,19 +121,28 @@ impl Sim {
         let clients = 0..world.workload.clients;
         let clients = clients.map(|id| Client::new(id, root.fork(&format!("client {id}"))));
         let clients = clients.collect();
+        world
+            .first_regions()
+            .iter()
+            .for_each(|region| oracle.lock().check_peer_ids(region));
         let mut sim = Self {
             oracle,
             clock,
-            clock_offset: 0,
-            latest_seconds: START_SECONDS,
             events: Events::default(),
             nodes,
+            net: Net::new(world.net.clone(), root.fork("net")),
             pd,
             clients,
             next_op: 1,
             begun: 0,
+            heard: 0,
+            messages: 0,
+            idle: false,
             meddled: 0,
             phase: Phase::Run,
+            history: History::default(),
+            transfers: BTreeMap::new(),
+            transfers_begun: 0,
             served: BTreeMap::new(),
             rng: root.fork("run"),
             fault_rng: root.fork("faults"),
@@ -127,6 +162,8 @@ impl Sim {
             self.events.at(self.now() + wait, Event::Client { client });
         }
         self.operator_later();
+        self.partition_later();
+        self.retune_later();
     }
 
     /// Runs to the end.
@@ -136,8 +173,11 @@ impl Sim {
     pub fn run(&mut self) -> Result<(), Violation> {
         while self.phase == Phase::Run {
             self.turn()?;
-            let late = self.now() >= Mono::default() + RUN_MAX;
-            if late || self.begun >= self.world.operations {
+            let late =
+                self.now() >= Mono::default() + RUN_MAX || self.oracle.lock().step >= RUN_STEPS_MAX;
+            let enough = self.heard >= self.world.operations
+                || self.begun >= self.world.operations * ATTEMPTS_PER_OPERATION;
+            if late || enough {
                 self.phase = Phase::Settle;
             }
         }
@@ -154,11 +194,17 @@ impl Sim {
         assert!(step < STEPS_MAX, "no end after {step} steps");
         let due = self.events.next_at().is_some_and(|at| at <= self.now());
         let event_first = due && self.rng.chance(500);
+        self.oracle
+            .lock()
+            .trace
+            .mix([step, self.now().0, self.rng.any()]);
+        self.idle = false;
         if event_first || !self.step_stores() {
             if due {
                 self.event();
             } else {
                 self.advance_time();
+                self.idle = true;
             }
         }
         self.verdict()
@@ -173,10 +219,9 @@ impl Sim {
 
     /// Nothing is to be done now: on to what comes next.
     fn advance_time(&mut self) {
-        let wakes = self
-            .nodes
-            .values()
-            .filter_map(|node| node.life.as_ref()?.next_wake());
+        let now = self.now();
+        let awake = self.nodes.values().filter(|node| !node.is_paused(now));
+        let wakes = awake.filter_map(|node| node.life.as_ref()?.next_wake());
         let next = wakes.chain(self.events.next_at()).min();
         let next = next.expect("somebody always has something to do later");
         self.pass(next.max(self.now() + Duration::from_micros(1)) - self.now());
@@ -186,16 +231,10 @@ impl Sim {
         let now = self.now() + time;
         self.clock.advance(now);
         self.oracle.lock().now = now;
-        self.latest_seconds = self.latest_seconds.max(self.wall().seconds());
     }
 
     fn now(&self) -> Mono {
         self.clock.now()
-    }
-
-    fn wall(&self) -> Wall {
-        let seconds = START_SECONDS.saturating_add_signed(self.clock_offset);
-        Wall(seconds * 1000 + self.now().0 / 1_000_000)
     }
 
     fn note(&self, event: std::fmt::Arguments<'_>) {
@@ -207,18 +246,39 @@ impl Sim {
     }
 
     /// What a store's requests see.
-    fn around(&self) -> Surroundings {
+    fn around(&self, store: u64) -> Surroundings {
+        let clock = &self.nodes[&store].clock;
         Surroundings {
             oracle: Arc::clone(&self.oracle),
-            now: self.now(),
-            wall: self.wall(),
+            now: clock.mono(self.now()),
+            wall: clock.wall(self.now()),
             mode: self.world.mode,
         }
+    }
+
+    /// The process that runs on `store`.
+    fn life(&self, store: u64) -> Option<&Life> {
+        self.nodes.get(&store)?.life.as_ref()
+    }
+
+    fn life_mut(&mut self, store: u64) -> Option<&mut Life> {
+        self.nodes.get_mut(&store)?.life.as_mut()
     }
 
     fn op(&mut self) -> OpId {
         self.next_op += 1;
         self.next_op - 1
+    }
+
+    /// How much has happened.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            steps: self.oracle.lock().step,
+            operations: self.begun,
+            served: self.heard,
+            messages: self.messages,
+            time: self.now() - Mono::default(),
+        }
     }
 
     /// The checkers, with all they have seen.

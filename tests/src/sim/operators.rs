@@ -17,20 +17,33 @@ impl Sim {
 
     pub(super) fn operator(&mut self) {
         // Slow worlds last longer, and must not get more regions than others for it.
-        if self.phase != Phase::Run || self.meddled >= self.world.operations / 2 {
+        let enough = self.meddled >= self.world.operations / 2;
+        if self.phase != Phase::Run || enough || !self.world.operators {
             return;
         }
         self.meddled += 1;
         self.operator_later();
-        match self.rng.below(10) {
+        match self.rng.below(12) {
             0..=2 => self.split_somewhere(),
             3..=4 => self.write_pd_record(),
             5..=6 => self.write_as_tool(),
-            7 => self.meddle(PeerInput::Campaign),
-            8 if self.rng.chance(500) => self.meddle(PeerInput::Transfer { to: 999 }),
-            8 => self.meddle(PeerInput::Report),
-            _ => self.meddle(PeerInput::Unreachable { peer: 999 }),
+            7 => self.meddle(|_, _| PeerInput::Campaign),
+            8 => self.meddle(|_, _| PeerInput::Report),
+            9..=10 => self.meddle(|sim, region| PeerInput::Transfer {
+                to: sim.any_peer(region),
+            }),
+            _ => self.meddle(|sim, region| PeerInput::Unreachable {
+                peer: sim.any_peer(region),
+            }),
         }
+    }
+
+    /// A peer of the region, or now and then nobody's.
+    fn any_peer(&mut self, region: &Region) -> u64 {
+        if self.rng.chance(100) || region.peers.is_empty() {
+            return 999;
+        }
+        self.rng.pick(&region.peers).id
     }
 
     fn any_region(&mut self) -> Option<Region> {
@@ -68,11 +81,13 @@ impl Sim {
             epoch: region.region_epoch,
             ..ReadContext::default()
         });
-        let around = self.around();
-        let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) else {
+        let Some(id) = self.about_where(region.id) else {
             return;
         };
-        let id = life.id;
+        let around = self.around(id.store);
+        let Some(life) = self.life(id.store) else {
+            return;
+        };
         around.oracle.lock().note(format_args!(
             "operation {op}: split region {} at {keys:?}",
             region.id
@@ -132,11 +147,13 @@ impl Sim {
     }
 
     fn write_bare(&mut self, op: u64, region: &Region, mods: Vec<Mod>) {
-        let around = self.around();
-        let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) else {
+        let Some(id) = self.about_where(region.id) else {
             return;
         };
-        let id = life.id;
+        let around = self.around(id.store);
+        let Some(life) = self.life(id.store) else {
+            return;
+        };
         around.oracle.lock().note(format_args!(
             "operation {op}: bare write to region {}: {mods:?}",
             region.id
@@ -145,12 +162,14 @@ impl Sim {
         self.hear_answers(id);
     }
 
-    fn meddle(&mut self, input: PeerInput) {
+    fn meddle(&mut self, make: impl FnOnce(&mut Self, &Region) -> PeerInput) {
         let Some(region) = self.any_region() else {
             return;
         };
-        if let Some(life) = self.nodes.values().find_map(|node| node.life.as_ref()) {
-            life.runtime.to_peer(region.id, input);
+        let input = make(self, &region);
+        let (id, region) = (self.about_where(region.id), region.id);
+        if let Some(life) = id.and_then(|id| self.life(id.store)) {
+            life.runtime.to_peer(region, input);
         }
     }
 }

@@ -1,19 +1,22 @@
 //! Stores run: their threads step, what they ask for comes, what they answer is heard.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use flotilla_engine::{FlushReason, KeyRange, SplitLimits, StateStore as _, split_check};
 use flotilla_proto::metapb::Region;
-use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, RegionSize, SizeCheck};
+use flotilla_raftstore::effects::{Fetch, MetaRole, RegionSize, SizeCheck};
 use flotilla_raftstore::region::META_REGION;
-use flotilla_raftstore::{PeerInput, RequestError, region};
+use flotilla_raftstore::{PeerInput, RequestError, SnapshotTask, region};
 
-use super::{Event, Phase, STEP_MICROS_MAX, Sim};
+use super::{Event, STEP_MICROS_MAX, Sim};
+use crate::checkers::machines::may_read;
 use crate::client::Request;
 use crate::disk::FlushDue;
 use crate::probe;
 use crate::rules::Rule;
 use crate::store::{Answered, Asked, LifeId, Next};
+use crate::world::{Pace, Paces};
 
 /// How often the durable point is looked at.
 pub(super) const OBSERVE_EVERY: Duration = Duration::from_millis(100);
@@ -31,15 +34,16 @@ impl Sim {
 
     fn step_store(&mut self, store: u64) -> bool {
         let now = self.now();
-        let Some(life) = self
-            .nodes
-            .get_mut(&store)
-            .and_then(|node| node.life.as_mut())
-        else {
+        let node = self.nodes.get_mut(&store).expect("stores are not removed");
+        if node.is_paused(now) {
+            return false;
+        }
+        let local = node.clock.mono(now);
+        let Some(life) = &mut node.life else {
             return false;
         };
         let id = life.id;
-        match life.step(now) {
+        match life.step(local) {
             Ok(None) => return false,
             Ok(Some(actor)) => {
                 self.note(format_args!("store {store}: {actor}"));
@@ -56,11 +60,14 @@ impl Sim {
     /// Carries on what a step of a store left behind: questions, answers, traces.
     pub(super) fn after_step(&mut self, id: LifeId) {
         for name in probe::take_reached() {
-            self.probe(&name);
+            self.oracle.lock().probes.reached(name);
         }
         self.ask_world(id);
         self.hear_answers(id);
+        self.wake_decided(id);
         self.look(id);
+        self.send_later(id);
+        self.go_on_stopping(id);
         let Some(node) = self.nodes.get(&id.store) else {
             return;
         };
@@ -75,16 +82,37 @@ impl Sim {
         }
     }
 
+    /// Latches of writes of unknown fate go once a later term is applied.
+    fn wake_decided(&mut self, id: LifeId) {
+        let risen = std::mem::take(&mut self.oracle.lock().store(id.store).terms_risen);
+        let Some(life) = self.life(id.store).filter(|_| !risen.is_empty()) else {
+            return;
+        };
+        for op in life.terms_applied(risen) {
+            self.probe("latch: kept until the fate of a write was decided");
+            self.serve_later(id, op);
+        }
+    }
+
     fn look(&mut self, id: LifeId) {
-        let now = self.now();
-        let Some(life) = self.nodes[&id.store].life.as_ref() else {
+        let now = self.nodes[&id.store].clock.mono(self.now());
+        let Some(life) = self.life(id.store) else {
             return;
         };
         let mut oracle = self.oracle.lock();
+        let mut leased = Vec::new();
         life.look_at_peers(|peer| {
             oracle.look_at_peer(id.store, peer);
-            oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now);
+            if oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now) {
+                leased.push(peer.region().clone());
+            }
         });
+        if !leased.is_empty() {
+            let others = self.leases_of_others(id.store);
+            for region in leased {
+                oracle.check_lease_alone(id.store, &region, &others);
+            }
+        }
         let queued = life.runtime.raft.queued_bytes();
         // Inputs that must not be lost come on top of the bound; their payloads count nothing.
         let limit = self.world.limits.raft.queued_bytes_max;
@@ -98,6 +126,23 @@ impl Sim {
             });
     }
 
+    /// What other stores may read locally at this moment, each by its own clock.
+    fn leases_of_others(&self, store: u64) -> Vec<(u64, Region)> {
+        let mut leased = Vec::new();
+        for node in self.nodes.values().filter(|node| node.id != store) {
+            let now = node.clock.mono(self.now());
+            let Some(life) = &node.life else {
+                continue;
+            };
+            life.look_at_peers(|peer| {
+                if may_read(peer.region(), &life.runtime.delegates, now) {
+                    leased.push((node.id, peer.region().clone()));
+                }
+            });
+        }
+        leased
+    }
+
     fn ask_world(&mut self, id: LifeId) {
         let Some(life) = self.nodes[&id.store].life.as_ref() else {
             return;
@@ -105,12 +150,19 @@ impl Sim {
         for asked in life.outside.take() {
             match asked {
                 Asked::Fetch(fetch) => {
-                    let wait = self.world.paces.fetch.wait(&mut self.rng);
+                    let wait = self.wait(id.store, |paces| paces.fetch);
                     self.events
                         .at(self.now() + wait, Event::Fetch { life: id, fetch });
                 }
+                Asked::Offered(transfer, ok) => self.offered(transfer, ok),
+                Asked::Snapshot(task) => {
+                    let wait = self.wait(id.store, |paces| paces.fetch);
+                    let task = Box::new(task);
+                    self.events
+                        .at(self.now() + wait, Event::Snapshot { life: id, task });
+                }
                 Asked::SizeCheck(check) => {
-                    let wait = self.world.paces.fetch.wait(&mut self.rng);
+                    let wait = self.wait(id.store, |paces| paces.fetch);
                     self.events
                         .at(self.now() + wait, Event::Size { life: id, check });
                 }
@@ -134,80 +186,6 @@ impl Sim {
         }
     }
 
-    fn pd_asked(&mut self, id: LifeId, task: PdTask) {
-        match task {
-            PdTask::RegionHeartbeat { region, leader, .. } => {
-                self.pd.leads(region.id, leader);
-                self.reported(id, &[region]);
-            }
-            PdTask::ReportSplit { regions } => self.reported(id, &regions),
-            PdTask::StoreHeartbeat { .. } => {}
-            PdTask::AskRegion { region } => {
-                let current = self.pd.regions().find(|known| known.id == region).cloned();
-                if let Some(current) = current {
-                    let wait = self.rng.micros(0..=2_000);
-                    let input = Box::new(PeerInput::Current { region: current });
-                    let life = id;
-                    self.events.at(
-                        self.now() + wait,
-                        Event::Pd {
-                            life,
-                            region,
-                            input,
-                        },
-                    );
-                }
-            }
-            PdTask::AskSplit {
-                region,
-                epoch,
-                keys,
-                answer,
-            } => {
-                let faulty = self.phase == Phase::Run;
-                let ids = if faulty && self.fault_rng.chance(self.world.faults.pd_fails) {
-                    self.probe("split: PD failed");
-                    Err("PD has no leader".to_owned())
-                } else {
-                    Ok(self.pd.new_ids(&region, keys.len()))
-                };
-                let late = faulty && self.fault_rng.chance(self.world.faults.pd_late);
-                let wait = if late {
-                    self.rng.micros(0..=2_000_000)
-                } else {
-                    self.rng.micros(0..=2_000)
-                };
-                self.note(format_args!(
-                    "PD: ids for region {}, {} parts: {ids:?} in {wait:?}",
-                    region.id,
-                    keys.len()
-                ));
-                let input = Box::new(PeerInput::SplitIds {
-                    epoch,
-                    keys,
-                    ids,
-                    answer,
-                });
-                let region = region.id;
-                self.events.at(
-                    self.now() + wait,
-                    Event::Pd {
-                        life: id,
-                        region,
-                        input,
-                    },
-                );
-            }
-        }
-    }
-
-    fn reported(&mut self, id: LifeId, regions: &[Region]) {
-        for region in regions {
-            self.oracle.lock().show(id.store, region);
-            self.pd.told(region);
-        }
-    }
-
     pub(super) fn hear_answers(&mut self, id: LifeId) {
         let Some(life) = self.nodes[&id.store].life.as_ref() else {
             return;
@@ -225,11 +203,7 @@ impl Sim {
         ));
         {
             let mut oracle = self.oracle.lock();
-            let oracle = &mut *oracle;
-            let failed = oracle.stores[&id.store].failed;
-            oracle
-                .answers
-                .answered(op, said, failed, &mut oracle.checks);
+            oracle.answer(id.store, op, said);
             let busy = matches!(&answered, Answered::Write(_, Err(RequestError::Busy { reason })) if reason.contains("waited too long"));
             oracle.probes.hit_if(busy, "write: waited too long");
             let large = matches!(
@@ -252,12 +226,8 @@ impl Sim {
             Answered::Read(_, result) => result.map(Some),
             Answered::Split(..) => return,
         };
-        let around = self.around();
-        let Some(life) = self
-            .nodes
-            .get_mut(&id.store)
-            .and_then(|node| node.life.as_mut())
-        else {
+        let around = self.around(id.store);
+        let Some(life) = self.life_mut(id.store) else {
             return;
         };
         let Some(running) = life.requests.get(&op) else {
@@ -281,18 +251,24 @@ impl Sim {
             Next::Again => self.serve_later(id, op),
             Next::Done(reply, woken) => {
                 woken.into_iter().for_each(|op| self.serve_later(id, op));
-                self.replied(client, op, request, &reply);
+                self.reply(id.store, client, op, request, reply);
             }
         }
     }
 
+    /// How long one of a store's threads takes to get to it.
+    fn wait(&mut self, store: u64, which: impl Fn(&Paces) -> Pace) -> Duration {
+        let pace = which(self.world.paces(store));
+        self.nodes[&store].calm.wait(pace, &mut self.rng)
+    }
+
     pub(super) fn serve_later(&mut self, life: LifeId, op: u64) {
-        let wait = self.world.paces.serve.wait(&mut self.rng);
+        let wait = self.wait(life.store, |paces| paces.serve);
         self.events.at(self.now() + wait, Event::Serve { life, op });
     }
 
     fn flush_later(&mut self, life: LifeId, forced: Option<FlushReason>) {
-        let wait = self.world.paces.flush.wait(&mut self.rng);
+        let wait = self.wait(life.store, |paces| paces.flush);
         self.events
             .at(self.now() + wait, Event::FlushDone { life, forced });
     }
@@ -301,14 +277,19 @@ impl Sim {
 
     pub(super) fn observe(&mut self, id: LifeId) {
         let now = self.now();
-        let Some(life) = self
-            .nodes
-            .get_mut(&id.store)
-            .and_then(|node| node.life.as_mut())
-        else {
+        let node = self.nodes.get_mut(&id.store);
+        let node = node.expect("stores are not removed");
+        // The store counts by its own clock.
+        let longest = |span| node.clock.longest(span);
+        let (admin, grace) = (
+            longest(self.world.config.admin_durable_max),
+            longest(FLUSH_GRACE),
+        );
+        let local = node.clock.mono(now);
+        let Some(life) = &mut node.life else {
             return;
         };
-        match life.observe(now) {
+        match life.observe(local) {
             Ok(observed) => {
                 if let Some(reason) = observed.flush {
                     self.probe(match reason {
@@ -317,11 +298,10 @@ impl Sim {
                     });
                     self.flush_later(id, Some(reason));
                 }
-                let config = &self.world.config;
-                let (bound, admin) = (config.replay_bytes_max, config.admin_durable_max);
+                let bound = self.world.config.replay_bytes_max;
                 self.oracle
                     .lock()
-                    .check_flush_due(id.store, bound, admin, FLUSH_GRACE);
+                    .check_flush_due(id.store, bound, admin, grace);
                 self.events.at(now + OBSERVE_EVERY, Event::Observe(id));
             }
             Err(error) => self.engine_failed(id, error),
@@ -354,6 +334,17 @@ impl Sim {
             self.probe("fault: log read failed");
         }
         life.runtime.to_peer(fetch.region, input);
+    }
+
+    pub(super) fn snapshot(&self, id: LifeId, task: SnapshotTask) {
+        let node = &self.nodes[&id.store];
+        let Some(life) = &node.life else { return };
+        let told = task.run(&*node.disk.state, &*node.disk.snapshots, |_| {
+            ControlFlow::Continue(())
+        });
+        if let Some((region, input)) = told {
+            life.runtime.to_peer(region, input);
+        }
     }
 
     pub(super) fn measure(&mut self, id: LifeId, check: &SizeCheck) {

@@ -1,7 +1,8 @@
 //! The threads of a store as actors that take their time.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use flotilla_proto::clock::Mono;
 use flotilla_raftstore::runtime::StoreFatal;
@@ -26,6 +27,25 @@ impl Clock {
     }
 }
 
+/// Whether a store's threads still take their time. Shared by all of one store's lives.
+#[derive(Clone, Debug, Default)]
+pub struct Calm(Arc<AtomicBool>);
+
+impl Calm {
+    /// Nobody stalls any more.
+    pub fn calm(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// How long to wait at `pace`.
+    pub fn wait(&self, pace: Pace, rng: &mut Rng) -> Duration {
+        match pace {
+            Pace::Slow | Pace::Stalling if self.0.load(Ordering::Relaxed) => Pace::Short.wait(rng),
+            pace => pace.wait(rng),
+        }
+    }
+}
+
 /// When an actor that has something to do will do it; `u64::MAX`: it has nothing to do.
 #[derive(Clone, Debug)]
 pub struct Wake(Arc<AtomicU64>);
@@ -46,18 +66,20 @@ pub(super) struct Paced<A> {
     pace: Pace,
     rng: Rng,
     clock: Clock,
+    calm: Calm,
     wake: Wake,
 }
 
 impl<A> Paced<A> {
     /// `inner` at `pace`, and when it wakes.
-    pub(super) fn new(inner: A, pace: Pace, rng: Rng, clock: Clock) -> (Self, Wake) {
+    pub(super) fn new(inner: A, pace: Pace, rng: Rng, clock: Clock, calm: Calm) -> (Self, Wake) {
         let wake = Wake(Arc::new(AtomicU64::new(Wake::NEVER)));
         let paced = Self {
             inner,
             pace,
             rng,
             clock,
+            calm,
             wake: wake.clone(),
         };
         (paced, wake)
@@ -74,7 +96,7 @@ impl<A: Actor<Mono, StoreFatal>> Actor<Mono, StoreFatal> for Paced<A> {
         let at = match self.wake.at() {
             Some(at) => at,
             None => {
-                let at = now + self.pace.wait(&mut self.rng);
+                let at = now + self.calm.wait(self.pace, &mut self.rng);
                 self.wake.0.store(at.0, Ordering::Relaxed);
                 at
             }

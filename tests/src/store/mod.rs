@@ -7,8 +7,10 @@
 mod actors;
 mod outside;
 mod service;
+mod stopping;
+mod time;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -19,7 +21,7 @@ use flotilla_proto::metapb::Region;
 use flotilla_raftstore::boot::{self, Boot, Replayed};
 use flotilla_raftstore::runtime::{Runtime, StoreFatal};
 use flotilla_raftstore::{Config, DurableWatch, RaftMachine, StartError};
-use flotilla_router::{LogAppend, LogSync, Poller, Seeded};
+use flotilla_router::{Lane, LogAppend, LogSync, Poller, Seeded};
 
 use crate::checkers::Shared;
 use crate::checkers::answers::OpId;
@@ -27,9 +29,11 @@ use crate::disk::{Disk, WatchedLog, WatchedState};
 use crate::rng::Rng;
 use crate::world::World;
 
-pub use actors::{Clock, Wake};
-pub use outside::{Answered, Asked, Inbox, Outside};
+pub use actors::{Calm, Clock, Wake};
+pub use outside::{Answered, Asked, Inbox, Outside, TransferId};
 pub use service::{Next, Reply, Running, Surroundings};
+pub use stopping::Stopping;
+pub use time::NodeClock;
 
 /// Names one life of one store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,6 +56,14 @@ pub struct Node {
     pub lives: u64,
     /// Starts in a row that ended before they served.
     pub failed_starts: u64,
+    /// Its clocks.
+    pub clock: NodeClock,
+    /// Whether its threads still stall.
+    pub calm: Calm,
+    /// It takes no step until then, and whatever comes waits.
+    pub paused_until: Option<Mono>,
+    /// A fault was planned for its disk that may not have struck yet.
+    pub fault_planned: bool,
 }
 
 /// A running process.
@@ -78,6 +90,10 @@ pub struct Life {
     /// A flush that the watch asked for: log bytes appended when it began.
     forced_flush: Option<u64>,
     log: Arc<WatchedLog>,
+    /// It is stopping in order, and this far.
+    pub stopping: Option<Stopping>,
+    /// Lanes whose sender will look at them soon.
+    pub sending: BTreeSet<(u64, u8)>,
 }
 
 /// What a look at the durable point led to.
@@ -89,14 +105,23 @@ pub struct Observed {
 
 impl Node {
     /// A store that has just been created and does not run yet.
-    pub fn create(id: u64, world: &World, oracle: &Shared) -> Self {
+    pub fn create(id: u64, world: &World, oracle: &Shared, rng: &mut Rng) -> Self {
         Self {
             id,
             disk: Disk::create(id, world, oracle),
             life: None,
             lives: 0,
             failed_starts: 0,
+            clock: NodeClock::new(world.drift, rng),
+            calm: Calm::default(),
+            paused_until: None,
+            fault_planned: false,
         }
+    }
+
+    /// It stands still at `now`.
+    pub fn is_paused(&self, now: Mono) -> bool {
+        self.paused_until.is_some_and(|until| now < until)
     }
 
     /// Starts the process: replay, then everything that runs.
@@ -119,21 +144,24 @@ impl Node {
             seed: rng.fork("raft").any(),
             ..world.config.clone()
         };
+        let now = self.clock.mono(clock.now());
         let boot = boot::open(
             config.clone(),
             self.id,
             &*self.disk.log,
             &*self.disk.state,
-            clock.now(),
+            &*self.disk.snapshots,
+            now,
         )?;
         let replayed = boot.replayed;
-        let watch = DurableWatch::opened(&config, replayed, clock.now());
+        let watch = DurableWatch::opened(&config, replayed, now);
         let regions = boot
             .regions
             .iter()
             .map(|spawn| (spawn.region, spawn.apply.region().clone()));
         let regions = regions.collect();
-        self.life = Some(Life::new(id, boot, watch, &self.disk, world, clock, &rng));
+        let clocks = (clock.clone(), self.calm.clone());
+        self.life = Some(Life::new(id, boot, watch, &self.disk, world, clocks, &rng));
         self.failed_starts = 0;
         Ok((replayed, regions))
     }
@@ -146,7 +174,7 @@ impl Life {
         watch: DurableWatch,
         disk: &Disk,
         world: &World,
-        clock: &Clock,
+        (clock, calm): (Clock, Calm),
         rng: &Rng,
     ) -> Self {
         let runtime = Runtime::with_limits(
@@ -167,14 +195,14 @@ impl Life {
         let apply = Poller::new(runtime.apply.clone(), apply, apply_budget);
         let release = runtime.clone();
         let sync = LogSync(runtime.log.clone(), move |durable| release.release(durable));
-        let paces = &world.paces;
+        let paces = world.paces(id.store);
         let mut actors = Seeded::new(rng.fork("scheduler").any());
         let mut wakes = Vec::new();
-        let paced = |pace, name: &str| (pace, rng.fork(name), clock.clone());
+        let paced = |pace, name: &str| (pace, rng.fork(name), clock.clone(), calm.clone());
         macro_rules! add {
             ($actor:expr, $pace:expr, $name:literal) => {
-                let (pace, rng, clock) = paced($pace, $name);
-                let (actor, wake) = actors::Paced::new($actor, pace, rng, clock);
+                let (pace, rng, clock, calm) = paced($pace, $name);
+                let (actor, wake) = actors::Paced::new($actor, pace, rng, clock, calm);
                 actors.add(actor);
                 wakes.push(wake);
             };
@@ -198,6 +226,8 @@ impl Life {
             admin_seen: 0,
             forced_flush: None,
             log: Arc::clone(&disk.log),
+            stopping: None,
+            sending: BTreeSet::new(),
         }
     }
 
@@ -215,16 +245,44 @@ impl Life {
         self.wakes.iter().filter_map(Wake::at).min()
     }
 
-    /// No request is being served, every region has a leader that has applied its whole log, and
-    /// nothing waits to be written.
-    pub fn at_rest(&self) -> bool {
-        let mut settled = true;
+    /// What keeps it from being at rest: requests being served, peers without a leader or with entries
+    /// that are not applied, a log that waits to be written.
+    pub fn unrest(&self) -> Option<String> {
+        let log = &self.runtime.log;
+        if !self.requests.is_empty() {
+            let first = self.requests.iter().next();
+            return Some(format!("{} requests, {first:?}", self.requests.len()));
+        }
+        if log.append_waits() || log.sync_waits() {
+            return Some("its log is not written".to_owned());
+        }
+        let mut unsettled = None;
         self.look_at_peers(|peer| {
             let raft = peer.raft();
-            settled &= raft.leader().is_some() && raft.applied_index() == raft.last_index();
+            let settled = raft.leader().is_some() && raft.applied_index() == raft.last_index();
+            if !settled {
+                unsettled = Some(format!("region {} {:?}", peer.region().id, raft.status()));
+            }
         });
-        let log = &self.runtime.log;
-        settled && self.requests.is_empty() && !log.append_waits() && !log.sync_waits()
+        unsettled
+    }
+
+    /// Lanes in which something waits, by store.
+    pub fn waiting_lanes(&self) -> Vec<(u64, Lane)> {
+        let outgoing = &self.runtime.outgoing;
+        let mut lanes = Vec::new();
+        if outgoing.bytes() > 0 {
+            for store in outgoing.stores() {
+                let waits = |lane: &Lane| outgoing.waiting(store, *lane) > 0;
+                lanes.extend(
+                    Lane::ALL
+                        .into_iter()
+                        .filter(waits)
+                        .map(|lane| (store, lane)),
+                );
+            }
+        }
+        lanes
     }
 
     /// Looks at every peer.
@@ -236,6 +294,15 @@ impl Life {
                 }
             });
         }
+    }
+
+    /// Looks at the peer of one region.
+    pub fn look_at(&self, region: u64, look: impl FnOnce(&flotilla_raftstore::peer::Peer)) {
+        self.runtime.raft.inspect(region, |machine| {
+            if let RaftMachine::Peer(peer) = machine {
+                look(peer);
+            }
+        });
     }
 
     /// Looks how far the state is durable and whether a flush is due, as the observer does ten times

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, SizeCheck};
 use flotilla_raftstore::runtime::World;
-use flotilla_raftstore::{Answer, ReadPermit, RequestError};
+use flotilla_raftstore::{Answer, ReadPermit, RequestError, SnapshotTask};
 use parking_lot::Mutex;
 
 use crate::checkers::answers::{OpId, Said};
@@ -15,6 +15,10 @@ use crate::checkers::answers::{OpId, Said};
 pub enum Asked {
     /// To read entries.
     Fetch(Fetch),
+    /// To work on a snapshot.
+    Snapshot(SnapshotTask),
+    /// Nothing: it answers to the offer of a snapshot.
+    Offered(TransferId, bool),
     /// To measure a region.
     SizeCheck(SizeCheck),
     /// Of PD.
@@ -103,9 +107,26 @@ impl Outside {
     }
 }
 
+/// Counts the snapshots that stores send each other.
+pub type TransferId = u64;
+
+impl Outside {
+    /// An answer to the offer of a snapshot.
+    pub fn offer(&self, transfer: TransferId) -> Answer<()> {
+        let asked = Arc::clone(&self.0);
+        Answer::new(move |result: Result<(), RequestError>| {
+            asked.lock().push(Asked::Offered(transfer, result.is_ok()));
+        })
+    }
+}
+
 impl World for Outside {
     fn fetch(&mut self, fetch: Fetch) {
         self.0.lock().push(Asked::Fetch(fetch));
+    }
+
+    fn snapshot(&mut self, task: SnapshotTask) {
+        self.0.lock().push(Asked::Snapshot(task));
     }
 
     fn size_check(&mut self, check: SizeCheck) {

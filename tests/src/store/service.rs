@@ -15,6 +15,7 @@ use flotilla_router::SendError;
 
 use super::Life;
 use crate::checkers::answers::{Compared, OpId, Said};
+use crate::checkers::model::{ModelAt, RowKey};
 use crate::checkers::{Oracle, Shared};
 use crate::client::{Need, Plan, Request};
 use crate::rules::Rule;
@@ -26,6 +27,8 @@ pub struct Running {
     pub client: u64,
     request: Request,
     context: ReadContext,
+    /// The step in which it came.
+    since: u64,
     lock: Option<Lock>,
     stage: Stage,
 }
@@ -38,8 +41,8 @@ enum Stage {
     Asked,
     /// The state may be looked at.
     Look(By),
-    /// It was; this is what was seen, and what should have been.
-    Confirm(By, Looked, Looked),
+    /// It was.
+    Confirm(By, Box<Glance>),
     /// Proposed in a term; the response if it is done.
     Proposed(u64, Vec<u8>),
 }
@@ -64,6 +67,17 @@ impl By {
             Self::Permit(permit) => permit.term,
         }
     }
+}
+
+/// A look at the state.
+#[derive(Debug)]
+struct Glance {
+    /// What was seen.
+    seen: Looked,
+    /// What the model says of a store that has applied so much.
+    expected: Looked,
+    /// The rows that were looked at, each as of so many versions.
+    rows: Vec<(RowKey, usize)>,
 }
 
 /// What a look at the state gave.
@@ -136,11 +150,19 @@ impl Running {
 
 impl Life {
     /// Takes a request in.
-    pub fn begin(&mut self, op: OpId, client: u64, request: Request, context: ReadContext) {
+    pub fn begin(
+        &mut self,
+        op: OpId,
+        client: u64,
+        request: Request,
+        context: ReadContext,
+        since: u64,
+    ) {
         let running = Running {
             client,
             request,
             context,
+            since,
             lock: None,
             stage: Stage::Fresh,
         };
@@ -166,9 +188,7 @@ impl Life {
             },
             Stage::Latched => self.latch(op, &mut running, around),
             Stage::Look(by) => self.look(&mut running, by, around),
-            Stage::Confirm(by, seen, expected) => {
-                self.confirm(op, &mut running, by, seen, expected, around)
-            }
+            Stage::Confirm(by, glance) => self.confirm(op, &mut running, by, *glance, around),
             stage @ (Stage::Asked | Stage::Proposed(..)) => {
                 panic!("operation {op} is served while it waits in {stage:?}")
             }
@@ -203,10 +223,17 @@ impl Life {
             (Err(error), Stage::Proposed(term, _))
                 if Said::of(&Err::<(), _>(error.clone())) == Said::Unknown =>
             {
+                let region = running.context.region;
+                let mut woken = Vec::new();
                 if let Some(lock) = running.lock.take() {
-                    self.latches.detain(lock, running.context.region, term);
+                    self.latches.detain(lock, region, term);
+                    // It may be decided already.
+                    let oracle = around.oracle.lock();
+                    if let Some(newest) = oracle.stores[&self.id.store].terms.get(&region) {
+                        woken = self.latches.decided(region, *newest);
+                    }
                 }
-                Next::Done(Reply::Region(error), Vec::new())
+                Next::Done(Reply::Region(error), woken)
             }
             (Err(error), _) => Next::Done(Reply::Region(error), Vec::new()),
             (answer, stage) => panic!("operation {op} got {answer:?} in {stage:?}"),
@@ -335,9 +362,14 @@ impl Life {
                 })
             }};
         }
-        let (seen, expected) = (look_at!(&snapshot), look_at!(&oracle.model));
+        let model = ModelAt::new(&oracle.model, &oracle.stores[&self.id.store].applied);
+        let glance = Glance {
+            seen: look_at!(&snapshot),
+            expected: look_at!(&model),
+            rows: model.into_looked(),
+        };
         drop(oracle);
-        running.stage = Stage::Confirm(by, seen, expected);
+        running.stage = Stage::Confirm(by, Box::new(glance));
         Next::Again
     }
 
@@ -346,8 +378,7 @@ impl Life {
         op: OpId,
         running: &mut Running,
         by: By,
-        seen: Looked,
-        expected: Looked,
+        glance: Glance,
         around: &Surroundings,
     ) -> Next {
         match &by {
@@ -369,8 +400,8 @@ impl Life {
                 }
             }
         }
-        self.check_seen(op, running, (by.region(), &seen), &expected, around);
-        match seen {
+        self.check_seen(op, running, by.region(), &glance, around);
+        match glance.seen {
             Looked::Read(response) => Next::Done(Reply::Response(response), Vec::new()),
             Looked::Failed(error) => Next::Done(Reply::Refused(error), Vec::new()),
             Looked::Plan(plan) if plan.mods.is_empty() => {
@@ -394,16 +425,23 @@ impl Life {
         });
     }
 
-    /// The point of the read is when it looked: there the model held the same.
+    /// The point of the read is when it looked: there the log held the same, as far as this store has
+    /// applied it; and nothing is missed that was known when the request came.
     fn check_seen(
         &self,
         op: OpId,
         running: &Running,
-        (region, seen): (&Region, &Looked),
-        expected: &Looked,
+        region: &Region,
+        glance: &Glance,
         around: &Surroundings,
     ) {
+        let Glance {
+            seen,
+            expected,
+            rows,
+        } = glance;
         let mut oracle = around.oracle.lock();
+        let oracle = &mut *oracle;
         let name = running.request.name();
         oracle
             .checks
@@ -413,6 +451,19 @@ impl Life {
                     running.request
                 )
             });
+        // Who goes on to write has its place where that is applied.
+        if !matches!(seen, Looked::Plan(plan) if !plan.mods.is_empty()) {
+            let (since, step) = (running.since, oracle.step);
+            let missed = oracle.model.tell_read(rows, since, step);
+            oracle
+                .checks
+                .check(Rule::LinearizableRead, missed.is_none(), || {
+                    format!(
+                        "operation {op}, {name} of {:?}: came in step {since}, and misses what was known of {missed:?}",
+                        running.request
+                    )
+                });
+        }
         let asked = running.context.epoch.unwrap_or_default().version;
         let served = region.region_epoch.unwrap_or_default().version;
         oracle
@@ -423,7 +474,7 @@ impl Life {
                 )
             });
         if let (Looked::Read(response), Request::Get(_)) = (seen, &running.request) {
-            note_expired(&mut oracle, running, response, around);
+            note_expired(oracle, self.id.store, running, response, around);
         }
     }
 
@@ -541,8 +592,13 @@ impl Life {
 }
 
 /// Counts reads that found a row which has expired.
-fn note_expired(oracle: &mut Oracle, running: &Running, response: &[u8], around: &Surroundings) {
-    use flotilla_engine::StateReader as _;
+fn note_expired(
+    oracle: &mut Oracle,
+    store: u64,
+    running: &Running,
+    response: &[u8],
+    around: &Surroundings,
+) {
     use flotilla_proto::kvrpcpb::RawGetResponse;
     let Request::Get(request) = &running.request else {
         return;
@@ -554,11 +610,8 @@ fn note_expired(oracle: &mut Oracle, running: &Running, response: &[u8], around:
         "write" => flotilla_engine::Cf::CfWrite,
         _ => flotilla_engine::Cf::CfDefault,
     };
-    let stored = oracle
-        .model
-        .get(cf, &around.mode.physical(&request.key))
-        .ok()
-        .flatten();
+    let key = (cf as i32, around.mode.physical(&request.key));
+    let stored = oracle.model.at(&key, &oracle.stores[&store].applied);
     oracle
         .probes
         .hit_if(!found && stored.is_some(), "read: of an expired row");

@@ -63,11 +63,22 @@ pub(super) fn config(rng: &mut Rng) -> Config {
             1 << 20
         },
         seed: 0,
+        plant: flotilla_raftstore::Plant::default(),
     }
 }
 
+/// Time-outs that slow threads keep.
+pub(super) fn slow_down(config: &mut Config) {
+    let times = (Duration::from_millis(100).as_millis() / config.tick.as_millis()) as u32;
+    config.tick *= times;
+    config.heartbeat *= times;
+    config.election_min *= times;
+    config.election_max *= times;
+    config.lease *= times;
+}
+
 /// Bounds of the queues between machines.
-pub(super) fn runtime(config: &Config, rng: &mut Rng) -> RuntimeLimits {
+pub(super) fn runtime(config: &Config, stores: u64, rng: &mut Rng) -> RuntimeLimits {
     let tiny = rng.chance(300);
     let mut bytes = |least: u64| {
         if tiny {
@@ -78,7 +89,8 @@ pub(super) fn runtime(config: &Config, rng: &mut Rng) -> RuntimeLimits {
     };
     RuntimeLimits {
         raft: RouterConfig {
-            queued_bytes_max: bytes(2 * config.entry_bytes_max),
+            // One append must always fit, and one write.
+            queued_bytes_max: bytes(2 * (config.append_bytes_max + config.entry_bytes_max)),
         },
         apply: RouterConfig {
             queued_bytes_max: 1 << 20,
@@ -87,13 +99,24 @@ pub(super) fn runtime(config: &Config, rng: &mut Rng) -> RuntimeLimits {
             write_bytes_max: bytes(64),
             pending_bytes_max: bytes(config.entry_bytes_max),
         },
-        outgoing: OutgoingConfig::default(),
-        mailbox_inputs_max: if tiny {
-            rng.range(1..=4) as usize
-        } else {
-            4_096
+        outgoing: outgoing(rng),
+        mailbox_inputs_max: match (tiny, stores) {
+            (false, _) => 4_096,
+            (true, 1) => rng.range(1..=4) as usize,
+            // Votes and appends of one round must fit, or nothing is ever replicated.
+            (true, _) => rng.range(12..=64) as usize,
         },
     }
+}
+
+/// Queues to other stores: now and then so short that messages are refused.
+fn outgoing(rng: &mut Rng) -> OutgoingConfig {
+    let mut config = OutgoingConfig::default();
+    if rng.chance(200) {
+        config.control.messages_max = rng.range(8..=64) as usize;
+        config.append.messages_max = rng.range(2..=16) as usize;
+    }
+    config
 }
 
 /// How much a round takes.

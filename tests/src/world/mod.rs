@@ -2,13 +2,14 @@
 //! runs differ in kind and not only in order.
 
 mod limits;
+mod seats;
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_kv::KeyMode;
-use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
+use flotilla_proto::metapb::Region;
 use flotilla_raftstore::Config;
 use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::runtime::{ApplyLimits, RuntimeLimits};
@@ -16,7 +17,10 @@ use flotilla_router::Budget;
 
 use crate::client::Workload;
 use crate::faults::Faults;
+use crate::net::NetRates;
 use crate::rng::Rng;
+
+pub use seats::Seat;
 
 /// How long one kind of step waits before it runs, once there is something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +78,8 @@ pub struct World {
     pub stores: u64,
     /// Data regions at the start.
     pub regions: usize,
+    /// The peers of the first regions, the meta region's before all.
+    pub seats: Vec<Vec<Seat>>,
     /// How keys become physical keys.
     pub mode: KeyMode,
     /// The machines' configuration.
@@ -86,10 +92,16 @@ pub struct World {
     pub apply_limits: ApplyLimits,
     /// Bytes in the memtables at which the state flushes by itself.
     pub auto_flush_bytes: Option<u64>,
-    /// How fast threads run.
-    pub paces: Paces,
+    /// How fast the threads of each store run, from the first store on.
+    pub paces: Vec<Paces>,
+    /// How the network behaves.
+    pub net: NetRates,
+    /// How far the stores' clocks run apart: per thousand of their rate, at most.
+    pub drift: u64,
     /// What clients do.
     pub workload: Workload,
+    /// Somebody splits, moves leaders, and meddles.
+    pub operators: bool,
     /// What goes wrong, and how often.
     pub faults: Faults,
     /// Operations that clients begin before the run settles.
@@ -99,37 +111,78 @@ pub struct World {
 /// PD's answer to the time of day at the start of a run: seconds since the epoch.
 pub const START_SECONDS: u64 = 1_700_000_000;
 
+impl Paces {
+    /// Elections and writes wait for one of these.
+    fn are_slow(&self) -> bool {
+        let slow = |pace: &Pace| matches!(pace, Pace::Slow | Pace::Stalling);
+        [self.raft, self.append, self.sync].iter().any(slow)
+    }
+
+    fn swift() -> Self {
+        Self {
+            raft: Pace::Swift,
+            apply: Pace::Swift,
+            append: Pace::Swift,
+            sync: Pace::Swift,
+            fetch: Pace::Swift,
+            flush: Pace::Swift,
+            serve: Pace::Swift,
+        }
+    }
+
+    fn draw(rng: &mut Rng) -> Self {
+        let mut pace = || *rng.pick(&Pace::ALL);
+        Self {
+            raft: pace(),
+            apply: pace(),
+            append: pace(),
+            sync: pace(),
+            fetch: pace(),
+            flush: pace(),
+            serve: pace(),
+        }
+    }
+}
+
 impl World {
     /// The world of `seed`.
     pub fn draw(seed: u64) -> Self {
         let root = Rng::new(seed);
         let mut rng = root.fork("world");
-        let config = limits::config(&mut rng);
+        let mut config = limits::config(&mut rng);
         let mode = if rng.chance(250) {
             KeyMode::Encoded
         } else {
             KeyMode::Plain
         };
-        let pace = |rng: &mut Rng| *rng.pick(&Pace::ALL);
-        let paces = Paces {
-            raft: pace(&mut rng),
-            apply: pace(&mut rng),
-            append: pace(&mut rng),
-            sync: pace(&mut rng),
-            fetch: pace(&mut rng),
-            flush: pace(&mut rng),
-            serve: pace(&mut rng),
+        let stores = [1, 2, 3, 4, 5, 7][rng.weighted(&[25, 10, 40, 9, 10, 6])];
+        if stores > 1 {
+            // Who falls behind a truncation needs a snapshot, which stores do not make yet.
+            (config.truncate_entries_min, config.truncate_bytes_min) = (u64::MAX, u64::MAX);
+        }
+        let common = Paces::draw(&mut rng);
+        let own = |rng: &mut Rng| match rng.chance(250) {
+            true => Paces::draw(rng),
+            false => common,
         };
-        let limits = limits::runtime(&config, &mut rng);
+        let paces: Vec<Paces> = (0..stores).map(|_| own(&mut rng)).collect();
+        // Where threads often take longer than an election, hardly anything else happens.
+        let slow = paces.iter().any(Paces::are_slow);
+        if stores > 1 && slow && rng.chance(800) {
+            limits::slow_down(&mut config);
+        }
+        let limits = limits::runtime(&config, stores, &mut rng);
         let memtable_bytes = if rng.chance(300) {
             1 << 30
         } else {
             rng.log_range(1 << 10..=1 << 16)
         };
+        let regions = rng.range(1..=4) as usize;
         Self {
             seed,
-            stores: 1,
-            regions: rng.range(1..=4) as usize,
+            stores,
+            regions,
+            seats: seats::draw(stores, regions + 1, &mut root.fork("seats")),
             mode,
             limits,
             budgets: [limits::budget(&mut rng), limits::budget(&mut rng)],
@@ -140,16 +193,58 @@ impl World {
             // Always: a state that never flushes by itself would stop at its limit for ever.
             auto_flush_bytes: Some(memtable_bytes),
             paces,
+            net: NetRates::draw(&mut root.fork("net rates")),
+            drift: *rng.pick(&[0, 10, 100, 100]),
             workload: Workload::draw(&config, mode, &mut root.fork("workload")),
+            operators: true,
             faults: Faults::draw(&mut root.fork("fault rates")),
             operations: rng.range(80..=400),
             config,
         }
     }
 
+    /// Takes something out of the world, by name: to find out what a failure needs.
+    ///
+    /// # Panics
+    /// If there is nothing of that name.
+    pub fn without(&mut self, name: &str) {
+        let Self { net, faults, .. } = self;
+        let perfect = NetRates::perfect();
+        match name {
+            "network" => *net = perfect,
+            "delay" => (net.delay_min, net.delay_max) = (perfect.delay_min, perfect.delay_max),
+            "late" => net.late = 0,
+            "loss" => (net.loss, net.loss_single) = (0, 0),
+            "duplicates" => net.duplicate = 0,
+            "overtaking" => net.overtake = 0,
+            "call-loss" => net.call_loss = 0,
+            "partitions" => net.partition_every_ms = 0,
+            "drift" => self.drift = 0,
+            "learners" => {
+                let seats = self.seats.iter_mut().flatten();
+                seats.for_each(|seat| seat.learner = false);
+            }
+            "faults" => *faults = Faults::none(),
+            "crashes" => {
+                (faults.crash, faults.crash_before_sync) = (0, 0);
+                faults.crash_in_start = 0;
+            }
+            "stops" => faults.stop = 0,
+            "disk" => faults.disk = Default::default(),
+            "pauses" => faults.pause = 0,
+            "pressure" => faults.pressure = 0,
+            "clock" => faults.clock = 0,
+            "compaction" => faults.compaction = 0,
+            "pd" => (faults.pd_fails, faults.pd_late) = (0, 0),
+            "operators" => self.operators = false,
+            "stalls" => self.paces.fill(Paces::swift()),
+            other => panic!("nothing is called {other:?}"),
+        }
+    }
+
     /// The regions of a new cluster: the meta region, and data regions over the key space.
     pub fn first_regions(&self) -> Vec<Region> {
-        let mut regions = vec![region(META_REGION, b"", b"")];
+        let mut regions = vec![seats::region(META_REGION, b"", b"", &self.seats[0])];
         let mut start = Bytes::new();
         for nth in 1..=self.regions {
             let end = if nth == self.regions {
@@ -158,10 +253,16 @@ impl World {
                 let key = self.workload.keys * nth / self.regions;
                 self.mode.physical(&self.workload.key(key))
             };
-            regions.push(region(2 * nth as u64 + 1, &start, &end));
+            let id = 2 * nth as u64 + 1;
+            regions.push(seats::region(id, &start, &end, &self.seats[nth]));
             start = end;
         }
         regions
+    }
+
+    /// The paces of a store's threads.
+    pub fn paces(&self, store: u64) -> &Paces {
+        &self.paces[store as usize - 1]
     }
 
     /// PD's first record.
@@ -173,36 +274,19 @@ impl World {
     }
 }
 
-fn region(id: u64, start: &[u8], end: &[u8]) -> Region {
-    let peer = Peer {
-        id: id + 1,
-        store_id: 1,
-        ..Peer::default()
-    };
-    Region {
-        id,
-        start_key: Bytes::copy_from_slice(start),
-        end_key: Bytes::copy_from_slice(end),
-        region_epoch: Some(RegionEpoch {
-            conf_ver: 1,
-            version: 1,
-        }),
-        peers: vec![peer],
-        ..Region::default()
-    }
-}
-
 /// One line that tells a world from others.
 impl fmt::Display for World {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { config, paces, .. } = self;
+        let Self { config, .. } = self;
+        let learners = self.seats.iter().flatten().filter(|seat| seat.learner);
         write!(
             f,
-            "{} store, {} regions, {} keys of {:?}, {} clients, {} operations, values to {} B; entry {} B, merge {} B, \
+            "{} stores, {} regions, {} learners, {} keys of {:?}, {} clients, {} operations, values to {} B; entry {} B, merge {} B, \
              uncommitted {} B, backlog {} B, mailbox {}, cache {} B, split {} B or {} keys, replay {} B in pages of {} B, \
-             memtables {} B; raft {:?}, apply {:?}, append {:?}, sync {:?}, flush {:?}; faults: {}",
+             memtables {} B, tick {:?}, lease {:?}; drift {}; network: {}; faults: {}; paces",
             self.stores,
             self.regions,
+            learners.count(),
             self.workload.keys,
             self.mode,
             self.workload.clients,
@@ -219,13 +303,24 @@ impl fmt::Display for World {
             config.replay_bytes_max,
             config.replay_page_bytes,
             self.apply_limits.memtable_bytes_max,
-            paces.raft,
-            paces.apply,
-            paces.append,
-            paces.sync,
-            paces.flush,
+            config.tick,
+            config.lease,
+            self.drift,
+            self.net,
             self.faults,
-        )
+        )?;
+        for (nth, paces) in self.paces.iter().enumerate() {
+            let Paces {
+                raft,
+                apply,
+                append,
+                sync,
+                ..
+            } = paces;
+            let comma = if nth == 0 { "" } else { "," };
+            write!(f, "{comma} {raft:?}/{apply:?}/{append:?}/{sync:?}")?;
+        }
+        Ok(())
     }
 }
 

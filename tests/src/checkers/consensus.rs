@@ -1,0 +1,315 @@
+//! Raft groups over all stores: who voted for whom, who led, what is committed, and what a message
+//! claims. The invariants 1 to 5, 7, 10 and 11 of the fault model.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use bytes::Bytes;
+use flotilla_engine::{BIRTH, RegionWrite};
+use flotilla_proto::raft::{Entry, HardState, Message, MessageKind};
+use flotilla_proto::store::PeerMessage;
+use flotilla_raft::Role;
+use flotilla_raft::quorum::{VoteOutcome, joint_vote};
+use flotilla_raftstore::peer::Peer;
+
+use super::log::Held;
+use super::{Oracle, StoreSeen};
+use crate::rules::{Checks, Rule};
+
+/// All raft groups.
+#[derive(Debug, Default)]
+pub struct Consensus {
+    groups: BTreeMap<u64, Group>,
+}
+
+/// One of them.
+#[derive(Debug, Default)]
+struct Group {
+    /// By (index, term): the term of the entry before it, and what it says.
+    entries: BTreeMap<(u64, u64), (u64, Bytes)>,
+    /// From the first after the region's birth on: its term, and the term of the leader that committed
+    /// it. Neither falls.
+    committed: Vec<(u64, u64)>,
+    /// Who led, by term.
+    leaders: BTreeMap<u64, u64>,
+    /// Who was voted for, by voter and term, as the voter's disk or its word has it.
+    votes: BTreeMap<(u64, u64), u64>,
+    /// Terms that a transfer asked for.
+    transfers: BTreeMap<u64, u64>,
+}
+
+impl Group {
+    /// The last index that is known to be committed.
+    fn commit(&self) -> u64 {
+        BIRTH.index + self.committed.len() as u64
+    }
+
+    fn committed_term(&self, index: u64) -> Option<u64> {
+        let Some(nth) = index.checked_sub(BIRTH.index + 1) else {
+            return Some(BIRTH.term);
+        };
+        self.committed.get(nth as usize).map(|(term, _)| *term)
+    }
+}
+
+impl Consensus {
+    /// The newest term in which `region` had a leader.
+    pub fn newest_term(&self, region: u64) -> u64 {
+        let group = self.groups.get(&region);
+        let leader = group.and_then(|group| group.leaders.last_key_value());
+        leader.map_or(0, |(term, _)| *term)
+    }
+
+    /// The first entry of a term, as far as any log had one.
+    pub fn first_of_term(&self, region: u64, term: u64) -> Option<u64> {
+        let entries = &self.groups.get(&region)?.entries;
+        let mut of_term = entries.keys().filter(|(_, of)| *of == term);
+        of_term.next().map(|(index, _)| *index)
+    }
+
+    /// The last index of `region` that is known to be committed.
+    pub fn commit(&self, region: u64) -> u64 {
+        self.groups.get(&region).map_or(BIRTH.index, Group::commit)
+    }
+
+    /// Entries go to a log that so far holds `held` (faults: 3): an index and a term name one entry,
+    /// and one entry before it.
+    pub fn appended(&mut self, region: u64, held: &Held, write: &RegionWrite, checks: &mut Checks) {
+        let group = self.groups.entry(region).or_default();
+        let mut before: Option<u64> = None;
+        for entry in &write.entries {
+            let Entry { index, term, .. } = *entry;
+            let previous = before.or_else(|| held.term(index - 1)).unwrap_or(0);
+            before = Some(term);
+            let says = (previous, entry.data.clone());
+            let first = group
+                .entries
+                .entry((index, term))
+                .or_insert_with(|| says.clone());
+            checks.check(Rule::LogsMatch, *first == says, || {
+                format!(
+                    "region {region} index {index} term {term}: follows term {previous} here, {} elsewhere, or says \
+                     something else",
+                    first.0
+                )
+            });
+        }
+    }
+
+    /// A hard state is durable at `peer`, or it said so to another (faults: 2).
+    pub fn voted(&mut self, region: u64, peer: u64, term: u64, vote: u64, checks: &mut Checks) {
+        if vote == 0 {
+            return;
+        }
+        let group = self.groups.entry(region).or_default();
+        let first = *group.votes.entry((peer, term)).or_insert(vote);
+        checks.check(Rule::OneVotePerTerm, first == vote, || {
+            format!("region {region}: peer {peer} voted in term {term} for {first} and for {vote}")
+        });
+    }
+
+    /// A peer leads: alone in its term, elected by a quorum of voters, with all that is committed
+    /// (faults: 1, 4, 10).
+    fn leads(&mut self, peer: &Peer, checks: &mut Checks) {
+        let (raft, region) = (peer.raft(), peer.region().id);
+        let (id, term) = (raft.id(), raft.term());
+        let group = self.groups.entry(region).or_default();
+        let first = *group.leaders.entry(term).or_insert(id);
+        checks.check(Rule::OneLeaderPerTerm, first == id, || {
+            format!("region {region}: peers {first} and {id} lead term {term}")
+        });
+        let conf = raft.conf();
+        let granted = |voter: u64| (group.votes.get(&(voter, term)) == Some(&id)).then_some(true);
+        let won = joint_vote(&conf.voters, &conf.voters_outgoing, granted) == VoteOutcome::Won;
+        checks.check(Rule::OneLeaderPerTerm, won, || {
+            format!("region {region}: peer {id} leads term {term} without the votes of a quorum of {conf:?}")
+        });
+        let earlier = group.committed.partition_point(|(_, by)| *by < term);
+        let index = BIRTH.index + earlier as u64;
+        let (has, is) = (raft.term_at(index), group.committed_term(index));
+        // Below the beginning of its log it has applied the entry, which the state is checked for.
+        let truncated = raft.applied_index() >= index && has.is_none();
+        checks.check(Rule::LeaderHasCommitted, truncated || has == is, || {
+            format!(
+                "region {region}: peer {id} leads term {term}; index {index} was committed with term {is:?}, it has {has:?}"
+            )
+        });
+    }
+
+    /// A peer's commit index rose: what was known of it stays, and what is new came about by a quorum's
+    /// disks (faults: 4, 5, 7, 10).
+    fn commits(
+        &mut self,
+        peer: &Peer,
+        (led, from): (u64, u64),
+        stores: &BTreeMap<u64, StoreSeen>,
+        checks: &mut Checks,
+    ) {
+        let (raft, region) = (peer.raft(), peer.region().id);
+        let (id, commit) = (raft.id(), raft.commit());
+        let group = self.groups.entry(region).or_default();
+        for index in from.max(BIRTH.index) + 1..=commit.min(group.commit()) {
+            let (has, is) = (raft.term_at(index), group.committed_term(index));
+            checks.check(Rule::CommittedStays, has.is_none() || has == is, || {
+                format!("region {region}: peer {id} committed index {index} with term {has:?}, it was {is:?}")
+            });
+        }
+        if commit <= group.commit() {
+            return;
+        }
+        // It may have stepped down in the same round.
+        let term = if raft.role() == Role::Leader {
+            raft.term()
+        } else {
+            led
+        };
+        let own = term > 0 && raft.term_at(commit) == Some(term);
+        checks.check(Rule::CommitByQuorum, own, || {
+            format!(
+                "region {region}: peer {id}, a {:?} of term {}, is the first to commit index {commit} of term {:?}",
+                raft.role(),
+                raft.term(),
+                raft.term_at(commit)
+            )
+        });
+        let conf = raft.conf();
+        let holds = |member: u64| {
+            let seat = peer.region().peers.iter().find(|peer| peer.id == member)?;
+            let held = stores.get(&seat.store_id)?.log.durable(region)?;
+            let same = held.term(commit) == raft.term_at(commit);
+            (same || held.truncated().index >= commit).then_some(true)
+        };
+        let won = joint_vote(&conf.voters, &conf.voters_outgoing, holds) == VoteOutcome::Won;
+        checks.check(Rule::CommitByQuorum, won, || {
+            format!("region {region}: peer {id} committed {commit}, which no quorum of {conf:?} has on disk")
+        });
+        for index in group.commit() + 1..=commit {
+            let of = raft.term_at(index).unwrap_or(0);
+            group.committed.push((of, term));
+        }
+    }
+
+    fn leaves(
+        &mut self,
+        region: u64,
+        message: &Message,
+        durable: &Held,
+        checks: &mut Checks,
+    ) -> bool {
+        let kind = message.kind();
+        let state = durable.hard_state();
+        let (term, from) = (message.term, message.from);
+        let voted = |vote: u64| state.term > term || (state.term, state.vote) == (term, vote);
+        let claim = match kind {
+            MessageKind::Vote => voted(from),
+            MessageKind::VoteResponse if !message.reject => {
+                self.voted(region, from, term, message.to, checks);
+                voted(message.to)
+            }
+            MessageKind::AppendResponse if !message.reject => {
+                let reached = durable.reached.get(&term).copied().unwrap_or(0);
+                durable.last().max(reached) >= message.index && state.term >= term
+            }
+            MessageKind::Append | MessageKind::Snapshot | MessageKind::HeartbeatResponse => {
+                state.term >= term
+            }
+            _ => true,
+        };
+        checks.check(Rule::DurableBeforeSaid, claim, || {
+            let says = Message {
+                entries: Vec::new(),
+                ..message.clone()
+            };
+            format!(
+                "region {region}: peer {from} says {says:?}, its disk has {state:?} and entries to {}",
+                durable.last()
+            )
+        });
+        let transfer = kind == MessageKind::Vote && message.transfer;
+        if transfer {
+            let group = self.groups.entry(region).or_default();
+            group.transfers.insert(term, from);
+        }
+        transfer
+    }
+}
+
+impl Oracle {
+    /// A message leaves a store: what it claims is durable there (faults: 11, contracts: C3).
+    pub fn message_leaves(&mut self, store: u64, message: &PeerMessage) {
+        let region = message.region_id;
+        let Some(inner) = &message.message else {
+            return;
+        };
+        let says = [inner.kind as u64, inner.from, inner.to, inner.term];
+        self.trace.mix(says);
+        self.trace.mix([
+            inner.index,
+            inner.commit,
+            inner.round,
+            inner.entries.len() as u64,
+        ]);
+        self.note(format_args!(
+            "store {store} sends of region {region}: {}",
+            Saying(inner)
+        ));
+        let nothing = Held::default();
+        let seen = self.stores.entry(store).or_default();
+        let durable = seen.log.durable(region).unwrap_or(&nothing);
+        let transfer = self
+            .consensus
+            .leaves(region, inner, durable, &mut self.checks);
+        self.probes
+            .hit_if(transfer, "transfer: the target campaigns");
+    }
+
+    /// Hard states have become durable on a store.
+    pub fn durable_votes(&mut self, votes: Vec<(u64, u64, HardState)>) {
+        for (region, peer, state) in votes {
+            self.consensus
+                .voted(region, peer, state.term, state.vote, &mut self.checks);
+        }
+    }
+
+    /// A peer may have become leader, and may have committed since `before`: its term while it led, its
+    /// commit index.
+    pub(super) fn look_at_group(&mut self, peer: &Peer, led: u64, commit: u64) {
+        let (raft, region) = (peer.raft(), peer.region().id);
+        if raft.role() == Role::Leader && led != raft.term() {
+            self.consensus.leads(peer, &mut self.checks);
+            let group = self.consensus.groups.entry(region).or_default();
+            let asked = group.transfers.get(&raft.term()) == Some(&raft.id());
+            self.probes.hit_if(asked, "transfer: done");
+        }
+        if raft.commit() > commit {
+            let stores = &self.stores;
+            self.consensus
+                .commits(peer, (led, commit), stores, &mut self.checks);
+        }
+    }
+}
+
+/// A message in a line.
+struct Saying<'a>(&'a Message);
+
+impl fmt::Display for Saying<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Message {
+            from,
+            to,
+            term,
+            index,
+            log_term,
+            commit,
+            round,
+            ..
+        } = *self.0;
+        let refused = if self.0.reject { " refused" } else { "" };
+        write!(
+            f,
+            "{:?}{refused} {from} to {to}, term {term}, index {index} of {log_term}, commit {commit}, round {round}, {} entries",
+            self.0.kind(),
+            self.0.entries.len()
+        )
+    }
+}

@@ -1,0 +1,60 @@
+//! Leases over all stores: at no moment may two stores serve local reads of one key.
+
+use std::collections::BTreeMap;
+
+use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::Region;
+use flotilla_raftstore::region::{META_REGION, overlap};
+
+use super::Oracle;
+use crate::rules::Rule;
+
+/// A lease as it was last seen.
+#[derive(Clone, Debug)]
+pub struct Lease {
+    /// Its end, on the clock of its store.
+    pub until: Mono,
+    /// What it lets read.
+    pub region: Region,
+}
+
+/// Leases by store and region, as last seen.
+pub type Leases = BTreeMap<(u64, u64), Lease>;
+
+impl Oracle {
+    /// The peer of `region` on `store` may serve local reads, or may not, at `now` of its clock. Answers
+    /// whether it may anew: then nobody else may.
+    pub fn leased(&mut self, store: u64, region: &Region, now: Mono, until: Option<Mono>) -> bool {
+        let place = (store, region.id);
+        let Some(until) = until else {
+            self.leases.remove(&place);
+            return false;
+        };
+        let lease = Lease {
+            until,
+            region: region.clone(),
+        };
+        let before = self.leases.insert(place, lease);
+        before.is_none_or(|before| before.until <= now || before.region != *region)
+    }
+
+    /// A peer has got a lease; these others have one now, each by its own clock.
+    pub fn check_lease_alone(&mut self, store: u64, region: &Region, others: &[(u64, Region)]) {
+        let both = |other: &&(u64, Region)| {
+            let meta = [region.id, other.1.id].map(|id| id == META_REGION);
+            match meta {
+                [false, false] => overlap(region, &other.1),
+                [one, two] => one && two,
+            }
+        };
+        let other = others.iter().find(both);
+        self.checks.check(Rule::OneLease, other.is_none(), || {
+            format!("store {store} may read {region:?} locally, and so may another: {other:?}")
+        });
+    }
+
+    /// A process is gone, and its leases with it.
+    pub fn leases_end(&mut self, store: u64) {
+        self.leases.retain(|(of, _), _| *of != store);
+    }
+}

@@ -1,0 +1,68 @@
+//! Nodes stand still for a while, and their clocks run at other rates.
+
+use std::time::Duration;
+
+use super::{Event, Phase, Sim};
+use crate::store::LifeId;
+
+impl Sim {
+    /// A node takes no step for so long, as under SIGSTOP: its clocks go on, what comes to it waits.
+    pub(super) fn pause(&mut self, id: LifeId, time: Duration) {
+        let until = self.now() + time;
+        let leads = self.leads_with_lease(id);
+        {
+            let mut oracle = self.oracle.lock();
+            let long = time > self.world.config.election_max;
+            oracle.probes.hit_if(
+                time > self.world.config.lease,
+                "fault: paused beyond the lease",
+            );
+            oracle.probes.hit_if(
+                leads && long,
+                "pause: of a leader with a lease, beyond an election",
+            );
+            oracle.excuse(id.store, time);
+        }
+        if let Some(node) = self.nodes.get_mut(&id.store) {
+            node.paused_until = Some(until);
+        }
+        let store = id.store;
+        self.events.at(until, Event::Resume { store });
+    }
+
+    pub(super) fn resume(&mut self, store: u64) {
+        let now = self.now();
+        let node = self.nodes.get_mut(&store).expect("stores are not removed");
+        if !node.is_paused(now) && node.paused_until.take().is_some() {
+            self.note(format_args!("store {store} goes on"));
+        }
+    }
+
+    /// Everybody goes on.
+    pub(super) fn resume_all(&mut self) {
+        for node in self.nodes.values_mut() {
+            node.paused_until = None;
+        }
+    }
+
+    pub(super) fn retune_later(&mut self) {
+        if self.world.drift > 0 {
+            let wait = self.fault_rng.micros(10_000..=5_000_000);
+            self.events.at(self.now() + wait, Event::Retune);
+        }
+    }
+
+    pub(super) fn retune(&mut self) {
+        if self.phase != Phase::Run {
+            return;
+        }
+        self.retune_later();
+        let (now, rng) = (self.now(), &mut self.fault_rng);
+        for node in self.nodes.values_mut() {
+            if rng.chance(500) {
+                node.clock.retune(now, rng);
+            }
+        }
+        self.probe("clock: runs at another rate");
+    }
+}

@@ -1,0 +1,200 @@
+//! Snapshots travel beside the messages: offered, sent in chunks, checked, handed over. Whatever ends
+//! one on the way is told to both ends that are still there.
+
+use flotilla_engine::{Cf, SnapshotFiles, SnapshotKey, SnapshotResult};
+use flotilla_proto::store::{PeerMessage, SnapshotManifest};
+use flotilla_raftstore::PeerInput;
+use flotilla_raftstore::effects::StoreInput;
+use prost::Message;
+
+use super::{Event, Sim};
+use crate::net::{Place, Way};
+use crate::store::{LifeId, TransferId};
+
+/// Bytes of a chunk, at most.
+const CHUNK_BYTES: u64 = 4_096;
+/// A store takes no snapshot larger than this.
+const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
+
+/// A snapshot on its way.
+#[derive(Debug)]
+pub(super) struct Transfer {
+    from: LifeId,
+    to: u64,
+    /// The receiving process, once it was reached.
+    receiver: Option<LifeId>,
+    message: PeerMessage,
+    manifest: SnapshotManifest,
+    /// The next file, and where to go on in it.
+    at: (usize, u64),
+    /// The receiver has made room, and writes files.
+    receiving: bool,
+}
+
+impl Transfer {
+    fn way(&self) -> Way {
+        (Place::Store(self.from.store), Place::Store(self.to))
+    }
+}
+
+impl Sim {
+    pub(super) fn send_snapshot(&mut self, from: LifeId, to: u64, message: PeerMessage) {
+        self.oracle.lock().message_leaves(from.store, &message);
+        let inner = message.message.as_ref();
+        let snapshot = inner.and_then(|inner| inner.snapshot.as_ref());
+        let manifest = snapshot.map(|snapshot| SnapshotManifest::decode(snapshot.manifest.clone()));
+        let Some(Ok(manifest)) = manifest else {
+            unreachable!("a message of the snapshot lane carries a manifest");
+        };
+        self.transfers_begun += 1;
+        let transfer = Transfer {
+            from,
+            to,
+            receiver: None,
+            message,
+            manifest,
+            at: (0, 0),
+            receiving: false,
+        };
+        self.transfers.insert(self.transfers_begun, transfer);
+        self.transfer_later(self.transfers_begun);
+    }
+
+    /// The next step, if the network carries it.
+    fn transfer_later(&mut self, number: TransferId) {
+        let Some(way) = self.transfers.get(&number).map(Transfer::way) else {
+            return;
+        };
+        let sent = self.net.call(self.now(), way);
+        match sent.arrivals.first() {
+            Some(at) => self.events.at(*at, Event::Transfer(number)),
+            None => self.transfer_fails(number, "snapshot: lost on the way"),
+        }
+    }
+
+    /// The offer arrives, or the next chunk.
+    pub(super) fn transfer(&mut self, number: TransferId) {
+        let Some(transfer) = self.transfers.get(&number) else {
+            return;
+        };
+        let sender = self.life(transfer.from.store).map(|life| life.id);
+        let receiver = self.life(transfer.to).map(|life| life.id);
+        let same = transfer.receiver.is_none() || transfer.receiver == receiver;
+        let there = sender == Some(transfer.from) && receiver.is_some() && same;
+        if self.net.is_cut(transfer.way()) || !there {
+            return self.transfer_fails(number, "snapshot: an end is gone");
+        }
+        if transfer.receiving {
+            return self.chunk(number);
+        }
+        let message = Box::new(transfer.message.clone());
+        let Some(life) = self.life(transfer.to) else {
+            return;
+        };
+        let answer = life.outside.offer(number);
+        life.runtime
+            .to_store(StoreInput::SnapshotOffer { message, answer });
+        if let Some(transfer) = self.transfers.get_mut(&number) {
+            transfer.receiver = receiver;
+        }
+    }
+
+    /// The receiver has answered to the offer.
+    pub(super) fn offered(&mut self, number: TransferId, accepted: bool) {
+        if !accepted {
+            return self.transfer_fails(number, "snapshot: refused");
+        }
+        let Some(transfer) = self.transfers.get_mut(&number) else {
+            return;
+        };
+        transfer.receiving = true;
+        let files = &self.nodes[&transfer.to].disk.snapshots;
+        match files.receive(&transfer.manifest, SNAPSHOT_BYTES_MAX) {
+            Ok(_) => self.transfer_later(number),
+            Err(error) => {
+                self.note(format_args!("snapshot {number}: {error}"));
+                self.transfer_fails(number, "snapshot: receiving failed");
+            }
+        }
+    }
+
+    fn chunk(&mut self, number: TransferId) {
+        match self.try_chunk(number) {
+            Ok(true) => self.transfer_done(number),
+            Ok(false) => self.transfer_later(number),
+            Err(error) => {
+                self.note(format_args!("snapshot {number}: {error}"));
+                self.transfer_fails(number, "snapshot: a chunk failed");
+            }
+        }
+    }
+
+    /// Whether that was the last.
+    fn try_chunk(&mut self, number: TransferId) -> SnapshotResult<bool> {
+        let Some(transfer) = self.transfers.get_mut(&number) else {
+            return Ok(false);
+        };
+        let from = &self.nodes[&transfer.from.store].disk.snapshots;
+        let to = &self.nodes[&transfer.to].disk.snapshots;
+        let source = SnapshotKey::outgoing(&transfer.manifest);
+        let target = SnapshotKey::incoming(&transfer.manifest);
+        let (nth, offset) = transfer.at;
+        let Some(file) = transfer.manifest.files.get(nth) else {
+            to.finish_receive(&target)?;
+            return Ok(true);
+        };
+        let cf = Cf::try_from(file.cf).unwrap_or_default();
+        let chunk = from.read_chunk(&source, cf, offset, CHUNK_BYTES)?;
+        to.write_chunk(&target, cf, offset, &chunk)?;
+        let next = offset + chunk.len() as u64;
+        transfer.at = if next >= file.bytes {
+            (nth + 1, 0)
+        } else {
+            (nth, next)
+        };
+        Ok(false)
+    }
+
+    fn transfer_done(&mut self, number: TransferId) {
+        let Some(transfer) = self.transfers.remove(&number) else {
+            return;
+        };
+        self.probe("snapshot: received");
+        self.tell_sender(&transfer, true);
+        if let Some(life) = self.life(transfer.to) {
+            let message = Box::new(transfer.message);
+            life.runtime
+                .to_store(StoreInput::SnapshotReceived { message });
+        }
+    }
+
+    fn transfer_fails(&mut self, number: TransferId, why: &'static str) {
+        let Some(transfer) = self.transfers.remove(&number) else {
+            return;
+        };
+        self.probe(why);
+        self.tell_sender(&transfer, false);
+        let there = transfer
+            .receiver
+            .and_then(|id| self.life(id.store).filter(|life| life.id == id));
+        if let Some(life) = there.filter(|_| transfer.receiving) {
+            let key = SnapshotKey::incoming(&transfer.manifest);
+            // What is left is an orphan for the next start.
+            let _left = self.nodes[&transfer.to].disk.snapshots.discard(&key);
+            let region = transfer.message.region_id;
+            life.runtime
+                .to_store(StoreInput::SnapshotAbandoned { region });
+        }
+    }
+
+    fn tell_sender(&self, transfer: &Transfer, ok: bool) {
+        let from = transfer.from;
+        if let Some(life) = self.life(from.store).filter(|life| life.id == from) {
+            let peer = transfer.message.to_peer.unwrap_or_default().id;
+            life.runtime.to_peer(
+                transfer.message.region_id,
+                PeerInput::SnapshotSent { peer, ok },
+            );
+        }
+    }
+}
