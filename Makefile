@@ -91,6 +91,21 @@ loom: ## The mailbox under every interleaving
 test-pure: ## Tests of the pure packages, with debug assertions
 	$(CARGO) test $(pure)
 
+SIM := $(CARGO_TARGET_DIR)/debug/sim
+SEEDS ?= 1000
+.PHONY: sim
+sim: ## Simulate clusters under faults: make sim SEEDS=1000, or a single one: make sim SEED=42
+	@$(CARGO) build --quiet -p flotilla-tests --bin sim
+ifdef SEED
+	@$(SIM) replay $(SEED)
+else
+	@$(SIM) run --seeds $(SEEDS) $(if $(LEDGER),--ledger $(LEDGER) --date $$(date +%F) --commit $$(git rev-parse --short HEAD))
+endif
+
+.PHONY: planted
+planted: ## Break one rule of the store after the other: which check notices, after how many seeds
+	@$(CARGO) run --quiet -p flotilla-tests --features planted --bin sim -- planted $(BUG)
+
 .PHONY: test-planted
 test-planted: ## That the model of raft notices every bug planted in it
 	$(CARGO) test -p flotilla-raft --features planted --test model planted -- --nocapture

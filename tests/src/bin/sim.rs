@@ -1,0 +1,434 @@
+//! The simulator from the command line: many seeds in parallel processes, one seed with its transcript,
+//! the smallest world that still fails, and the planted bugs. `make sim`, `make planted`.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a command: it starts processes, writes files and shows how long they took"
+)]
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+use flotilla_tests::probe;
+use flotilla_tests::run::{Counts, Failure, run_quietly, run_seed, run_world, world_of};
+use flotilla_tests::shrink;
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Runs whole clusters under faults, each from one seed.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Run many seeds, in parallel processes; print each one's trace hash
+    Run(Run),
+    /// Run one seed and print its last steps
+    Replay {
+        /// Which.
+        seed: u64,
+        /// Lines of the transcript.
+        #[arg(long, default_value_t = 200)]
+        lines: usize,
+    },
+    /// Take away from a failing seed's world whatever its failure does not need
+    Shrink {
+        /// Which.
+        seed: u64,
+    },
+    /// Break one rule after the other on purpose, and say which check notices, after how many seeds
+    #[cfg(feature = "planted")]
+    Planted(planted::Args),
+    /// A part of a run
+    #[command(hide = true)]
+    Worker {
+        /// The first seed.
+        first: u64,
+        /// From one seed to the next.
+        step: u64,
+        /// How many.
+        count: u64,
+    },
+}
+
+#[derive(clap::Args)]
+struct Run {
+    /// How many seeds
+    #[arg(long, default_value_t = 1_000)]
+    seeds: u64,
+    /// The first one; a fresh place unless given
+    #[arg(long)]
+    first: Option<u64>,
+    /// Processes; as many as there are cores unless given
+    #[arg(long)]
+    jobs: Option<u64>,
+    /// Where failing seeds are kept, a line each
+    #[arg(long, default_value = "failing-seeds.txt")]
+    keep: PathBuf,
+    /// A table of runs that gets a line: date, commit, seeds, operations, failures
+    #[arg(long, requires = "date", requires = "commit")]
+    ledger: Option<PathBuf>,
+    /// The date for the ledger
+    #[arg(long)]
+    date: Option<String>,
+    /// The commit for the ledger
+    #[arg(long)]
+    commit: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        What::Run(run) => many(&run),
+        What::Replay { seed, lines } => replay(seed, lines),
+        What::Shrink { seed } => smallest(seed),
+        #[cfg(feature = "planted")]
+        What::Planted(args) => planted::run(&args),
+        What::Worker { first, step, count } => worker(first, step, count),
+    }
+}
+
+// ---- one seed ----
+
+fn replay(seed: u64, lines: usize) -> ExitCode {
+    let world = world_of(seed);
+    println!("seed {seed}: {world}");
+    match run_quietly(world, lines) {
+        Ok(report) => {
+            println!("{}", report.transcript);
+            println!(
+                "{} steps, {} operations, trace {:016x}",
+                report.counts.steps, report.counts.operations, report.trace_hash
+            );
+            ExitCode::SUCCESS
+        }
+        Err(failure) => failed(&failure),
+    }
+}
+
+fn failed(failure: &Failure) -> ExitCode {
+    println!("{failure}");
+    ExitCode::FAILURE
+}
+
+fn smallest(seed: u64) -> ExitCode {
+    let world = world_of(seed);
+    println!("seed {seed}: {world}");
+    let Err(failure) = run_seed(seed) else {
+        println!("it does not fail");
+        return ExitCode::SUCCESS;
+    };
+    println!("{}", failure.what);
+    let (world, without) = shrink::shrink(world, &failure, |line| println!("  {line}"));
+    println!("smallest: {world}");
+    println!(
+        "replay with {}={}",
+        flotilla_tests::run::WITHOUT,
+        without.join(",")
+    );
+    match run_world(world) {
+        Err(failure) => failed(&failure),
+        Ok(_) => unreachable!("a world that failed fails again"),
+    }
+}
+
+// ---- many seeds ----
+
+/// A line per seed: `ok SEED HASH STEPS OPERATIONS SERVED`, or `fail SEED WHAT`; at the end a line per
+/// probe: `probe COUNT NAME`.
+fn worker(first: u64, step: u64, count: u64) -> ExitCode {
+    // What fails says so itself.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut probes = probe::Probes::default();
+    for nth in 0..count {
+        let seed = first + nth * step;
+        match run_quietly(world_of(seed), 0) {
+            Ok(report) => {
+                let Counts {
+                    steps,
+                    operations,
+                    served,
+                    ..
+                } = report.counts;
+                println!(
+                    "ok {seed} {:016x} {steps} {operations} {served}",
+                    report.trace_hash
+                );
+                probes.add(&report.probes);
+            }
+            Err(failure) => println!("fail {seed} {}", failure.what.replace('\n', " ")),
+        }
+    }
+    for name in probe::ALL.iter().chain(probe::NOT_YET) {
+        println!("probe {} {name}", probes.count(name));
+    }
+    ExitCode::SUCCESS
+}
+
+/// What the workers have said.
+#[derive(Default)]
+struct Sum {
+    seeds: u64,
+    steps: u64,
+    operations: u64,
+    served: u64,
+    failures: Vec<(u64, String)>,
+    probes: BTreeMap<String, u64>,
+}
+
+impl Sum {
+    fn hear(&mut self, line: &str) {
+        let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
+        let (first, others) = rest.split_once(' ').unwrap_or((rest, ""));
+        let Ok(number) = first.parse::<u64>() else {
+            return;
+        };
+        match kind {
+            "ok" => {
+                self.seeds += 1;
+                let mut counts = others
+                    .split(' ')
+                    .skip(1)
+                    .filter_map(|word| word.parse::<u64>().ok());
+                self.steps += counts.next().unwrap_or(0);
+                self.operations += counts.next().unwrap_or(0);
+                self.served += counts.next().unwrap_or(0);
+            }
+            "fail" => {
+                self.seeds += 1;
+                self.failures.push((number, others.to_owned()));
+            }
+            "probe" => *self.probes.entry(others.to_owned()).or_default() += number,
+            _ => {}
+        }
+    }
+}
+
+fn many(run: &Run) -> ExitCode {
+    let first = run.first.unwrap_or_else(somewhere);
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
+    let jobs = run.jobs.unwrap_or(cores).clamp(1, run.seeds.max(1));
+    let last = first + run.seeds.saturating_sub(1);
+    println!("seeds {first}..={last}, in {jobs} processes");
+    let begin = Instant::now();
+    let sum = match run_workers(first, run.seeds, jobs) {
+        Ok(sum) => sum,
+        Err(error) => {
+            eprintln!("sim: cannot start a worker: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let seconds = begin.elapsed().as_secs_f64();
+    show(&sum, seconds, jobs);
+    if let Err(error) = keep(run, &sum) {
+        eprintln!("sim: {error}");
+        return ExitCode::FAILURE;
+    }
+    if sum.failures.is_empty() && sum.seeds == run.seeds {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// A place where nobody has been, probably. It is printed.
+fn somewhere() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one("seeds") >> 16
+}
+
+fn run_workers(first: u64, seeds: u64, jobs: u64) -> std::io::Result<Sum> {
+    let own = std::env::current_exe()?;
+    let (say, hear) = mpsc::channel();
+    let mut workers = Vec::new();
+    for job in 0..jobs {
+        let count = (seeds + jobs - 1 - job) / jobs;
+        let mut worker = Command::new(&own)
+            .arg("worker")
+            .args([first + job, jobs, count].map(|number| number.to_string()))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let (say, out) = (say.clone(), worker.stdout.take());
+        let reader = std::thread::spawn(move || {
+            for line in out.into_iter().flat_map(|out| BufReader::new(out).lines()) {
+                if line.is_ok_and(|line| say.send(line).is_err()) {
+                    return;
+                }
+            }
+        });
+        workers.push((worker, reader));
+    }
+    drop(say);
+    let mut sum = Sum::default();
+    let bar = ProgressBar::new(seeds);
+    if let Ok(style) = ProgressStyle::with_template(
+        "{elapsed_precise} {bar:40} {pos}/{len} seeds, {per_sec}, {eta} to go{msg}",
+    ) {
+        bar.set_style(style);
+    }
+    for line in hear {
+        sum.hear(&line);
+        if !line.starts_with("probe") {
+            bar.println(&line);
+            if bar.is_hidden() {
+                println!("{line}");
+            }
+        }
+        bar.set_position(sum.seeds);
+        if !sum.failures.is_empty() {
+            bar.set_message(format!(", {} fail", sum.failures.len()));
+        }
+    }
+    bar.finish_and_clear();
+    for (mut worker, reader) in workers {
+        worker.wait()?;
+        // It ends with its worker's output.
+        let _ended = reader.join();
+    }
+    Ok(sum)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "rates for people")]
+fn show(sum: &Sum, seconds: f64, jobs: u64) {
+    let never: Vec<_> = sum
+        .probes
+        .iter()
+        .filter(|(_, count)| **count == 0)
+        .collect();
+    println!(
+        "{} seeds, {} steps, {} operations ({} served) in {seconds:.1} s: {:.0} seeds a minute, {:.0} operations a second and core",
+        sum.seeds,
+        sum.steps,
+        sum.operations,
+        sum.served,
+        sum.seeds as f64 * 60.0 / seconds,
+        sum.operations as f64 / seconds / jobs as f64,
+    );
+    let (hit, all) = (sum.probes.len() - never.len(), sum.probes.len());
+    println!("{hit} of {all} rare paths reached");
+    for (name, _) in never {
+        println!("  never: {name}");
+    }
+    for (seed, what) in &sum.failures {
+        println!("FAILED seed {seed}: {what}");
+        println!("  replay: make sim SEED={seed}");
+    }
+}
+
+fn keep(run: &Run, sum: &Sum) -> std::io::Result<()> {
+    let append = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
+    if !sum.failures.is_empty() {
+        let mut file = append(&run.keep)?;
+        for (seed, what) in &sum.failures {
+            writeln!(file, "{seed} {what}")?;
+        }
+        println!("failing seeds are kept in {}", run.keep.display());
+    }
+    if let (Some(path), Some(date), Some(commit)) = (&run.ledger, &run.date, &run.commit) {
+        let (seeds, operations, failures) = (sum.seeds, sum.operations, sum.failures.len());
+        writeln!(
+            append(path)?,
+            "| {date} | {commit} | {seeds} | {operations} | {failures} |"
+        )?;
+    }
+    Ok(())
+}
+
+#[cfg(feature = "planted")]
+mod planted {
+    //! Does the net catch fish? Each planted bug breaks one rule in one place; some seed must notice.
+
+    use std::process::ExitCode;
+
+    use flotilla_raftstore::{Plant, Planted};
+    use flotilla_tests::run::{run_quietly, world_of};
+
+    /// What to break, and how hard to look.
+    #[derive(clap::Args)]
+    pub(super) struct Args {
+        /// Only bugs whose names contain this
+        #[arg(default_value = "")]
+        name: String,
+        /// Seeds after which a bug counts as not caught
+        #[arg(long, default_value_t = 2_000)]
+        seeds: u64,
+        /// Starting points; the median over them is shown
+        #[arg(long, default_value_t = 1)]
+        rounds: u64,
+    }
+
+    fn bugs() -> Vec<(String, Plant)> {
+        let store = Planted::ALL.into_iter().map(|bug| {
+            let plant = Plant {
+                store: Some(bug),
+                raft: None,
+            };
+            (format!("{bug:?}"), plant)
+        });
+        let raft = flotilla_raft::Planted::ALL.into_iter().map(|bug| {
+            let plant = Plant {
+                store: None,
+                raft: Some(bug),
+            };
+            (format!("raft::{bug:?}"), plant)
+        });
+        store.chain(raft).collect()
+    }
+
+    pub(super) fn run(args: &Args) -> ExitCode {
+        std::panic::set_hook(Box::new(|_| {}));
+        let mut missed = 0;
+        let mut seen = 0;
+        for (name, plant) in bugs() {
+            if !name.contains(&args.name) {
+                continue;
+            }
+            seen += 1;
+            let mut caught: Vec<(u64, String)> = (0..args.rounds)
+                .filter_map(|round| hunt(plant, round * args.seeds + 1, args.seeds))
+                .collect();
+            caught.sort();
+            match caught.get(caught.len() / 2) {
+                Some((seeds, by)) if caught.len() as u64 == args.rounds => {
+                    println!("{name} caught by {by} after {seeds} seeds");
+                }
+                _ => {
+                    missed += 1;
+                    println!("{name} NOT CAUGHT by {} seeds", args.seeds);
+                }
+            }
+        }
+        println!("{} of {seen} planted bugs caught", seen - missed);
+        if missed == 0 && seen > 0 {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
+    }
+
+    /// How many seeds it takes, and which check notices.
+    fn hunt(plant: Plant, first: u64, seeds: u64) -> Option<(u64, String)> {
+        (0..seeds).find_map(|nth| {
+            let mut world = world_of(first + nth);
+            world.config.plant = plant;
+            let failure = run_quietly(world, 0).err()?;
+            // What fails without the bug proves nothing.
+            run_quietly(world_of(first + nth), 0).ok()?;
+            let by = match failure.rule {
+                Some(rule) => format!("{rule:?}"),
+                None => format!("an assertion ({})", first_words(&failure.what)),
+            };
+            Some((nth + 1, by))
+        })
+    }
+
+    fn first_words(text: &str) -> String {
+        text.chars().take(60).collect()
+    }
+}
