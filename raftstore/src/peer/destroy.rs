@@ -59,7 +59,8 @@ impl Peer {
 
     /// A peer that has heard of no leader for long asks PD whether it is still a member.
     pub(super) fn check_membership(&mut self, now: Mono, effects: &mut RaftEffects) {
-        if self.raft.leader().is_some() {
+        // The leader it knows does not count: who may not campaign never forgets one that is silent.
+        if self.is_leader() {
             self.led = now;
         } else if now - self.led >= self.shared.config.stale_check {
             tracing::trace!(target: PROBE_TARGET, "destroy: PD is asked about a peer without a leader");

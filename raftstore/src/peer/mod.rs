@@ -87,7 +87,7 @@ pub struct Peer {
     /// This store was told that it is PD in this term.
     meta_announced: Option<u64>,
     last_heartbeat: Option<Mono>,
-    /// When a leader was known last, or PD was asked for one.
+    /// When a leader was heard of last, or PD was asked for one.
     led: Mono,
     /// The state batch of the last apply report.
     applied_cut: u64,
@@ -403,6 +403,9 @@ impl Peer {
                     effects.fatal = Some(StoreFatal::Safety { region, detail });
                 }
                 Err(error) => tracing::debug!(region = self.region.id, %error, "message dropped"),
+            }
+            if self.raft.leader() == Some(from.id) {
+                self.led = now;
             }
         }
     }

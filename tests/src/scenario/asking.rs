@@ -127,7 +127,7 @@ impl Cluster {
             peer: words.number_after("peer").unwrap_or(said.peer.id),
             epoch: said.region.region_epoch,
             term: words.number_after("term").unwrap_or(0),
-            replica: false,
+            replica: words.has("replica"),
         };
         if let Some(version) = words.number_after("version") {
             context.epoch = Some(RegionEpoch {

@@ -179,6 +179,8 @@ pub(super) struct Store {
     /// Files of snapshots.
     pub(super) files: Arc<MemorySnapshots>,
     pub(super) process: Option<Process>,
+    /// What lies on the disk is what the last process left, after it was gone.
+    settled: bool,
     starts: u64,
 }
 
@@ -202,11 +204,17 @@ impl Store {
             state: Arc::new(state),
             files: Arc::default(),
             process: None,
+            settled: true,
             starts: 0,
         }
     }
 
     pub(super) fn start(&mut self, config: &Config, now: Mono) -> Result<(), StartError> {
+        if !self.settled {
+            // It has ended by itself: the operating system has all that it wrote.
+            self.crash(|offered| offered);
+        }
+        self.settled = false;
         self.starts += 1;
         let config = Config {
             seed: self.id * 1_000 + self.starts,
@@ -225,6 +233,7 @@ impl Store {
         if let Some(process) = self.process.take() {
             process.outside.kill();
         }
+        self.settled = true;
         self.log = Arc::new(self.log.crash(kept));
         self.state = Arc::new(self.state.crash());
         self.files = Arc::new(self.files.crash(|_| 0));
