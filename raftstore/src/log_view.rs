@@ -219,11 +219,6 @@ impl PeerLog {
         Some(meta.index)
     }
 
-    /// See [`PeerLog::set_snapshot`].
-    pub(crate) fn has_snapshot(&self) -> bool {
-        self.snapshot.is_some()
-    }
-
     /// What the log held before a snapshot took its place.
     pub(crate) fn take_restored_over(&mut self) -> LogSpan {
         self.restored_over.take().unwrap_or_else(|| self.span())

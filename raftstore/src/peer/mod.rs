@@ -288,7 +288,9 @@ impl Peer {
                     effects.snapshots.push(SnapshotTask::Discard { key });
                 }
             }
-            PeerInput::SnapshotSent { peer, ok } => self.on_snapshot_sent(peer, ok, effects),
+            PeerInput::SnapshotSent { peer, ok } => {
+                self.on_snapshot_sent(now, peer, ok, effects);
+            }
             PeerInput::Ingested { life, key, ops } if life == self.life => {
                 self.on_ingested(key, ops, effects);
             }
@@ -370,7 +372,7 @@ impl Peer {
         self.check_too_large(effects);
         self.check_membership(now, effects);
         self.check_log_disk(now, effects);
-        self.retry_snapshot(now);
+        self.tick_snapshots(now, effects);
         self.truncate_log(effects);
     }
 

@@ -6,6 +6,7 @@
 
 use flotilla_engine::{SnapshotKey, StateOp};
 use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::RegionEpoch;
 use flotilla_proto::raft::{MessageKind, Snapshot, SnapshotMeta};
 use flotilla_proto::store::{PeerMessage, SnapshotIntent, SnapshotManifest, TruncationRecord};
 use prost::Message;
@@ -34,12 +35,29 @@ pub(super) struct Snapshots {
     /// The last build failed: another is tried with the next tick.
     failed: bool,
     /// Built here, to send.
-    built: Option<SnapshotKey>,
-    /// Messages with `built` that nobody has reported on.
+    built: Option<Built>,
+    /// Built before it; messages with them may still be on their way.
+    outdated: Vec<SnapshotKey>,
+    /// Messages with any of these that nobody has reported on.
     sending: u32,
     /// Committed behind the snapshot that is being put in place.
     held: Vec<ApplyInput>,
 }
+
+/// A snapshot to send.
+#[derive(Debug)]
+struct Built {
+    key: SnapshotKey,
+    /// The region's epoch as the snapshot has it.
+    epoch: Option<RegionEpoch>,
+    /// When it was asked for last.
+    used: Mono,
+    /// Sends that have failed in a row.
+    failures: u32,
+}
+
+/// After so many failed sends in a row another snapshot is built: it may be this one's fault.
+const SENDS_FAILED_MAX: u32 = 3;
 
 /// A snapshot between its intent and the end of its install.
 #[derive(Debug)]
@@ -109,6 +127,12 @@ impl Peer {
             self.snapshots.failed = true;
             return effects.snapshots.push(SnapshotTask::Discard { key });
         };
+        self.snapshots.built = Some(Built {
+            key,
+            epoch: region.region_epoch,
+            used: now,
+            failures: 0,
+        });
         let meta = SnapshotMeta {
             index: manifest.index,
             term: manifest.term,
@@ -119,18 +143,29 @@ impl Peer {
             manifest: manifest.encode_to_vec().into(),
         };
         self.raft.log_mut().set_snapshot(Some(snapshot));
-        self.snapshots.built = Some(key);
         self.raft.snapshot_ready(now);
     }
 
     /// The transport is through with one of its messages.
-    pub(super) fn on_snapshot_sent(&mut self, peer: u64, ok: bool, effects: &mut RaftEffects) {
+    pub(super) fn on_snapshot_sent(
+        &mut self,
+        now: Mono,
+        peer: u64,
+        ok: bool,
+        effects: &mut RaftEffects,
+    ) {
         self.raft.report_snapshot(peer, ok);
         self.snapshots.sending = self.snapshots.sending.saturating_sub(1);
-        let needed = self.raft.log().has_snapshot();
-        if !needed && self.snapshots.sending == 0 {
-            self.discard_built(effects);
+        if let Some(built) = &mut self.snapshots.built {
+            built.used = now;
+            built.failures = if ok { 0 } else { built.failures + 1 };
+            // The receiver may refuse it because of what has changed since.
+            let outdated = !ok && built.epoch != self.region.region_epoch;
+            if outdated || built.failures >= SENDS_FAILED_MAX {
+                return self.forget_built(effects);
+            }
         }
+        self.discard_outdated(effects);
     }
 
     /// A message with the snapshot leaves.
@@ -143,18 +178,26 @@ impl Peer {
     /// The one at hand is of no more use; its files go when nobody sends them any more.
     pub(super) fn forget_built(&mut self, effects: &mut RaftEffects) {
         self.raft.log_mut().set_snapshot(None);
+        let built = self.snapshots.built.take().map(|built| built.key);
+        self.snapshots.outdated.extend(built);
+        self.discard_outdated(effects);
+    }
+
+    fn discard_outdated(&mut self, effects: &mut RaftEffects) {
         if self.snapshots.sending == 0 {
-            self.discard_built(effects);
+            let outdated = self.snapshots.outdated.drain(..);
+            let discard = |key| SnapshotTask::Discard { key };
+            effects.snapshots.extend(outdated.map(discard));
         }
     }
 
-    fn discard_built(&mut self, effects: &mut RaftEffects) {
-        if let Some(key) = self.snapshots.built.take() {
-            effects.snapshots.push(SnapshotTask::Discard { key });
+    /// With a tick: another build where one failed; what nobody has asked for in long goes.
+    pub(super) fn tick_snapshots(&mut self, now: Mono, effects: &mut RaftEffects) {
+        let unused = self.shared.config.stale_check;
+        let old = |built: &Built| now - built.used >= unused;
+        if self.snapshots.sending == 0 && self.snapshots.built.as_ref().is_some_and(old) {
+            self.forget_built(effects);
         }
-    }
-
-    pub(super) fn retry_snapshot(&mut self, now: Mono) {
         if std::mem::take(&mut self.snapshots.failed) {
             self.raft.snapshot_ready(now);
         }
