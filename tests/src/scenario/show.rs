@@ -15,8 +15,11 @@ use prost::Message as _;
 use super::network::{Flying, name};
 
 pub(super) fn key(key: &[u8]) -> String {
+    /// Longer ones are made of one character.
+    const WHOLE_MAX: usize = 100;
     match String::from_utf8_lossy(key) {
         text if text.is_empty() => "\"\"".to_owned(),
+        text if text.len() > WHOLE_MAX => format!("{}*{}", &text[..1], text.len()),
         text => text.into_owned(),
     }
 }

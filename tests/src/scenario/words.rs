@@ -91,7 +91,7 @@ impl<'a> Words<'a> {
         }
     }
 
-    /// A key; `""` is the empty one.
+    /// A key, or a value.
     pub(super) fn key(&mut self) -> Bytes {
         key(self.next())
     }
@@ -109,11 +109,16 @@ impl<'a> Words<'a> {
     }
 }
 
+/// What a word stands for: `""` is empty, `x*1000` is long.
 pub(super) fn key(word: &str) -> Bytes {
     if word == "\"\"" {
         return Bytes::new();
     }
-    Bytes::copy_from_slice(word.as_bytes())
+    let long = word.split_once('*').and_then(|(text, times)| {
+        let times: usize = times.parse().ok()?;
+        Some(text.repeat(times).into())
+    });
+    long.unwrap_or_else(|| Bytes::copy_from_slice(word.as_bytes()))
 }
 
 /// `300ms` or `2s`.
