@@ -69,6 +69,14 @@ pub enum Rule {
     OneLease,
     /// Replicas that have applied the same hold the same (faults: 20).
     ReplicasAgree,
+    /// A snapshot is acknowledged only once its intent is durable (contracts: C6).
+    AckedSnapshotHasIntent,
+    /// A snapshot's intent goes only once what it brought survives a crash (contracts: C6).
+    IntentCoversState,
+    /// A peer that has ended never acts again (faults: 16; contracts: C7).
+    TombstoneStays,
+    /// A store has at most one peer of a region, the last that was made (faults: 16).
+    OneLivePeer,
     /// A peer id is used once (faults: 16).
     PeerIdsUnique,
     /// A region id is used once (faults: 16, 28).
@@ -95,7 +103,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 42] = [
+    pub const ALL: [Self; 46] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -127,6 +135,10 @@ impl Rule {
         Self::DurableBeforeSaid,
         Self::OneLease,
         Self::ReplicasAgree,
+        Self::AckedSnapshotHasIntent,
+        Self::IntentCoversState,
+        Self::TombstoneStays,
+        Self::OneLivePeer,
         Self::PeerIdsUnique,
         Self::RegionIdsUnique,
         Self::ReplayBarrier,

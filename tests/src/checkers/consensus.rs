@@ -79,7 +79,11 @@ impl Consensus {
         let mut before: Option<u64> = None;
         for entry in &write.entries {
             let Entry { index, term, .. } = *entry;
-            let previous = before.or_else(|| held.term(index - 1)).unwrap_or(0);
+            let behind = write.truncation.filter(|to| to.index == index - 1);
+            let previous = before
+                .or_else(|| behind.map(|to| to.term))
+                .or_else(|| held.term(index - 1))
+                .unwrap_or(0);
             before = Some(term);
             let says = (previous, entry.data.clone());
             let first = group
@@ -176,6 +180,9 @@ impl Consensus {
         let holds = |member: u64| {
             let seat = peer.region().peers.iter().find(|peer| peer.id == member)?;
             let held = stores.get(&seat.store_id)?.log.durable(region)?;
+            if held.record.is_some_and(|record| record.peer_id != member) {
+                return None;
+            }
             let same = held.term(commit) == raft.term_at(commit);
             (same || held.truncated().index >= commit).then_some(true)
         };
@@ -256,6 +263,25 @@ impl Oracle {
         let nothing = Held::default();
         let seen = self.stores.entry(store).or_default();
         let durable = seen.log.durable(region).unwrap_or(&nothing);
+        let intent = seen.log.held(region).and_then(Held::snapshot);
+        let says = inner.kind() == MessageKind::AppendResponse && !inner.reject;
+        if let Some((index, _)) = intent.filter(|(index, _)| says && *index == inner.index) {
+            let held = durable.snapshot();
+            self.checks
+                .check(Rule::AckedSnapshotHasIntent, held == intent, || {
+                    format!("store {store} region {region}: a snapshot at {index} is acknowledged, on disk is {held:?}")
+                });
+        }
+        let ended = seen.buried.get(&region).copied().unwrap_or(0);
+        let speaker = inner.from;
+        let farewell = matches!(
+            inner.kind(),
+            MessageKind::VoteResponse | MessageKind::PreVoteResponse
+        ) && inner.reject;
+        self.checks
+            .check(Rule::TombstoneStays, speaker > ended || farewell, || {
+                format!("store {store} region {region}: peer {speaker} speaks, {ended} has ended")
+            });
         let transfer = self
             .consensus
             .leaves(region, inner, durable, &mut self.checks);

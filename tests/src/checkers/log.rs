@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use flotilla_engine::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, RegionLog, RegionWrite};
 use flotilla_proto::raft::{Entry, HardState};
-use flotilla_proto::store::{RaftRecord, TruncationRecord};
+use flotilla_proto::store::{RaftRecord, SnapshotIntent, TruncationRecord};
 
 use super::consensus::Consensus;
 use crate::rules::{Checks, Rule};
@@ -16,6 +16,10 @@ pub struct Held {
     pub record: Option<RaftRecord>,
     /// The truncation point, if the log was ever truncated.
     pub truncation: Option<TruncationRecord>,
+    /// The snapshot intent that is open.
+    pub intent: Option<SnapshotIntent>,
+    /// The record before the log was cleared: what that peer had promised it keeps.
+    pub cleared: Option<RaftRecord>,
     /// By index.
     pub entries: BTreeMap<u64, Entry>,
     /// The last index that was held in each term of the hard state: what was true when a message was
@@ -45,6 +49,12 @@ impl Held {
         })
     }
 
+    /// The index and term of the snapshot that is to be installed.
+    pub fn snapshot(&self) -> Option<(u64, u64)> {
+        let manifest = self.intent.as_ref()?.manifest.as_ref()?;
+        Some((manifest.index, manifest.term))
+    }
+
     /// The term of an index that is held, or of the truncation point.
     pub fn term(&self, index: u64) -> Option<u64> {
         let truncated = self.truncated();
@@ -72,6 +82,10 @@ pub struct LogModel {
 pub struct LogContext<'a> {
     /// Applied index by region that a crash now would leave in the state.
     pub survives: &'a BTreeMap<u64, u64>,
+    /// Applied index of the regions that live in the state as it is.
+    pub applied: &'a BTreeMap<u64, u64>,
+    /// The highest peer of each region that has ended, as a crash now would leave it.
+    pub buried: &'a BTreeMap<u64, u64>,
     /// The committed entry of a region at an index, once it was applied anywhere.
     pub committed: &'a dyn Fn(u64, u64) -> Option<Entry>,
 }
@@ -119,6 +133,10 @@ impl LogModel {
             .collect();
         for (region, write) in &writes {
             let held = self.held.entry(*region).or_default();
+            if write.clear.is_some() {
+                check_clear(*region, held, write, context, checks);
+                clear(held);
+            }
             check_write(*region, held, write, context, checks);
             consensus.appended(*region, held, write, checks);
             apply(held, write);
@@ -185,6 +203,7 @@ impl LogModel {
             let same = log.span.map(|span| (span.first, span.last)) == span
                 && log.record == held.record
                 && log.truncation == held.truncation
+                && log.intent == held.intent
                 && log.terms == runs(held);
             checks.check(Rule::LogIsWhole, same, || {
                 format!(
@@ -207,6 +226,32 @@ fn runs(held: &Held) -> Vec<(u64, u64)> {
     runs
 }
 
+/// The log of a peer goes once its tombstone survives a crash. What a peer only had promised goes when
+/// another takes its place; and whoever installs a snapshot begins a new log in the same batch.
+fn check_clear(
+    region: u64,
+    held: &Held,
+    write: &RegionWrite,
+    context: &LogContext<'_>,
+    checks: &mut Checks,
+) {
+    let peer = held.record.map_or(0, |record| record.peer_id);
+    let ended = context
+        .buried
+        .get(&region)
+        .is_some_and(|ended| *ended >= peer);
+    let installs = matches!(write.intent, Some(Some(_)));
+    let blank = held.entries.is_empty() && held.truncation.is_none() && held.intent.is_none();
+    let lives = context.applied.contains_key(&region);
+    let may = ended || installs || (blank && !lives);
+    checks.check(Rule::TombstoneStays, may, || {
+        format!(
+            "region {region}: the log of peer {peer} goes, a crash leaves the tombstones {:?}",
+            context.buried
+        )
+    });
+}
+
 fn check_write(
     region: u64,
     held: &Held,
@@ -215,10 +260,18 @@ fn check_write(
     checks: &mut Checks,
 ) {
     if let Some(record) = &write.record {
-        check_hard_state(region, held, record, checks);
+        check_hard_state(region, held, record, context, checks);
     }
     if let Some(truncation) = write.truncation {
         check_truncation(region, held, write, truncation, context, checks);
+    }
+    if let (Some(None), Some((index, _))) = (&write.intent, held.snapshot()) {
+        let survives = context.survives.get(&region).copied().unwrap_or(0);
+        let ended = context.buried.contains_key(&region);
+        let may = survives >= index || ended;
+        checks.check(Rule::IntentCoversState, may, || {
+            format!("region {region}: the intent at {index} goes, a crash leaves the state at {survives}")
+        });
     }
     for entry in &write.entries {
         let committed = (context.committed)(region, entry.index);
@@ -234,8 +287,38 @@ fn check_write(
     }
 }
 
-fn check_hard_state(region: u64, held: &Held, record: &RaftRecord, checks: &mut Checks) {
-    let before = held.hard_state();
+fn check_hard_state(
+    region: u64,
+    held: &Held,
+    record: &RaftRecord,
+    context: &LogContext<'_>,
+    checks: &mut Checks,
+) {
+    let earlier = held.record.or(held.cleared);
+    let ended = context.buried.get(&region).copied().unwrap_or(0);
+    checks.check(Rule::TombstoneStays, record.peer_id > ended, || {
+        format!(
+            "region {region}: peer {} has a log, {ended} has ended",
+            record.peer_id
+        )
+    });
+    let before = match earlier {
+        Some(earlier) if earlier.peer_id == record.peer_id => {
+            earlier.hard_state.unwrap_or_default()
+        }
+        // Another peer, or one that nothing is known of: a child is born with something.
+        Some(earlier) => {
+            checks.check(Rule::OneLivePeer, earlier.peer_id < record.peer_id, || {
+                format!(
+                    "region {region}: peer {} follows peer {}",
+                    record.peer_id, earlier.peer_id
+                )
+            });
+            HardState::default()
+        }
+        None if context.applied.contains_key(&region) => held.hard_state(),
+        None => HardState::default(),
+    };
     let after = record.hard_state.unwrap_or_default();
     let rises = after.term >= before.term && after.commit >= before.commit;
     let one_vote = after.term > before.term || before.vote == 0 || after.vote == before.vote;
@@ -252,6 +335,22 @@ fn check_truncation(
     context: &LogContext<'_>,
     checks: &mut Checks,
 ) {
+    if let Some(Some(intent)) = &write.intent {
+        let manifest = intent.manifest.as_ref();
+        let is = manifest.map(|manifest| (manifest.index, manifest.term));
+        let rises = to.index >= held.truncation.map_or(0, |held| held.index);
+        checks.check(
+            Rule::LogIsWhole,
+            rises && is == Some((to.index, to.term)),
+            || {
+                format!(
+                    "region {region}: truncated at {to:?} for a snapshot at {is:?}, before {:?}",
+                    held.truncation
+                )
+            },
+        );
+        return;
+    }
     let survives = context.survives.get(&region).copied().unwrap_or(0);
     checks.check(Rule::TruncatedIsDurable, to.index <= survives, || {
         format!(
@@ -280,7 +379,9 @@ fn check_whole(region: u64, held: &Held, checks: &mut Checks) {
         before = (entry.index, entry.term);
     }
     let hard_state = held.hard_state();
-    whole &= hard_state.commit <= before.0 && before.1 <= hard_state.term;
+    // A peer that knows nothing yet is behind every birth.
+    let blank = held.truncation.is_none() && held.entries.is_empty();
+    whole &= hard_state.commit <= before.0 && (blank || before.1 <= hard_state.term);
     checks.check(Rule::LogIsWhole, whole, || {
         let indexes: Vec<_> = held
             .entries
@@ -294,7 +395,7 @@ fn check_whole(region: u64, held: &Held, checks: &mut Checks) {
 /// As [`RegionWrite`] says it: clear, cut, entries, record, truncation.
 fn apply(held: &mut Held, write: &RegionWrite) {
     if write.clear.is_some() {
-        *held = Held::default();
+        clear(held);
     }
     if let Some((first, last)) = write.cut() {
         held.entries
@@ -308,7 +409,18 @@ fn apply(held: &mut Held, write: &RegionWrite) {
         held.truncation = Some(truncation);
         held.entries.retain(|index, _| *index > truncation.index);
     }
+    if let Some(intent) = &write.intent {
+        held.intent.clone_from(intent);
+    }
     let (term, last) = (held.hard_state().term, held.last());
     let reached = held.reached.entry(term).or_default();
     *reached = last.max(*reached);
+}
+
+fn clear(held: &mut Held) {
+    let cleared = held.record.or(held.cleared);
+    *held = Held {
+        cleared,
+        ..Held::default()
+    };
 }

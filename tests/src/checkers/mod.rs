@@ -6,6 +6,7 @@ pub mod consensus;
 pub mod leases;
 pub mod log;
 pub mod machines;
+mod members;
 pub mod model;
 pub mod replicas;
 pub mod state;
@@ -46,6 +47,12 @@ pub struct StoreSeen {
     pub survives: Applied,
     /// What is applied and not durable.
     pub undurable: Undurable,
+    /// Regions that ended here, each with the highest peer it ever had.
+    pub tombstones: BTreeMap<u64, u64>,
+    /// Those of them that survive a crash.
+    pub buried: BTreeMap<u64, u64>,
+    /// Regions whose rows are being replaced by those of a snapshot, step by step.
+    pub replacing: BTreeMap<u64, Region>,
     /// The newest descriptor of each region that left the store.
     pub shown: BTreeMap<u64, Region>,
     /// Its peers, as last looked at in this life.

@@ -3,7 +3,9 @@
 //!
 //! Every row keeps its versions, each with the region and index that wrote it, so that the model
 //! also knows what the state must be where less is applied: on a store that lags behind, after a
-//! crash. It is, for every row, the last version within the applied indexes.
+//! crash. A row belongs to the region that has its key there, its *owner*; it is the last version
+//! that the owner wrote within its applied index, or an ancestor of it before it was born. Where no
+//! region has the key there is no row.
 //!
 //! The model applies an entry as soon as any store does, which may be before its leader does. So no
 //! operation is over by that: a version of a row is *known* once an operation that wrote or saw it
@@ -18,12 +20,13 @@ use flotilla_engine::{BIRTH, Cf, KeyRange, StateReader};
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::{Entry, EntryKind};
 use flotilla_proto::store::{Mod, ModKind, SplitCommand, WriteCommand};
-use flotilla_raftstore::region::{META_REGION, peer_on};
+use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::{Command, decode_command};
 
+use super::members;
 use crate::rules::{Checks, Rule};
 
-/// Applied index by region.
+/// Applied index by region, of those that live on a store.
 pub type Applied = BTreeMap<u64, u64>;
 
 /// A row's place: column family (its number), physical key.
@@ -88,6 +91,8 @@ pub struct Outcome {
     pub split: Option<Vec<Region>>,
     /// A split that did not fit any more.
     pub split_refused: bool,
+    /// Of a change of the members: the region after it.
+    pub members: Option<Region>,
 }
 
 /// Rows and regions as the committed log says.
@@ -159,18 +164,36 @@ impl Model {
         life.is_some_and(|life| life.shapes.iter().any(|(_, shape)| shape == region))
     }
 
-    /// The regions that `store` has when so much is applied, as they are then.
-    pub fn regions_at(&self, store: u64, applied: &Applied) -> BTreeMap<u64, Region> {
-        let reached = |region: u64| applied.get(&region).copied().unwrap_or(BIRTH.index);
-        let exists = |life: &Life| {
-            life.born
-                .is_none_or(|(parent, index)| reached(parent) >= index)
+    /// What `region` is when so much of it is applied.
+    pub fn shape(&self, region: u64, applied: u64) -> Option<&Region> {
+        Some(self.regions.get(&region)?.shape_at(applied))
+    }
+
+    /// Who has which key where so much is applied.
+    pub fn owners(&self, applied: &Applied) -> Owners {
+        let mut owners = Owners {
+            meta: applied
+                .get(&META_REGION)
+                .map(|index| vec![(META_REGION, *index)]),
+            ..Owners::default()
         };
-        let alive = self.regions.iter().filter(|(_, life)| exists(life));
-        alive
-            .map(|(id, life)| (*id, life.shape_at(reached(*id)).clone()))
-            .filter(|(_, region)| peer_on(region, store).is_some())
-            .collect()
+        for (region, index) in applied.iter().filter(|(id, _)| **id != META_REGION) {
+            let Some(shape) = self.shape(*region, *index) else {
+                continue;
+            };
+            let mut line = vec![(*region, *index)];
+            let mut link = self.born(*region);
+            while let Some((parent, index)) = link {
+                line.push((parent, index));
+                link = self.born(parent);
+            }
+            let owner = Owner {
+                end: shape.end_key.clone(),
+                line,
+            };
+            owners.data.insert(shape.start_key.clone(), owner);
+        }
+        owners
     }
 
     /// Whether the split that made `region` lies at or below what is applied.
@@ -190,9 +213,17 @@ impl Model {
         life.entries.push(entry.clone());
         let shape = life.newest().clone();
         if entry.kind() == EntryKind::ConfChange {
-            checks.check(Rule::StateIsLog, false, || {
-                format!("region {region}: nobody changed its members")
+            let after = members::after(&shape, entry);
+            checks.check(Rule::StateIsLog, after.is_some(), || {
+                format!(
+                    "region {region} index {}: no change of members",
+                    entry.index
+                )
             });
+            if let Some(after) = after {
+                life.shapes.push((entry.index, after.clone()));
+                outcome.members = Some(after);
+            }
             return outcome;
         }
         match decode_command(entry) {
@@ -324,16 +355,24 @@ impl Model {
             .collect()
     }
 
+    /// Those of a region's range that ever held something.
+    pub fn rows_of(&self, region: &Region) -> Vec<RowKey> {
+        let meta = region.id == META_REGION;
+        let own = |(cf, key): &&RowKey| {
+            meta == (*cf == Cf::CfMeta as i32) && (meta || within(region, key))
+        };
+        self.rows.keys().filter(own).cloned().collect()
+    }
+
     /// All keys that ever held something.
     pub fn keys(&self) -> impl Iterator<Item = &RowKey> {
         self.rows.keys()
     }
 
-    /// What the row at `key` holds when so much is applied. The applied indexes are a cut; where that is
-    /// not sure, see [`Model::hole`].
-    pub fn at(&self, key: &RowKey, applied: &Applied) -> Option<&Bytes> {
+    /// What the row at `key` holds where the regions have so much applied.
+    pub fn at(&self, key: &RowKey, owners: &Owners) -> Option<&Bytes> {
         let versions = self.versions(key);
-        let last = reached(versions, applied).checked_sub(1)?;
+        let last = owners.reached(key, versions).checked_sub(1)?;
         versions[last].stored.as_ref()
     }
 
@@ -341,18 +380,29 @@ impl Model {
         self.rows.get(key).map(Vec::as_slice).unwrap_or_default()
     }
 
-    /// How the applied indexes are no cut, seen from the row at `key`: they miss a version and contain
-    /// a later one.
-    pub fn hole(&self, key: &RowKey, applied: &Applied) -> Option<String> {
-        let versions = self.versions(key);
-        let reaches = |version: &&Version| is_reached(version, applied);
-        let missed = versions.iter().position(|version| !reaches(&version))?;
-        let hole = versions[missed..].iter().find(reaches)?;
-        let missed = &versions[missed];
-        Some(format!(
-            "{key:?}: region {} index {} is in, the earlier region {} index {} is not",
-            hole.region, hole.index, missed.region, missed.index
-        ))
+    /// How the applied indexes are no cut: regions that they contain without what made them, or that
+    /// they miss though their parents have been split. `gone` says which may be missed.
+    pub fn hole(&self, applied: &Applied, gone: impl Fn(&Region) -> bool) -> Option<String> {
+        for (id, life) in &self.regions {
+            let Some((parent, index)) = life.born else {
+                continue;
+            };
+            let Some(reached) = applied.get(&parent) else {
+                continue;
+            };
+            let there = applied.contains_key(id);
+            if there && *reached < index {
+                return Some(format!(
+                    "region {id} is there, its parent {parent} is at {reached} and made it at {index}"
+                ));
+            }
+            if !there && *reached >= index && !gone(&life.shapes[0].1) {
+                return Some(format!(
+                    "region {id} is not there, its parent {parent} is at {reached} and made it at {index}"
+                ));
+            }
+        }
+        None
     }
 
     // ---- what is known ----
@@ -407,14 +457,48 @@ impl Model {
     }
 }
 
-fn is_reached(version: &Version, applied: &Applied) -> bool {
-    let index = applied.get(&version.region);
-    index.is_some_and(|index| *index >= version.index)
+/// Who has a key on a store.
+#[derive(Debug, Default)]
+pub struct Owners {
+    meta: Option<Line>,
+    /// By their first keys.
+    data: BTreeMap<Bytes, Owner>,
 }
 
-/// How many versions are applied; the applied indexes are a cut.
-fn reached(versions: &[Version], applied: &Applied) -> usize {
-    versions.partition_point(|version| is_reached(version, applied))
+/// A region and its ancestors, each with the index up to which what it wrote counts.
+type Line = Vec<(u64, u64)>;
+
+#[derive(Debug)]
+struct Owner {
+    end: Bytes,
+    line: Line,
+}
+
+impl Owners {
+    fn line(&self, key: &RowKey) -> Option<&Line> {
+        if key.0 == Cf::CfMeta as i32 {
+            return self.meta.as_ref();
+        }
+        let (_, owner) = self.data.range(..=key.1.clone()).next_back()?;
+        (owner.end.is_empty() || key.1 < owner.end).then_some(&owner.line)
+    }
+
+    /// The region that has the key.
+    pub fn of(&self, key: &RowKey) -> Option<u64> {
+        Some(self.line(key)?.first()?.0)
+    }
+
+    /// How many versions of the row at `key` are there.
+    fn reached(&self, key: &RowKey, versions: &[Version]) -> usize {
+        let Some(line) = self.line(key) else {
+            return 0;
+        };
+        let counts = |version: &Version| {
+            let limit = line.iter().find(|(region, _)| *region == version.region);
+            limit.is_some_and(|(_, index)| version.index <= *index)
+        };
+        versions.partition_point(counts)
+    }
 }
 
 fn known_before(versions: &[Version], since: u64) -> bool {
@@ -425,16 +509,16 @@ fn known_before(versions: &[Version], since: u64) -> bool {
 /// The model as of what one store has applied; remembers which rows were looked at.
 pub struct ModelAt<'a> {
     model: &'a Model,
-    applied: &'a Applied,
+    owners: Owners,
     looked: RefCell<Vec<(RowKey, usize)>>,
 }
 
 impl<'a> ModelAt<'a> {
     /// `model` when `applied` is.
-    pub fn new(model: &'a Model, applied: &'a Applied) -> Self {
+    pub fn new(model: &'a Model, applied: &Applied) -> Self {
         Self {
             model,
-            applied,
+            owners: model.owners(applied),
             looked: RefCell::default(),
         }
     }
@@ -445,7 +529,7 @@ impl<'a> ModelAt<'a> {
     }
 
     fn look(&self, key: &RowKey, versions: &'a [Version]) -> Option<&'a Bytes> {
-        let count = reached(versions, self.applied);
+        let count = self.owners.reached(key, versions);
         self.looked.borrow_mut().push((key.clone(), count));
         versions[..count].last()?.stored.as_ref()
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use flotilla_engine::row;
 use flotilla_engine::{Cf, KeyRange, StateReader, StateStore, StoredRegion};
 use flotilla_proto::metapb::Region;
+use flotilla_proto::store::PeerState;
 use flotilla_raftstore::region::META_REGION;
 
 use super::Oracle;
@@ -22,6 +23,7 @@ impl Oracle {
             let stored = state.regions().unwrap_or_default();
             stored
                 .into_iter()
+                .filter(|stored| stored.record.state() != PeerState::Tombstone)
                 .filter_map(|stored| Some((stored.record.region.as_ref()?.id, stored)))
                 .collect()
         };

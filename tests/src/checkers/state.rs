@@ -8,11 +8,15 @@ use flotilla_engine::memory::MemoryState;
 use flotilla_engine::row::{self, DROP_DELAY_SECONDS};
 use flotilla_engine::{BIRTH, Cf, StateBatch, StateOp, StateReader, StateStore};
 use flotilla_proto::clock::Mono;
+use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::EntryKind;
-use flotilla_proto::store::ApplyRecord;
+use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord};
 
-use super::Oracle;
-use super::model::{Applied, RowKey};
+use super::log::Held;
+use super::model::{Applied, RowKey, within};
+use super::{Oracle, StoreSeen};
+use flotilla_raftstore::region::{META_REGION, peer_on};
+
 use crate::rules::Rule;
 
 /// What one store has applied and would lose, and since when a flush is owed for it.
@@ -31,6 +35,9 @@ pub struct Undurable {
     admin: VecDeque<(u64, Mono)>,
     /// Seconds up to which a compaction may have dropped expired rows.
     compacted: u64,
+    /// What was applied at the cuts of flushes, from the last that is known to be done on: a crash
+    /// leaves one of them.
+    cuts: Vec<(u64, Applied)>,
 }
 
 /// What a flush under way will make durable.
@@ -73,15 +80,29 @@ impl Oracle {
                         .rows
                         .extend(self.model.rows_within(*cf as i32, start, end));
                 }
-                StateOp::PutRegion { .. } => touched.regions = true,
+                StateOp::PutRegion { record } => {
+                    touched.regions = true;
+                    let ends = record.state() == PeerState::Tombstone;
+                    if let Some(region) = record.region.as_ref().filter(|_| ends) {
+                        touched.rows.extend(self.model.rows_of(region));
+                    }
+                }
                 StateOp::DeleteApplied { .. } => {}
             }
         }
         for (region, record) in progress {
+            if self.begins_anew(store, region, record) {
+                self.installs(store, region, &mut touched);
+            }
             self.advance(store, region, record, &mut touched);
             let seen = self.store(store);
             if seen.terms.insert(region, record.term) != Some(record.term) {
                 seen.terms_risen.push((region, record.term));
+            }
+        }
+        for op in &batch.ops {
+            if let StateOp::PutRegion { record } = op {
+                self.region_written(store, record);
             }
         }
         if batch.admin {
@@ -91,6 +112,7 @@ impl Oracle {
         self.check_rows(store, touched.rows.iter(), state);
         if touched.regions {
             self.check_regions(store, state);
+            self.check_children(store);
         }
     }
 
@@ -135,6 +157,90 @@ impl Oracle {
             }
         }
         self.store(store).applied.insert(region, record.index);
+    }
+
+    /// The record does not follow from the log: the region was not here, or begins anew behind a
+    /// snapshot.
+    fn begins_anew(&self, store: u64, region: u64, record: ApplyRecord) -> bool {
+        let seen = &self.stores[&store];
+        let from = seen.applied.get(&region).copied().unwrap_or(0);
+        let intent = seen.log.durable(region).and_then(Held::snapshot);
+        intent.is_some_and(|(index, _)| from < index && index <= record.index)
+    }
+
+    /// A snapshot takes the place of what the region held. Its intent is durable, it was committed, and
+    /// from now on the rows are those of the log at its index.
+    fn installs(&mut self, store: u64, region: u64, touched: &mut Touched) {
+        let seen = &self.stores[&store];
+        let intent = seen.log.durable(region).and_then(Held::snapshot);
+        let Some((index, term)) = intent else { return };
+        let entry = self.model.committed(region, index);
+        let is = entry.as_ref().map_or(BIRTH.term, |entry| entry.term);
+        let committed =
+            index <= self.consensus.commit(region) && index <= self.model.applied(region);
+        self.checks
+            .check(Rule::StateIsLog, committed && is == term, || {
+                format!("store {store} region {region}: a snapshot at {index} of term {term} is installed, the log has {is}")
+            });
+        if let Some(shape) = self.model.shape(region, index) {
+            touched.rows.extend(self.model.rows_of(shape));
+        }
+        touched.regions = true;
+        let seen = self.store(store);
+        let before = seen.applied.insert(region, index);
+        seen.replacing.remove(&region);
+        let before = before.and_then(|before| self.model.shape(region, before));
+        touched.rows.extend(
+            before
+                .into_iter()
+                .flat_map(|shape| self.model.rows_of(shape)),
+        );
+    }
+
+    /// A region's record goes to the state: of one that lives, or ended.
+    fn region_written(&mut self, store: u64, record: &RegionRecord) {
+        let Some(region) = &record.region else { return };
+        let (id, peer) = (region.id, record.highest_peer_id);
+        let seen = self.stores.entry(store).or_default();
+        let ended = seen.tombstones.get(&id).copied();
+        if record.state() == PeerState::Tombstone {
+            self.checks
+                .check(Rule::TombstoneStays, ended.is_none_or(|ended| ended <= peer), || {
+                    format!("store {store} region {id}: the tombstone of {ended:?} becomes that of {peer}")
+                });
+            seen.applied.remove(&id);
+            seen.tombstones.insert(id, peer);
+            return;
+        }
+        self.checks.check(
+            Rule::TombstoneStays,
+            ended.is_none_or(|ended| ended < peer),
+            || format!("store {store} region {id}: peer {peer} lives, {ended:?} has ended"),
+        );
+        seen.tombstones.remove(&id);
+        if seen.applied.contains_key(&id) {
+            return;
+        }
+        // Only a split makes a region that no snapshot brought.
+        let born = self.model.born(id);
+        let made = born.is_some_and(|(parent, index)| {
+            seen.applied.get(&parent).is_some_and(|at| *at >= index)
+        });
+        self.checks.check(Rule::StateIsLog, made, || {
+            format!("store {store}: region {id} appears, its birth was {born:?}")
+        });
+        seen.applied.insert(id, BIRTH.index);
+    }
+
+    /// Rows of a snapshot go into the state before the region's records, one column family at a time.
+    pub fn rows_come(&mut self, store: u64, region: &Region) {
+        let seen = self.store(store);
+        seen.replacing.insert(region.id, region.clone());
+    }
+
+    /// Whatever was half in place is complete, or gone.
+    pub fn rows_are_in_place(&mut self, store: u64) {
+        self.store(store).replacing.clear();
     }
 
     fn check_same(&mut self, region: u64, index: u64, entry: &flotilla_proto::raft::Entry) {
@@ -183,6 +289,14 @@ impl Oracle {
             outcome.split_refused,
             "split: refused, its epoch had passed",
         );
+        if let Some(region) = outcome.members {
+            self.note(format_args!(
+                "region {} index {index}: now {:?}",
+                region.id, region.peers
+            ));
+            self.check_peer_ids(&region);
+            touched.regions = true;
+        }
         if let Some(regions) = outcome.split {
             self.note(format_args!(
                 "region {region} index {index} is a split into {}",
@@ -211,8 +325,12 @@ impl Oracle {
     ) {
         let seen = self.stores.entry(store).or_default();
         let compacted = seen.undurable.compacted;
+        let owners = self.model.owners(&seen.applied);
         for key in rows {
-            let expected = self.model.at(key, &seen.applied);
+            if seen.is_replaced(key, owners.of(key)) {
+                continue;
+            }
+            let expected = self.model.at(key, &owners);
             let cf = Cf::try_from(key.0).unwrap_or(Cf::CfDefault);
             let found = state.get(cf, &key.1).unwrap_or_default();
             let same =
@@ -252,12 +370,14 @@ impl Oracle {
 
     /// What a crash leaves is one cut: no region, no row ahead of another.
     pub fn state_crashed(&mut self, store: u64, found: &MemoryState) {
-        let applied = applied_of(found);
+        let (applied, tombstones) = (applied_of(found), tombstones_of(found));
         let before = std::mem::take(&mut self.store(store).survives);
+        let first = before.is_empty();
         for (region, index) in &before {
             let left = applied.get(region).copied().unwrap_or(0);
+            let ended = tombstones.contains_key(region);
             self.checks
-                .check(Rule::DurableSurvives, left >= *index, || {
+                .check(Rule::DurableSurvives, left >= *index || ended, || {
                     format!(
                         "store {store} region {region}: {index} was durable, the crash left {left}"
                     )
@@ -272,23 +392,35 @@ impl Oracle {
         self.probes
             .hit_if(behind, "crash: the state fell behind a split");
         let seen = self.store(store);
+        let cuts = std::mem::take(&mut seen.undurable.cuts);
+        let is_cut = first || cuts.iter().any(|(_, cut)| *cut == applied);
+        seen.undurable.cuts = vec![(0, applied.clone())];
         seen.survives.clone_from(&applied);
         seen.applied = applied;
+        let stay = seen
+            .buried
+            .iter()
+            .all(|(region, peer)| tombstones.get(region).is_some_and(|left| left >= peer));
+        let buried = std::mem::replace(&mut seen.buried, tombstones.clone());
+        seen.tombstones = tombstones;
+        self.checks.check(Rule::TombstoneStays, stay, || {
+            format!("store {store}: of the tombstones {buried:?} a crash has taken some")
+        });
+        self.checks.check(Rule::CrashIsPrefix, is_cut, || {
+            format!("store {store}: the crash left what no flush had cut: {cuts:?}")
+        });
         self.check_regions(store, found);
         self.check_cut(store, found);
     }
 
     fn check_cut(&mut self, store: u64, found: &MemoryState) {
-        let applied = self.stores[&store].applied.clone();
-        let holes: Vec<String> = self
+        let seen = &self.stores[&store];
+        let hole = self
             .model
-            .keys()
-            .filter_map(|key| self.model.hole(key, &applied))
-            .collect();
-        self.checks
-            .check(Rule::CrashIsPrefix, holes.is_empty(), || {
-                format!("store {store}: the crash left holes: {holes:?}")
-            });
+            .hole(&seen.applied, |child| seen.may_lack(store, child));
+        self.checks.check(Rule::CrashIsPrefix, hole.is_none(), || {
+            format!("store {store}: the crash left a hole: {hole:?}")
+        });
         self.check_all_rows(store, found);
     }
 
@@ -297,7 +429,8 @@ impl Oracle {
         let seen = &self.stores[&store];
         for (region, index) in reported {
             let survives = seen.survives.get(region).copied().unwrap_or(0);
-            self.checks.check(Rule::DurableSurvives, *index <= survives, || {
+            let holds = *index <= survives || seen.buried.contains_key(region);
+            self.checks.check(Rule::DurableSurvives, holds, || {
                 format!("store {store} region {region}: {index} is reported durable, a crash leaves {survives}")
             });
         }
@@ -332,8 +465,9 @@ impl Oracle {
     }
 
     /// A flush of `store` begins after batch `cut`.
-    pub fn flush_begins(&self, store: u64, cut: u64) -> Cut {
-        let seen = &self.stores[&store];
+    pub fn flush_begins(&mut self, store: u64, cut: u64) -> Cut {
+        let seen = self.store(store);
+        seen.undurable.cuts.push((cut, seen.applied.clone()));
         let appended = seen.undurable.appended;
         let covered = appended - seen.log.bytes_beyond(&seen.applied);
         Cut {
@@ -347,7 +481,9 @@ impl Oracle {
     pub fn flush_finished(&mut self, store: u64, cut: Cut, left_by_crash: &MemoryState) {
         let seen = self.store(store);
         seen.survives = applied_of(left_by_crash);
+        seen.buried = tombstones_of(left_by_crash);
         let undurable = &mut seen.undurable;
+        undurable.cuts.retain(|(number, _)| *number >= cut.cut);
         undurable.covered = undurable.covered.max(cut.covered);
         undurable.before_cut = undurable.before_cut.max(cut.appended);
         undurable.over_since = None;
@@ -415,6 +551,26 @@ impl Oracle {
     }
 }
 
+impl StoreSeen {
+    /// The row may be of a snapshot that is being put in place.
+    fn is_replaced(&self, key: &RowKey, owner: Option<u64>) -> bool {
+        let covers = |(id, region): (&u64, &Region)| {
+            let meta = *id == META_REGION;
+            meta == (key.0 == Cf::CfMeta as i32)
+                && (meta || within(region, &key.1))
+                && owner.is_none_or(|owner| owner == *id)
+        };
+        self.replacing.iter().any(covers)
+    }
+
+    /// The child has no peer here, or had one that has ended.
+    pub(super) fn may_lack(&self, store: u64, child: &Region) -> bool {
+        let own = peer_on(child, store).map(|peer| peer.id);
+        let ended = self.tombstones.get(&child.id).copied();
+        own.is_none_or(|own| ended.is_some_and(|ended| ended >= own))
+    }
+}
+
 impl Undurable {
     /// Log bytes that a crash now would have to replay, at most.
     fn bytes(&self) -> u64 {
@@ -425,7 +581,10 @@ impl Undurable {
 /// The applied indexes that a state holds.
 pub fn applied_of(state: &MemoryState) -> Applied {
     let regions = state.regions().unwrap_or_default();
-    let applied = regions.into_iter().map(|stored| {
+    let live = regions
+        .into_iter()
+        .filter(|stored| stored.record.state() != PeerState::Tombstone);
+    let applied = live.map(|stored| {
         let region = stored.record.region.unwrap_or_default().id;
         (
             region,
@@ -433,6 +592,19 @@ pub fn applied_of(state: &MemoryState) -> Applied {
         )
     });
     applied.collect::<BTreeMap<_, _>>()
+}
+
+/// The tombstones that a state holds: the highest peer by region.
+fn tombstones_of(state: &MemoryState) -> BTreeMap<u64, u64> {
+    let regions = state.regions().unwrap_or_default();
+    let ended = regions
+        .into_iter()
+        .filter(|stored| stored.record.state() == PeerState::Tombstone);
+    let peers = ended.map(|stored| {
+        let region = stored.record.region.unwrap_or_default().id;
+        (region, stored.record.highest_peer_id)
+    });
+    peers.collect()
 }
 
 /// A compaction at `seconds` may have dropped this row.

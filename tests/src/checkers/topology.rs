@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use flotilla_engine::StateStore;
 use flotilla_engine::memory::MemoryState;
 use flotilla_proto::metapb::Region;
+use flotilla_proto::store::PeerState;
 use flotilla_raftstore::region::{META_REGION, overlap, peer_on};
 
 use super::Oracle;
@@ -27,13 +28,33 @@ impl Oracle {
     /// The regions that a state holds are those of its applied indexes, and they tile the key space: all
     /// of it where all regions have a peer.
     pub fn check_regions(&mut self, store: u64, state: &MemoryState) {
-        let expected = self.model.regions_at(store, &self.stores[&store].applied);
-        let stored = state.regions().unwrap_or_default();
-        let found: BTreeMap<u64, Region> = stored
-            .into_iter()
-            .filter_map(|stored| stored.record.region)
-            .map(|region| (region.id, region))
+        let seen = &self.stores[&store];
+        let expected: BTreeMap<u64, Region> = seen
+            .applied
+            .iter()
+            .filter_map(|(id, index)| Some((*id, self.model.shape(*id, *index)?.clone())))
             .collect();
+        let stored = state.regions().unwrap_or_default();
+        let mut strangers = Vec::new();
+        let mut found = BTreeMap::new();
+        for stored in stored {
+            let record = stored.record;
+            let Some(region) = record
+                .region
+                .as_ref()
+                .filter(|_| record.state() != PeerState::Tombstone)
+            else {
+                continue;
+            };
+            if peer_on(region, store).is_none_or(|own| own.id != record.highest_peer_id) {
+                strangers.push(record.clone());
+            }
+            found.insert(region.id, region.clone());
+        }
+        self.checks
+            .check(Rule::OneLivePeer, strangers.is_empty(), || {
+                format!("store {store}: no peer of this store, or not its last: {strangers:?}")
+            });
         self.checks.check(Rule::StateIsLog, found == expected, || {
             format!("store {store}: the state holds regions {found:?}, the log says {expected:?}")
         });
@@ -42,14 +63,20 @@ impl Oracle {
             .filter(|region| region.id != META_REGION)
             .collect();
         ranges.sort_by(|one, other| one.start_key.cmp(&other.start_key));
-        let everywhere = |region: &Region| peer_on(region, store).is_some();
-        let gap = if self.model.regions().all(everywhere) {
-            find_gap(ranges.into_iter())
-        } else {
-            find_overlap(&ranges)
-        };
+        let gap = find_overlap(&ranges);
         self.checks.check(Rule::RegionsTile, gap.is_none(), || {
             format!("store {store}: {}", gap.unwrap_or_default())
+        });
+    }
+
+    /// What a split has made is there, but for peers that have ended.
+    pub fn check_children(&mut self, store: u64) {
+        let seen = &self.stores[&store];
+        let hole = self
+            .model
+            .hole(&seen.applied, |child| seen.may_lack(store, child));
+        self.checks.check(Rule::StateIsLog, hole.is_none(), || {
+            format!("store {store}: {}", hole.unwrap_or_default())
         });
     }
 
@@ -82,12 +109,14 @@ impl Oracle {
         }
     }
 
-    /// After a start: every region that was ever shown is there, and not older.
+    /// After a start: every region that was ever shown is there, and not older, or has ended.
     pub fn check_topology(&mut self, store: u64, regions: &BTreeMap<u64, Region>) {
         let shown = self.stores[&store].shown.clone();
         for (id, before) in shown {
             let now = regions.get(&id);
+            let ended = now.is_none() && self.stores[&store].tombstones.contains_key(&id);
             let stays = now.is_some_and(|now| version(now) >= version(&before));
+            let stays = stays || ended;
             self.checks.check(Rule::TopologyStays, stays, || {
                 format!("store {store} had shown {before:?}, after its start there is {now:?}")
             });
@@ -97,7 +126,7 @@ impl Oracle {
     /// After a start: everything whose commit was durable is applied.
     pub fn check_barrier(&mut self, store: u64) {
         let seen = &self.stores[&store];
-        for region in self.model.regions_at(store, &seen.applied).keys() {
+        for region in seen.applied.keys() {
             let commit = seen
                 .log
                 .durable(*region)

@@ -76,6 +76,8 @@ impl RaftLog for WatchedLog {
         let seen = oracle.stores.entry(self.store).or_default();
         let context = LogContext {
             survives: &seen.survives,
+            applied: &seen.applied,
+            buried: &seen.buried,
             committed: &|region, index| model.committed(region, index),
         };
         let (consensus, checks) = (&mut oracle.consensus, &mut oracle.checks);

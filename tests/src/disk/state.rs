@@ -237,6 +237,11 @@ impl SnapshotInstall for WatchedState {
         key: &SnapshotKey,
         manifest: &SnapshotManifest,
     ) -> SnapshotResult<()> {
+        if let Some(region) = &manifest.region {
+            let mut oracle = self.oracle.lock();
+            oracle.note(format_args!("store {}: the rows of {key} come", self.store));
+            oracle.rows_come(self.store, region);
+        }
         self.inner.install(files, key, manifest)
     }
 }

@@ -4,8 +4,8 @@ use flotilla_engine::EngineError;
 use flotilla_engine::Pressure;
 use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
 use flotilla_engine::row::Expiry;
+use flotilla_raftstore::StartError;
 use flotilla_raftstore::runtime::StoreFatal;
-use flotilla_raftstore::{StartError, region};
 
 use super::stores::OBSERVE_EVERY;
 use super::{Event, Phase, Sim};
@@ -253,6 +253,7 @@ impl Sim {
                         regions.len()
                     ));
                     oracle.store(store).peers.clear();
+                    oracle.rows_are_in_place(store);
                     oracle.replayed(store, replayed.bytes, owed);
                     oracle.check_barrier(store);
                     oracle.check_topology(store, &regions);
@@ -299,13 +300,21 @@ impl Sim {
     fn children_to_make(&self, store: u64) -> (Vec<u64>, bool) {
         let oracle = self.oracle.lock();
         let seen = &oracle.stores[&store];
-        let there = oracle.model.regions_at(store, &seen.applied);
+        let commits = |parent: u64| {
+            let durable = seen.log.durable(parent);
+            durable.map_or(0, |held| held.hard_state().commit)
+        };
         let missing = oracle
             .model
             .regions()
-            .filter(|region| region::peer_on(region, store).is_some())
             .map(|region| region.id)
-            .filter(|id| !there.contains_key(id));
+            .filter(|id| !seen.applied.contains_key(id))
+            .filter(|id| {
+                let born = oracle.model.born(*id);
+                born.is_some_and(|(parent, index)| {
+                    seen.applied.contains_key(&parent) && commits(parent) >= index
+                })
+            });
         let missing: Vec<u64> = missing.collect();
         let moved = missing.iter().any(|id| {
             seen.log

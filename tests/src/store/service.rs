@@ -611,7 +611,9 @@ fn note_expired(
         _ => flotilla_engine::Cf::CfDefault,
     };
     let key = (cf as i32, around.mode.physical(&request.key));
-    let stored = oracle.model.at(&key, &oracle.stores[&store].applied);
+    let stored = oracle
+        .model
+        .at(&key, &oracle.model.owners(&oracle.stores[&store].applied));
     oracle
         .probes
         .hit_if(!found && stored.is_some(), "read: of an expired row");
