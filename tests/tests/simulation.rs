@@ -1,18 +1,30 @@
 //! Seeds of the simulator. By default a fixed range and some hundreds of fresh ones;
-//! `FLOTILLA_SIM_SEED=n` replays one with its transcript, `FLOTILLA_SIM_SEEDS=n` runs as many as
-//! asked for.
+//! `FLOTILLA_SIM_SEED=n` replays one with its transcript, `FLOTILLA_SIM_SEEDS=n` runs as many fresh
+//! ones as asked for.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "seeds run on all cores, fresh ones find something new, and how long it took is printed"
+)]
 
 use std::hash::{BuildHasher, RandomState};
 use std::ops::RangeInclusive;
+use std::process::Command;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
 
-use flotilla_tests::run::{Summary, run_quietly, run_seed, world_of};
+use flotilla_tests::run::{Failure, Summary, run_quietly, run_seed, world_of};
 
 /// Seeds of every run: whoever breaks something sees it in the same way.
 const FIXED: RangeInclusive<u64> = 1..=300;
 /// Fresh seeds of an ordinary run.
-const FRESH: u64 = 1_000;
+const FRESH: u64 = 400;
 /// Lines of its transcript that a replayed seed shows.
 const REPLAY_LINES: usize = 1_000_000;
+/// Seeds that are run more than once.
+const REPEATED: RangeInclusive<u64> = 1..=8;
+/// Tells a process that it is to print what it found for the repeated seeds.
+const HASHES_WANTED: &str = "FLOTILLA_SIM_HASHES";
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -21,10 +33,6 @@ fn number(name: &str) -> Option<u64> {
 }
 
 /// A place among the seeds where nobody has been, probably. It is printed.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "fresh seeds are what finds something new"
-)]
 fn somewhere() -> u64 {
     RandomState::new().hash_one("seeds") >> 16
 }
@@ -37,20 +45,51 @@ fn every_rule_holds_in_every_world() {
     let first = somewhere();
     let fresh = number("FLOTILLA_SIM_SEEDS").unwrap_or(FRESH);
     println!("seeds {FIXED:?}, and {fresh} fresh ones from {first} on");
-    let mut summary = Summary::default();
-    for seed in FIXED.chain(first..first + fresh) {
-        match run_seed(seed) {
-            Ok(report) => summary.add(&report),
-            Err(failure) => panic!("{failure}"),
-        }
-    }
+    let began = Instant::now();
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let summary = run_all(FIXED.chain(first..first + fresh), cores);
     println!("{summary}");
+    let seconds = began.elapsed().as_secs_f64();
+    let per_core = seconds * cores as f64;
+    println!(
+        "{:.0} seeds a minute; {:.0} operations a second and core, {:.0} served; {:.0} virtual seconds a second",
+        summary.runs as f64 * 60.0 / seconds,
+        summary.counts.operations as f64 / per_core,
+        summary.counts.served as f64 / per_core,
+        summary.counts.time.as_secs_f64() / seconds,
+    );
     if fresh >= FRESH {
         assert_eq!(
             summary.missing(),
             [""; 0],
             "never checked, or never reached"
         );
+    }
+}
+
+/// Runs seeds on all cores, until the first that fails.
+fn run_all(seeds: impl Iterator<Item = u64> + Send, cores: usize) -> Summary {
+    let seeds = Mutex::new(seeds);
+    let found: Mutex<(Summary, Option<Box<Failure>>)> = Mutex::default();
+    let next = || seeds.lock().ok()?.next();
+    let work = || {
+        while let Some(seed) = next() {
+            let outcome = run_seed(seed);
+            let Ok(mut found) = found.lock() else { return };
+            match outcome {
+                _ if found.1.is_some() => return,
+                Ok(report) => found.0.add(&report),
+                Err(failure) => found.1 = Some(failure),
+            }
+        }
+    };
+    thread::scope(|scope| {
+        (0..cores).for_each(|_| drop(scope.spawn(work)));
+    });
+    match found.into_inner() {
+        Ok((summary, None)) => summary,
+        Ok((_, Some(failure))) => panic!("{failure}"),
+        Err(_) => panic!("a seed was run and nobody knows what it found"),
     }
 }
 
@@ -65,15 +104,38 @@ fn replay(seed: u64) {
     }
 }
 
-/// A difference here is a fault of the simulator, and goes before all others.
+/// One line per repeated seed: what must be the same whenever and wherever it runs.
+fn hashes() -> Vec<String> {
+    let line = |seed| match run_seed(seed) {
+        Ok(report) => format!(
+            "seed {seed}: {:016x} {:?}",
+            report.trace_hash, report.counts
+        ),
+        Err(failure) => panic!("{failure}"),
+    };
+    REPEATED.map(line).collect()
+}
+
+/// A difference here is a fault of the simulator, and goes before all others. The other process is this
+/// program once more, told to print what it finds.
 #[test]
-fn a_seed_runs_the_same_twice() {
-    for seed in 1..=8 {
-        let [one, other] =
-            [(); 2].map(|()| run_seed(seed).map(|report| (report.trace_hash, report.counts)));
-        match (one, other) {
-            (Ok(one), Ok(other)) => assert_eq!(one, other, "seed {seed}"),
-            (Err(failure), _) | (_, Err(failure)) => panic!("{failure}"),
-        }
+fn a_seed_runs_the_same_twice_and_in_two_processes() {
+    let here = hashes();
+    if std::env::var_os(HASHES_WANTED).is_some() {
+        return here.iter().for_each(|line| println!("{line}"));
     }
+    assert_eq!(here, hashes());
+    let program = std::env::current_exe().expect("this program has a path");
+    let there = Command::new(program)
+        .args(["--exact", "--nocapture"])
+        .arg("a_seed_runs_the_same_twice_and_in_two_processes")
+        .env(HASHES_WANTED, "1")
+        .output()
+        .expect("this program runs once more");
+    let text = String::from_utf8_lossy(&there.stdout);
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| line.starts_with("seed"))
+        .collect();
+    assert_eq!(here, lines, "{}", String::from_utf8_lossy(&there.stderr));
 }

@@ -30,12 +30,16 @@ impl Oracle {
             self.leases.remove(&place);
             return false;
         };
-        let lease = Lease {
-            until,
-            region: region.clone(),
-        };
-        let before = self.leases.insert(place, lease);
-        before.is_none_or(|before| before.until <= now || before.region != *region)
+        if let Some(lease) = self.leases.get_mut(&place)
+            && lease.region == *region
+        {
+            let lapsed = lease.until <= now;
+            lease.until = until;
+            return lapsed;
+        }
+        let region = region.clone();
+        self.leases.insert(place, Lease { until, region });
+        true
     }
 
     /// A peer has got a lease; these others have one now, each by its own clock.

@@ -7,48 +7,69 @@ use flotilla_raftstore::peer::Peer;
 use flotilla_raftstore::{Begin, Delegates, ReadContext};
 
 use super::Oracle;
+use super::log::Held;
 use crate::rules::Rule;
 
 /// A peer as it was last seen in this life of its store.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerSeen {
+    id: u64,
     term: u64,
+    last: u64,
     commit: u64,
     applied: u64,
     version: u64,
     /// The term in which it led.
     led: u64,
+    lease_until: Option<Mono>,
 }
 
 impl Oracle {
-    /// Nothing falls, and the indexes are in order.
-    pub fn look_at_peer(&mut self, store: u64, peer: &Peer) {
+    /// Nothing falls, and the indexes are in order. Answers whether anything has moved since the last
+    /// look.
+    pub fn look_at_peer(&mut self, store: u64, peer: &Peer) -> bool {
         let raft = peer.raft();
         let region = peer.region().id;
         let now = PeerSeen {
+            id: raft.id(),
             term: raft.term(),
+            last: raft.last_index(),
             commit: raft.commit(),
             applied: raft.applied_index(),
             version: peer.region().region_epoch.unwrap_or_default().version,
             led: if peer.is_leader() { raft.term() } else { 0 },
+            lease_until: raft.lease_until(),
+        };
+        let seen = self.stores.entry(store).or_default();
+        let before = seen.peers.insert(region, now).unwrap_or_default();
+        if before == now {
+            return false;
+        }
+        // A peer with another id is another peer.
+        let before = if before.id == now.id {
+            before
+        } else {
+            PeerSeen::default()
         };
         let first = raft.log().first_index();
-        let last = raft.last_index();
-        let ordered = first <= now.applied + 1 && now.applied <= now.commit && now.commit <= last;
-        let state = self.stores[&store]
-            .applied
-            .get(&region)
-            .copied()
-            .unwrap_or(flotilla_engine::BIRTH.index);
-        self.checks.check(Rule::IndexesInOrder, ordered && now.applied <= state, || {
-            format!("store {store} region {region}: first {first}, {now:?}, last {last}, the state has {state}")
-        });
-        let seen = self.store(store);
-        let before = seen.peers.insert(region, now).unwrap_or_default();
-        let promised = seen
-            .log
-            .durable(region)
-            .map_or(0, |held| held.hard_state().term);
+        // Until a snapshot is in place the log is ahead of what is applied.
+        let held = seen.log.held(region);
+        let installing = held.and_then(Held::snapshot).is_some();
+        let ordered = (installing || first <= now.applied + 1)
+            && now.applied <= now.commit
+            && now.commit <= now.last;
+        let state = seen.applied.get(&region).copied();
+        let ended = seen.tombstones.contains_key(&region);
+        let covered = ended || now.applied <= state.unwrap_or(0);
+        self.checks
+            .check(Rule::IndexesInOrder, ordered && covered, || {
+                format!(
+                    "store {store} region {region}: first {first}, {now:?}, the state has {state:?}"
+                )
+            });
+        let durable = seen.log.durable(region);
+        let own = durable.filter(|held| held.record.is_some_and(|record| record.peer_id == now.id));
+        let promised = own.map_or(0, |held| held.hard_state().term);
         let falls = now.term < before.term.max(promised)
             || now.commit < before.commit
             || now.applied < before.applied
@@ -59,6 +80,7 @@ impl Oracle {
             )
         });
         self.look_at_group(peer, before.led, before.commit);
+        true
     }
 
     /// Whoever would be served locally now has a leader with a lease behind it, which has applied

@@ -79,6 +79,20 @@ impl Faults {
         }
     }
 
+    /// Rates for a cluster of so many stores: faults of one store are faults of all.
+    #[must_use]
+    pub fn among(self, stores: u64) -> Self {
+        Self {
+            crash: self.crash / stores,
+            crash_before_sync: self.crash_before_sync / stores,
+            stop: self.stop / stores,
+            disk: self.disk.map(|rate| rate / stores),
+            pause: self.pause / stores,
+            pressure: self.pressure / stores,
+            ..self
+        }
+    }
+
     /// A world without faults.
     pub fn none() -> Self {
         Self::default()

@@ -153,6 +153,9 @@ impl Call {
                     Some(found) if !found.succeed => {
                         Act::Read((!found.previous_not_exist).then_some(found.previous_value))
                     }
+                    // Removing what is not there writes nothing, also over a row that has expired.
+                    Some(_) if expected.is_none() && new.is_none() => Act::Read(None),
+                    None if expected.is_none() && new.is_none() => return Vec::new(),
                     _ => Act::Swap { expected, new },
                 };
                 vec![(place(&swap.cf, &swap.key), act)]

@@ -58,6 +58,20 @@ impl Act {
     }
 }
 
+/// A history in lines, in the order of the calls.
+pub fn story(ops: &[Op]) -> String {
+    let mut ops: Vec<&Op> = ops.iter().collect();
+    ops.sort_by_key(|op| op.invoked);
+    let line = |op: &Op| {
+        let returned = op.returned.map_or("?".to_owned(), |step| step.to_string());
+        format!(
+            "\n  {} to {returned}: operation {}, {:?}",
+            op.invoked, op.id, op.act
+        )
+    };
+    ops.into_iter().map(line).collect()
+}
+
 /// What a search found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -91,7 +105,8 @@ fn step(state: &State, act: &Act) -> Option<State> {
 
 /// Looks for an order of `ops` in which each takes effect between its call and its end, and shows
 /// what it showed. The key holds nothing before.
-pub fn linearize(mut ops: Vec<Op>) -> Verdict {
+pub fn linearize(ops: &[Op]) -> Verdict {
+    let mut ops = ops.to_vec();
     drop_unseen(&mut ops);
     ops.sort_by_key(|op| (op.invoked, op.id));
     let mut search = Search {
@@ -123,7 +138,8 @@ fn drop_unseen(ops: &mut Vec<Op>) {
         }
     }
     ops.retain(|op| match &op.act {
-        Act::Write { value, .. } => op.returned.is_some() || seen.contains(value),
+        // One that expires explains that there is nothing, too.
+        Act::Write { value, expires } => op.returned.is_some() || *expires || seen.contains(value),
         _ => true,
     });
 }
@@ -235,7 +251,7 @@ mod tests {
                 returned: (*returned > 0).then_some(*returned),
                 act: act.clone(),
             });
-        let verdict = linearize(ops.collect());
+        let verdict = linearize(&ops.collect::<Vec<_>>());
         let found = verdict == Verdict::Linearizable;
         assert_eq!(found, linearizable, "{verdict:?}");
     }
@@ -350,5 +366,13 @@ mod tests {
         check(&[(1, 2, lives(0)), (3, 4, read(""))], false);
         check(&[(1, 2, lives(1)), (3, 4, Act::Exists(true))], true);
         check(&[(1, 0, put("b")), (3, 4, Act::Exists(true))], true);
+        check(
+            &[(1, 2, put("b")), (3, 0, lives(1)), (4, 5, read(""))],
+            true,
+        );
+        check(
+            &[(1, 2, put("b")), (3, 0, lives(0)), (4, 5, read(""))],
+            false,
+        );
     }
 }

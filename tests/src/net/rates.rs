@@ -50,7 +50,11 @@ impl NetRates {
         let (late, loss, loss_single) = (rate(20, 300), rate(300, 500), rate(100, 300));
         let (duplicate, overtake) = (rate(500, 400), rate(1_000, 400));
         let call_loss = rate(100, 500);
-        let partition_every_ms = rate(4_000, 600).saturating_mul(5) / 4;
+        let partition_every_ms = if rng.chance(600) {
+            rng.log_range(200..=8_000)
+        } else {
+            0
+        };
         let delay_max = *rng.pick(&[200, 200, 2_000, 20_000, 100_000]);
         Self {
             delay_min: if rng.chance(300) { delay_max } else { 20 },
@@ -62,11 +66,13 @@ impl NetRates {
             overtake,
             call_loss,
             noticed: *rng.pick(&[0, 300, 1_000]),
-            partition_every_ms: match partition_every_ms {
-                0 => 0,
-                every => every.max(40),
-            },
-            partition_ms_max: *rng.pick(&[200, 1_000, 5_000]),
+            partition_every_ms,
+            // Or there would be nothing but partitions.
+            partition_ms_max: rng
+                .pick(&[200, 1_000, 5_000])
+                .min(&(2 * partition_every_ms))
+                .max(&10)
+                .to_owned(),
             bulk_bytes_max: if rng.chance(300) {
                 rng.log_range(64..=4_096)
             } else {

@@ -12,7 +12,7 @@ use flotilla_raftstore::region::META_REGION;
 use super::clients::context;
 use super::{Phase, Sim};
 use crate::client::Request;
-use crate::history::search::{Verdict, linearize};
+use crate::history::search::{self, Verdict, linearize};
 use crate::rules::{Rule, Violation};
 use crate::store::LifeId;
 
@@ -269,8 +269,7 @@ impl Sim {
         let keys: Vec<Bytes> = keys.map(|nth| self.world.workload.key(nth)).collect();
         let mut oracle = self.oracle.lock();
         for ((cf, key), ops) in self.history.by_key(self.world.mode, &keys) {
-            let count = ops.len();
-            let verdict = linearize(ops);
+            let verdict = linearize(&ops);
             if verdict == Verdict::Undecided {
                 oracle.probes.hit("history: too many orders to look at");
                 continue;
@@ -278,7 +277,8 @@ impl Sim {
             let holds = verdict == Verdict::Linearizable;
             oracle.checks.check(Rule::SecondOpinion, holds, || {
                 format!(
-                    "no order explains the {count} operations on {key:?} of {cf:?}: {verdict:?}"
+                    "no order explains what happened to {key:?} of {cf:?}: {verdict:?}{}",
+                    search::story(&ops)
                 )
             });
         }

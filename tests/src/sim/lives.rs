@@ -269,7 +269,7 @@ impl Sim {
                     .at(self.now() + self.world.config.tick, Event::Tick(id));
                 self.events
                     .at(self.now() + OBSERVE_EVERY, Event::Observe(id));
-                self.after_step(id);
+                self.after_step(id, true);
             }
             Err(error) => self.start_failed(store, cut_short, &error),
         }

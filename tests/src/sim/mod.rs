@@ -46,6 +46,8 @@ const RUN_STEPS_MAX: u64 = 100_000;
 /// Virtual time after which a run settles, however little was done.
 const RUN_MAX: Duration = Duration::from_secs(300);
 /// Attempts after which a run settles, for each operation that its world asks for: in a broken world
+/// The same for a cluster, in ticks: what does not happen in the time of many elections will not.
+const RUN_TICKS_MAX: u32 = 1_500;
 /// most of them fail.
 const ATTEMPTS_PER_OPERATION: u64 = 4;
 /// The longest time that one step of a thread takes, in microseconds.
@@ -174,7 +176,11 @@ impl Sim {
         while self.phase == Phase::Run {
             self.turn()?;
             let late =
-                self.now() >= Mono::default() + RUN_MAX || self.oracle.lock().step >= RUN_STEPS_MAX;
+            let most = match self.world.stores {
+                1 => RUN_MAX,
+                _ => RUN_MAX.min(self.world.config.tick * RUN_TICKS_MAX),
+            };
+                self.now() >= Mono::default() + most || self.oracle.lock().step >= RUN_STEPS_MAX;
             let enough = self.heard >= self.world.operations
                 || self.begun >= self.world.operations * ATTEMPTS_PER_OPERATION;
             if late || enough {

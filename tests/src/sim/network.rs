@@ -42,7 +42,8 @@ impl Sim {
             return;
         };
         for (to, lane) in life.waiting_lanes() {
-            let wait = self.world.net.send.wait(&mut self.rng);
+            let pace = self.world.net.send;
+            let wait = self.nodes[&id.store].calm.wait(pace, &mut self.rng);
             let at = self.now() + wait;
             let Some(life) = self.life_mut(id.store) else {
                 return;

@@ -47,7 +47,7 @@ impl Sim {
             Ok(None) => return false,
             Ok(Some(actor)) => {
                 self.note(format_args!("store {store}: {actor}"));
-                self.after_step(id);
+                self.after_step(id, actor == "raft");
                 let cost = self.rng.micros(1..=STEP_MICROS_MAX);
                 self.pass(cost);
                 self.strike(id, actor);
@@ -57,15 +57,18 @@ impl Sim {
         true
     }
 
-    /// Carries on what a step of a store left behind: questions, answers, traces.
-    pub(super) fn after_step(&mut self, id: LifeId) {
+    /// Carries on what a step of a store left behind: questions, answers, traces. Peers have moved only
+    /// in a round of their own.
+    pub(super) fn after_step(&mut self, id: LifeId, peers_moved: bool) {
         for name in probe::take_reached() {
             self.oracle.lock().probes.reached(name);
         }
         self.ask_world(id);
         self.hear_answers(id);
         self.wake_decided(id);
-        self.look(id);
+        if peers_moved {
+            self.look(id);
+        }
         self.send_later(id);
         self.go_on_stopping(id);
         let Some(node) = self.nodes.get(&id.store) else {
@@ -102,8 +105,8 @@ impl Sim {
         let mut oracle = self.oracle.lock();
         let mut leased = Vec::new();
         life.look_at_peers(|peer| {
-            oracle.look_at_peer(id.store, peer);
-            if oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now) {
+            let moved = oracle.look_at_peer(id.store, peer);
+            if moved && oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now) {
                 leased.push(peer.region().clone());
             }
         });

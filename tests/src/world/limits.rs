@@ -44,9 +44,10 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         apply_backlog_bytes_max: backlog,
         waiting_bytes_max: waiting,
         waiting_time_max: Duration::from_millis(*rng.pick(&[1, 20, 100])),
-        undecided_time_max: Duration::from_secs(10),
+        undecided_time_max: Duration::from_millis(rng.log_range(200..=10_000)),
         split_bytes,
-        region_bytes_max: split_bytes + 2 * entry,
+        // A region of one key, with a row in each column family, must not be too large.
+        region_bytes_max: split_bytes + 4 * entry,
         split_keys: if seldom { 1 << 40 } else { rng.range(4..=64) },
         lag_entries_max: rng.range(0..=32),
         truncate_entries_min: rng.log_range(1..=64),

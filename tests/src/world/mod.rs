@@ -197,7 +197,7 @@ impl World {
             drift: *rng.pick(&[0, 10, 100, 100]),
             workload: Workload::draw(&config, mode, &mut root.fork("workload")),
             operators: true,
-            faults: Faults::draw(&mut root.fork("fault rates")),
+            faults: Faults::draw(&mut root.fork("fault rates")).among(stores),
             operations: rng.range(80..=400),
             config,
         }
