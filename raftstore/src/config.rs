@@ -44,7 +44,8 @@ pub struct Config {
     /// A region is split when it holds more bytes than this.
     pub split_bytes: u64,
     /// A region that may hold more bytes than this takes nothing but deletions until it is split.
-    /// At least `split_bytes` and two of the largest writes: what is refused for it can be split.
+    /// At least `split_bytes` and four of the largest writes: a key may have one in each of three column
+    /// families, and what is refused must be more than one key.
     pub region_bytes_max: u64,
     /// A region is split when it holds more keys than this.
     pub split_keys: u64,
@@ -217,10 +218,10 @@ impl Config {
                 return Err(ConfigError::new(setting, &bytes, rule));
             }
         }
-        let least = self.split_bytes.saturating_add(entry.saturating_mul(2));
+        let least = self.split_bytes.saturating_add(entry.saturating_mul(4));
         if self.region_bytes_max < least {
             let rule = format!(
-                "must be at least {least} bytes: region.split-size and two of the largest writes"
+                "must be at least {least} bytes: region.split-size and four of the largest writes"
             );
             let setting = "region.max-size";
             return Err(ConfigError::new(setting, &self.region_bytes_max, rule));
@@ -352,8 +353,8 @@ mod tests {
                 c.replay_bytes_max = 1
             }),
             ("region.split-size", "zero", &|c| c.split_bytes = 0),
-            ("region.max-size", "two of the largest writes", &|c| {
-                c.region_bytes_max = c.split_bytes + c.entry_bytes_max
+            ("region.max-size", "four of the largest writes", &|c| {
+                c.region_bytes_max = c.split_bytes + 3 * c.entry_bytes_max
             }),
             ("region.split-keys", "above one", &|c| c.split_keys = 1),
         ];
