@@ -244,10 +244,10 @@ impl Cluster {
         let store = words
             .number_after("by")
             .unwrap_or_else(|| words.wrong("by which store?"));
-        let before = self.mute();
-        self.process(store).to_peer(region, PeerInput::Campaign);
-        self.run(|_| true);
-        self.unmute(before);
+        self.quietly(|cluster| {
+            cluster.process(store).to_peer(region, PeerInput::Campaign);
+            cluster.run(|_| true);
+        });
         let term = self.process(store).look(region, |peer| {
             peer.is_leader()
                 .then(|| (peer.raft().id(), peer.raft().term()))

@@ -21,6 +21,8 @@ use super::words::{Words, duration, key};
 
 /// Rounds after which a `run` that finds no rest is a bug of its own.
 const ROUNDS_MAX: usize = 2_000;
+/// The same of one store that gets nothing new.
+const STEPS_MAX: usize = 10_000;
 
 /// A line of the story: what happened, and to which stores.
 struct Told {
@@ -46,6 +48,13 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            ..Self::default()
+        }
+    }
+
     // ---- telling ----
 
     /// The story since the last call.
@@ -89,12 +98,11 @@ impl Cluster {
         }
     }
 
-    pub(super) fn mute(&self) -> usize {
-        self.told.len()
-    }
-
-    pub(super) fn unmute(&mut self, before: usize) {
-        self.told.truncate(before);
+    /// What happens meanwhile is not told.
+    pub(super) fn quietly(&mut self, act: impl FnOnce(&mut Self)) {
+        let told = std::mem::take(&mut self.told);
+        act(self);
+        self.told = told;
     }
 
     // ---- setting up ----
@@ -307,9 +315,7 @@ impl Cluster {
         for _ in 0..ROUNDS_MAX {
             let mut moved = false;
             for id in &ids {
-                while self.run_store(*id) {
-                    moved = true;
-                }
+                moved |= self.run_store(*id);
             }
             moved |= self.answer_pd(&among);
             moved |= self.carry_messages(&among) | self.carry_rows(&among);
@@ -320,15 +326,20 @@ impl Cluster {
         panic!("no rest after {ROUNDS_MAX} rounds");
     }
 
-    /// The first part of a store that has something to do does it.
+    /// Until the store has nothing to do. Answers whether it had.
     fn run_store(&mut self, id: u64) -> bool {
-        let free = |part: &Part| !self.paused.contains(&(id, *part));
-        let parts: Vec<Part> = Part::ALL
-            .iter()
-            .map(|(_, part)| *part)
-            .filter(free)
-            .collect();
-        parts.into_iter().any(|part| self.step(id, part))
+        for steps in 0..STEPS_MAX {
+            let free = |part: &Part| !self.paused.contains(&(id, *part));
+            let parts: Vec<Part> = Part::ALL
+                .iter()
+                .map(|(_, part)| *part)
+                .filter(free)
+                .collect();
+            if !parts.into_iter().any(|part| self.step(id, part)) {
+                return steps > 0;
+            }
+        }
+        panic!("store {id} finds no rest after {STEPS_MAX} steps");
     }
 
     fn answer_pd(&mut self, among: impl Fn(u64) -> bool) -> bool {
@@ -417,8 +428,9 @@ impl Cluster {
             "hold" => self.network.hold(Filter::read(words)),
             "release" => {
                 let filter = Filter::read(words);
-                self.network
-                    .release((filter != Filter::default()).then_some(&filter));
+                if !self.network.release(&filter) {
+                    words.wrong("nothing is held so");
+                }
             }
             "deliver" | "drop" | "duplicate" | "reorder" => self.handle_messages(name, words),
             "kill" | "crash" => {
@@ -605,7 +617,7 @@ fn set_limit(config: &mut Config, word: &str) {
         "waiting-time" => config.waiting_time_max = time(),
         "lag-entries" => config.lag_entries_max = number(),
         "truncate-entries" => config.truncate_entries_min = number(),
-        "merge" => config.merge_bytes_max = number(),
+        "append-bytes" => config.append_bytes_max = number(),
         _ => panic!("{word:?}: no such limit"),
     }
 }

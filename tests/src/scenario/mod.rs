@@ -66,6 +66,8 @@ mod transfer;
 mod watch;
 mod words;
 
+use flotilla_raftstore::Config;
+
 use crate::probe;
 use cluster::Cluster;
 use words::Words;
@@ -75,14 +77,21 @@ use words::Words;
 /// # Panics
 /// If the text makes no sense, or a machine's own assertion fails.
 pub fn play(text: &str) -> String {
+    play_with(text, Config::default())
+}
+
+/// As [`play`], on stores that are configured so.
+///
+/// # Panics
+/// As [`play`].
+pub fn play_with(text: &str, config: Config) -> String {
     tracing::subscriber::with_default(probe::Collector, || {
         let _earlier = probe::take_reached();
-        play_lines(text)
+        play_lines(text, Cluster::new(config))
     })
 }
 
-fn play_lines(text: &str) -> String {
-    let mut cluster = Cluster::default();
+fn play_lines(text: &str, mut cluster: Cluster) -> String {
     let mut played = String::new();
     let mut lines = text.lines().peekable();
     while let Some(line) = lines.next() {
@@ -106,9 +115,7 @@ impl Cluster {
     fn obey(&mut self, command: &str) {
         let mut words = Words::of(command);
         if words.starts("quietly") {
-            let before = self.mute();
-            self.carry_out(&mut words);
-            self.unmute(before);
+            self.quietly(|cluster| cluster.carry_out(&mut words));
         } else {
             self.carry_out(&mut words);
         }

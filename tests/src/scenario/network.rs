@@ -103,10 +103,13 @@ impl Network {
         self.holds.push(filter);
     }
 
-    /// The same hold as was named, or every one.
-    pub(super) fn release(&mut self, filter: Option<&Filter>) {
-        self.holds
-            .retain(|held| filter.is_some_and(|filter| filter != held));
+    /// What is held by this very filter goes on; by the empty one: everything. Answers whether
+    /// anything was held.
+    pub(super) fn release(&mut self, filter: &Filter) -> bool {
+        let before = self.holds.len();
+        let all = *filter == Filter::default();
+        self.holds.retain(|held| !all && held != filter);
+        self.holds.len() < before
     }
 
     pub(super) fn is_cut(&self, from: u64, to: u64) -> bool {

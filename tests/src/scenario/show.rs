@@ -9,6 +9,7 @@ use flotilla_proto::raft::{ConfChange, ConfState, Entry, EntryKind, Message, Mes
 use flotilla_proto::store::{Mod, ModKind, PeerMessage, PeerState};
 use flotilla_raft::Role;
 use flotilla_raftstore::peer::Peer;
+use flotilla_raftstore::region::conf_state;
 use flotilla_raftstore::{Command, RequestError, decode_command};
 use prost::Message as _;
 
@@ -76,7 +77,7 @@ pub(super) fn peer(peer: &Peer) -> String {
         (Role::Follower, Some(leader)) => format!("follows {leader}"),
         (Role::Follower, None) => "follows nobody".to_owned(),
     };
-    format!(
+    let mut text = format!(
         "{} {what} in term {}; log {}..{}, persisted {}, commit {}, applied {}",
         status.id,
         status.role.term,
@@ -85,7 +86,12 @@ pub(super) fn peer(peer: &Peer) -> String {
         status.persisted,
         status.commit,
         status.applied,
-    )
+    );
+    // The descriptor and the raft group are to say the same.
+    if status.conf != conf_state(peer.region()) {
+        write!(text, ", counts {}", conf(&status.conf)).expect("a string takes it");
+    }
+    text
 }
 
 pub(super) fn error(error: &RequestError) -> String {
