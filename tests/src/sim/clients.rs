@@ -20,13 +20,11 @@ impl Sim {
         let Some(event) = self.events.pop() else {
             return;
         };
-        let stands = event
-            .store()
-            .and_then(|store| self.nodes[&store].paused_until)
-            .filter(|until| self.now() < *until);
-        if let Some(until) = stands {
-            self.events.at(until, event);
-            return;
+        let now = self.now();
+        if let Some(store) = event.store()
+            && self.nodes[&store].is_paused(now)
+        {
+            return self.events.hold(store, event);
         }
         match event {
             Event::Start { store } => self.start(store),

@@ -216,6 +216,8 @@ impl Event {
 pub(super) struct Events {
     events: BTreeMap<(Mono, u64), Event>,
     made: u64,
+    /// What waits until a store that stands still goes on, by store.
+    held: BTreeMap<u64, Vec<Event>>,
 }
 
 impl Events {
@@ -223,6 +225,18 @@ impl Events {
     pub(super) fn at(&mut self, at: Mono, event: Event) {
         self.made += 1;
         self.events.insert((at, self.made), event);
+    }
+
+    /// Waits until `store` goes on.
+    pub(super) fn hold(&mut self, store: u64, event: Event) {
+        self.held.entry(store).or_default().push(event);
+    }
+
+    /// What waited for `store` happens at `now`, in its order.
+    pub(super) fn release(&mut self, store: u64, now: Mono) {
+        for event in self.held.remove(&store).unwrap_or_default() {
+            self.at(now, event);
+        }
     }
 
     /// When the next one happens.
@@ -243,11 +257,16 @@ impl Events {
     /// Takes away some of what would happen.
     pub(super) fn extract(&mut self, mut which: impl FnMut(&Event) -> bool) -> Vec<Event> {
         let gone = self.events.extract_if(.., |_, event| which(event));
-        gone.map(|(_, event)| event).collect()
+        let mut gone: Vec<Event> = gone.map(|(_, event)| event).collect();
+        for held in self.held.values_mut() {
+            gone.extend(held.extract_if(.., |event| which(event)));
+        }
+        gone
     }
 
     /// Nothing but time is left.
     pub(super) fn are_idle(&self) -> bool {
-        self.events.values().all(Event::is_idle)
+        let held = self.held.values().flatten();
+        self.events.values().chain(held).all(Event::is_idle)
     }
 }

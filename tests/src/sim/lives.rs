@@ -186,11 +186,11 @@ impl Sim {
             oracle.answers.store_died(id.store);
         }
         self.disk_falls_back(id.store);
+        self.go_on(id.store);
         self.lose_flights(id);
         self.hang_up(id);
         let now = self.now();
         if let Some(node) = self.nodes.get_mut(&id.store) {
-            node.paused_until = None;
             node.fault_planned = false;
             // The machine is the same, or started anew.
             if self.fault_rng.chance(500) {

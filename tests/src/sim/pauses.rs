@@ -33,15 +33,25 @@ impl Sim {
     pub(super) fn resume(&mut self, store: u64) {
         let now = self.now();
         let node = self.nodes.get_mut(&store).expect("stores are not removed");
-        if !node.is_paused(now) && node.paused_until.take().is_some() {
+        if !node.is_paused(now) && node.paused_until.is_some() {
+            self.go_on(store);
+        }
+    }
+
+    /// A node does not stand still any more: what came meanwhile comes now.
+    pub(super) fn go_on(&mut self, store: u64) {
+        let now = self.now();
+        let node = self.nodes.get_mut(&store).expect("stores are not removed");
+        if node.paused_until.take().is_some() {
+            self.events.release(store, now);
             self.note(format_args!("store {store} goes on"));
         }
     }
 
     /// Everybody goes on.
     pub(super) fn resume_all(&mut self) {
-        for node in self.nodes.values_mut() {
-            node.paused_until = None;
+        for store in self.nodes.keys().copied().collect::<Vec<_>>() {
+            self.go_on(store);
         }
     }
 
