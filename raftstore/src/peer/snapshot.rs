@@ -69,6 +69,8 @@ struct Install {
     after: u64,
     durable: bool,
     under_way: bool,
+    /// The rows are in place, and the apply half has been told: what follows is its next input.
+    given: bool,
 }
 
 impl Snapshots {
@@ -288,6 +290,7 @@ impl Peer {
             after: self.handed,
             durable: false,
             under_way: false,
+            given: false,
         });
     }
 
@@ -314,7 +317,8 @@ impl Peer {
         let Some(install) = &mut self.snapshots.install else {
             return;
         };
-        if !install.durable || install.under_way || applied < install.after {
+        let begun = install.under_way || install.given;
+        if !install.durable || begun || applied < install.after {
             return;
         }
         install.under_way = true;
@@ -345,6 +349,7 @@ impl Peer {
             // It was told to end while the rows were on their way.
             return effects.to_apply.push((region, ApplyInput::Destroy));
         }
+        install.given = true;
         let manifest = install.manifest.clone();
         self.handed = manifest.index;
         let input = ApplyInput::Install { manifest, ops };
@@ -380,6 +385,7 @@ impl Peer {
             // Handed out before the snapshot took over, or after it.
             Some(install)
                 if self.handed > install.manifest.index
+                    && !install.given
                     && !self.shared.plants(Planted::InstallBehindCommitted) =>
             {
                 tracing::trace!(target: PROBE_TARGET, "snapshot: committed behind it meanwhile");
