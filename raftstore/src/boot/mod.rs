@@ -104,24 +104,18 @@ pub fn open(
     }
     let forgets = shared.plants(Planted::ChildForgetsLog);
     let known_before: BTreeSet<u64> = stored.iter().map(id_of).collect();
-    let (again, queue): (Vec<_>, Vec<_>) = stored
-        .into_iter()
-        .filter(|stored| stored.record.state() != PeerState::Tombstone)
-        .partition(|stored| intents.contains_key(&id_of(stored)));
-    replay.all(queue.into(), &logs)?;
-    // Every region that may have had a part of their ranges has replayed past them now.
-    for stored in again {
-        if let Some(open) = intents.get_mut(&id_of(&stored)) {
-            open.stored = Some(stored);
-        }
-    }
+    let live = |stored: &StoredRegion| stored.record.state() != PeerState::Tombstone;
+    let queue: VecDeque<StoredRegion> = stored.into_iter().filter(live).collect();
+    replay.all(queue, &logs, &mut intents)?;
+    // Every region that may have had a part of their ranges has replayed past them now. In the order
+    // of their ids, so that a parent comes before its children.
     let mut installed = BTreeMap::new();
-    for (region, open) in intents {
+    while let Some((region, open)) = intents.pop_first() {
         let key = SnapshotKey::incoming(&open.manifest);
         let index = open.manifest.index;
         let children = replay.install(region, open, &logs, files)?;
         installed.insert(region, (index, key));
-        replay.all(children.into(), &logs)?;
+        replay.all(children.into(), &logs, &mut intents)?;
     }
     let Replay {
         replayed,
@@ -245,14 +239,19 @@ struct Replay<'a, L, S> {
 }
 
 impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
-    /// Brings these regions up to their durable commits, and the children that they make.
+    /// Brings these regions up to their durable commits, and the children that they make. Those that
+    /// wait for a snapshot, born again by a replay or not, have no log to go on from.
     fn all(
         &mut self,
         mut queue: VecDeque<StoredRegion>,
         logs: &BTreeMap<u64, RegionLog>,
+        intents: &mut BTreeMap<u64, installs::Open>,
     ) -> Result<(), StartError> {
         while let Some(stored) = queue.pop_front() {
-            queue.extend(self.region(&stored, logs)?);
+            match intents.get_mut(&id_of(&stored)) {
+                Some(open) => open.stored = Some(stored),
+                None => queue.extend(self.region(&stored, logs)?),
+            }
         }
         Ok(())
     }
