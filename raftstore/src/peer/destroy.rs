@@ -4,7 +4,7 @@ use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
 
 use super::Peer;
-use crate::effects::{ApplyInput, PdTask, RaftEffects, RaftInput, StoreInput};
+use crate::effects::{ApplyInput, Outbound, PdTask, RaftEffects, RaftInput, StoreInput};
 use crate::{PROBE_TARGET, STORE_ADDRESS};
 
 impl Peer {
@@ -67,6 +67,19 @@ impl Peer {
             self.led = now;
             let region = self.region.id;
             effects.pd.push(PdTask::AskRegion { region });
+            self.ask_members(effects);
+        }
+    }
+
+    /// A message without a raft message: whoever knows that this peer is none of them says so. PD does
+    /// not answer for its own region.
+    fn ask_members(&self, effects: &mut RaftEffects) {
+        let others = self.region.peers.iter();
+        for other in others.filter(|other| other.id != self.meta.id) {
+            effects.send_now.push(Outbound {
+                store: other.store_id,
+                message: self.envelope(*other),
+            });
         }
     }
 
