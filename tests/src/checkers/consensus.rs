@@ -67,6 +67,13 @@ impl Consensus {
         of_term.next().map(|(index, _)| *index)
     }
 
+    /// The term of the leader that committed an index.
+    pub fn committed_in(&self, region: u64, index: u64) -> Option<u64> {
+        let nth = index.checked_sub(BIRTH.index + 1)?;
+        let committed = self.groups.get(&region)?.committed.get(nth as usize)?;
+        Some(committed.1)
+    }
+
     /// The last index of `region` that is known to be committed.
     pub fn commit(&self, region: u64) -> u64 {
         self.groups.get(&region).map_or(BIRTH.index, Group::commit)
@@ -297,6 +304,7 @@ impl Oracle {
         }
     }
 
+            self.leaders_elected += 1;
     /// A peer may have become leader, and may have committed since `before`: its term while it led, its
     /// commit index.
     pub(super) fn look_at_group(&mut self, peer: &Peer, led: u64, commit: u64) {

@@ -86,6 +86,8 @@ pub struct Oracle {
     pub consensus: Consensus,
     /// Who may serve local reads.
     pub leases: Leases,
+    /// Terms in which somebody led, of all regions.
+    pub leaders_elected: u64,
     /// By peer id: its region and store.
     pub peers: BTreeMap<u64, (u64, u64)>,
     /// By store id.

@@ -282,6 +282,14 @@ impl Oracle {
                 .iter()
                 .filter(|change| change.kind() != flotilla_proto::store::ModKind::DeleteRange)
             {
+        let by = self.consensus.committed_in(region, index);
+        if by.is_some_and(|by| by > entry.term) {
+            let (split, write) = (outcome.split.is_some(), !outcome.parts.is_empty());
+            self.probes
+                .hit_if(split, "split: committed by a later leader");
+            self.probes
+                .hit_if(write, "write: committed by a later leader");
+        }
                 touched.rows.insert((change.cf, change.key.clone()));
             }
         }

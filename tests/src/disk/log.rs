@@ -67,9 +67,10 @@ impl RaftLog for WatchedLog {
             oracle
                 .trace
                 .mix(digests.chain([self.store, region, number]));
-            oracle
-                .probes
-                .hit_if(write.truncation.is_some(), "log: truncated");
+            let probes = &mut oracle.probes;
+            probes.hit_if(write.truncation.is_some(), "log: truncated");
+            let cut = write.cut().is_some() && write.clear.is_none();
+            probes.hit_if(cut, "log: a tail is cut off");
         }
         oracle.log_grew(self.store, batch.stored_bytes());
         let model = &oracle.model;

@@ -311,6 +311,15 @@ impl Sim {
             Some(Reply::Region(error)) => {
                 let route = client.call.as_ref().and_then(|call| call.route.as_ref());
                 let region = route.map_or(0, |route| route.region.id);
+                if matches!(
+                    error,
+                    RequestError::NotLeader {
+                        leader: Some(_),
+                        ..
+                    }
+                ) {
+                    self.probe("client: is sent on to the leader");
+                }
                 let error = Box::new(region_error(&error, region));
                 self.attempt_failed(number, &Failure::Region(error));
             }

@@ -41,6 +41,11 @@ impl Sim {
         let Some(life) = self.life(id.store) else {
             return;
         };
+        let refused = life.runtime.outgoing.counters().refused > 0;
+        self.oracle
+            .lock()
+            .probes
+            .hit_if(refused, "net: a queue is full");
         for (to, lane) in life.waiting_lanes() {
             let pace = self.world.net.send;
             let wait = self.nodes[&id.store].calm.wait(pace, &mut self.rng);

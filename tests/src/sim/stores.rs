@@ -103,6 +103,7 @@ impl Sim {
             return;
         };
         let mut oracle = self.oracle.lock();
+        let elected = oracle.leaders_elected;
         let mut leased = Vec::new();
         life.look_at_peers(|peer| {
             let moved = oracle.look_at_peer(id.store, peer);
@@ -110,6 +111,11 @@ impl Sim {
                 leased.push(peer.region().clone());
             }
         });
+        let elected = oracle.leaders_elected > elected;
+        oracle.probes.hit_if(
+            elected && self.net.any_cut(),
+            "leader: elected while ways are cut",
+        );
         if !leased.is_empty() {
             let others = self.leases_of_others(id.store);
             for region in leased {
@@ -214,6 +220,11 @@ impl Sim {
                 Answered::Write(_, Err(RequestError::EntryTooLarge { .. }))
             );
             oracle.probes.hit_if(large, "write: too large for an entry");
+            let permit = matches!(&answered, Answered::Read(_, Ok(_)));
+            oracle.probes.hit_if(
+                permit && self.net.any_cut(),
+                "read: by index, while ways are cut",
+            );
             match &answered {
                 Answered::Split(_, Ok(regions)) => regions
                     .iter()

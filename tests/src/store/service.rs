@@ -285,7 +285,17 @@ impl Life {
         }
     }
 
+    /// Another has led the region in a newer term than this store believes.
+    fn is_deposed(&self, region: u64, around: &Surroundings) -> bool {
+        let serving = self.runtime.delegates.serving(region);
+        let newest = around.oracle.lock().consensus.newest_term(region);
+        serving.is_ok_and(|serving| serving.is_leader() && serving.term < newest)
+    }
+
     fn begin_read(&mut self, op: OpId, running: &mut Running, around: &Surroundings) -> Next {
+        if self.is_deposed(running.context.region, around) {
+            around.probe("read: asked of a deposed leader");
+        }
         match self.runtime.delegates.begin(&running.context, around.now) {
             Ok(Begin::Local(read)) => {
                 around
@@ -492,6 +502,9 @@ impl Life {
             region: &serving.region,
             now: self.ttl.now(around.wall),
         };
+        if self.is_deposed(running.context.region, around) {
+            around.probe("write: proposed to a deposed leader");
+        }
         match running.request.plan(&scope) {
             Ok(plan) if plan.mods.is_empty() => {
                 Next::Done(Reply::Response(plan.response), Vec::new())
