@@ -22,9 +22,10 @@ impl Applied {
         wake(self.latches.decided(region, term));
     }
 
-    /// The region has left this store.
+    /// The region has left this store: what it owes is decided elsewhere, also what is detained from
+    /// here on, until it comes back and applies something.
     pub(super) fn gone(&self, region: u64) {
-        self.terms.remove(&region);
+        self.terms.insert(region, u64::MAX);
         wake(self.latches.decided(region, u64::MAX));
     }
 
@@ -151,5 +152,12 @@ mod tests {
         now(applied.acquire(key("b"))).expect("free").detain(3, 7);
         applied.gone(3);
         assert!(applied.is_idle());
+        // The region left before the fate was found to be unknown.
+        now(applied.acquire(key("b"))).expect("free").detain(3, 7);
+        assert!(applied.is_idle());
+        // It came back.
+        applied.reached(3, 9);
+        now(applied.acquire(key("b"))).expect("free").detain(3, 9);
+        assert_eq!(applied.detained(), 1);
     }
 }
