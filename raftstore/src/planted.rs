@@ -58,10 +58,6 @@ pub enum Planted {
     UnknownAsRefused,
     /// A write is acknowledged when it is committed, applied or not.
     AnsweredBeforeApplied,
-    /// A part that is to be skipped is applied with the others of its entry (contracts: C23).
-    MergedShareFate,
-    /// What an earlier life of a region's machines has written counts for this one.
-    StaleProgress,
     /// A split is applied though the region was split since it was proposed.
     SplitOfOldEpoch,
 }
@@ -69,7 +65,7 @@ pub enum Planted {
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 24] = [
         Self::AckBeforeIntent,
         Self::IntentRemovedEarly,
         Self::IntentIgnoredAtStart,
@@ -93,8 +89,6 @@ impl Planted {
         Self::ReadBeforeApplied,
         Self::UnknownAsRefused,
         Self::AnsweredBeforeApplied,
-        Self::MergedShareFate,
-        Self::StaleProgress,
         Self::SplitOfOldEpoch,
     ];
 }

@@ -97,10 +97,6 @@ mod planted {
     use super::*;
     use flotilla_raftstore::{Config, Plant};
 
-    /// Nothing that a scenario can do leads there: the parts of an entry are proposed in one round and
-    /// share an epoch, and the last words of a life come before its successor is there.
-    const UNSEEN: [&str; 2] = ["MergedShareFate", "StaleProgress"];
-
     fn bugs() -> Vec<(String, Plant)> {
         let stores = flotilla_raftstore::Planted::ALL.map(|bug| {
             let plant = Plant {
@@ -149,6 +145,6 @@ mod planted {
                 unseen.push(name);
             }
         }
-        assert_eq!(unseen, UNSEEN);
+        assert!(unseen.is_empty(), "no scenario notices {unseen:?}");
     }
 }

@@ -158,12 +158,7 @@ impl Apply {
             "one answer a part"
         );
         let version = epoch(&self.region).version;
-        let blind = self.shared.plants(Planted::EpochUncheckedAtApply)
-            || (self.shared.plants(Planted::MergedShareFate)
-                && command
-                    .parts
-                    .iter()
-                    .any(|part| part.epoch_version == version));
+        let blind = self.shared.plants(Planted::EpochUncheckedAtApply);
         let mut answers = answers.into_iter();
         for part in command.parts {
             let result = if part.epoch_version == version || blind {

@@ -230,12 +230,12 @@ impl Peer {
             PeerInput::SizeChecked { epoch, keys, size } => {
                 self.on_size_checked(epoch, keys, size, effects);
             }
-            PeerInput::Persisted { life, number } if self.is_own(life) => {
+            PeerInput::Persisted { life, number } if life == self.life => {
                 self.raft.persisted(now, number);
                 self.note_written(now, number);
                 self.on_persisted_install(number, effects);
             }
-            PeerInput::Applied(report) if self.is_own(report.life) => {
+            PeerInput::Applied(report) if report.life == self.life => {
                 self.on_applied(now, report, effects);
             }
             PeerInput::Persisted { .. } | PeerInput::Applied(_) => {
@@ -345,10 +345,6 @@ impl Peer {
         self.reads = Reads::default();
         self.splitting.clear();
         self.changing.clear();
-    }
-
-    fn is_own(&self, life: u64) -> bool {
-        life == self.life || self.shared.plants(Planted::StaleProgress)
     }
 
     /// It was made by a message and has no data yet.
