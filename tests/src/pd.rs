@@ -31,7 +31,8 @@ impl Default for Pd {
 }
 
 impl Pd {
-    fn id(&mut self) -> u64 {
+    /// An id that was never given.
+    pub fn id(&mut self) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         id

@@ -56,6 +56,7 @@ enum What {
         keys: Vec<Bytes>,
     },
     Read,
+    Members,
 }
 
 /// All writes with the same changes: they cannot be told apart, so they are counted.
@@ -153,6 +154,11 @@ impl Answers {
     /// A question for a read index.
     pub fn read_asked(&mut self, op: OpId, store: u64, step: u64) {
         self.open(op, store, step, What::Read);
+    }
+
+    /// A change of the members. What comes of it the log says.
+    pub fn members_asked(&mut self, op: OpId, store: u64, step: u64) {
+        self.open(op, store, step, What::Members);
     }
 
     fn open(&mut self, op: OpId, store: u64, since: u64, what: What) {

@@ -6,7 +6,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use flotilla_engine::{BIRTH, RegionWrite};
-use flotilla_proto::raft::{Entry, HardState, Message, MessageKind};
+use flotilla_proto::raft::{ConfState, Entry, HardState, Message, MessageKind};
 use flotilla_proto::store::PeerMessage;
 use flotilla_raft::Role;
 use flotilla_raft::quorum::{VoteOutcome, joint_vote};
@@ -16,10 +16,16 @@ use super::log::Held;
 use super::{Oracle, StoreSeen};
 use crate::rules::{Checks, Rule};
 
+/// By peer id: its region and store.
+type Seats = BTreeMap<u64, (u64, u64)>;
+
 /// All raft groups.
 #[derive(Debug, Default)]
 pub struct Consensus {
     groups: BTreeMap<u64, Group>,
+    /// The configuration of each peer when it was last looked at: it may change in the round in which
+    /// the one before it still counted.
+    confs: BTreeMap<(u64, u64), ConfState>,
 }
 
 /// One of them.
@@ -131,7 +137,8 @@ impl Consensus {
         });
         let conf = raft.conf();
         let granted = |voter: u64| (group.votes.get(&(voter, term)) == Some(&id)).then_some(true);
-        let won = joint_vote(&conf.voters, &conf.voters_outgoing, granted) == VoteOutcome::Won;
+        let before = self.confs.get(&(region, id));
+        let won = won_in(&conf, granted) || before.is_some_and(|before| won_in(before, granted));
         checks.check(Rule::OneLeaderPerTerm, won, || {
             format!("region {region}: peer {id} leads term {term} without the votes of a quorum of {conf:?}")
         });
@@ -153,7 +160,7 @@ impl Consensus {
         &mut self,
         peer: &Peer,
         (led, from): (u64, u64),
-        stores: &BTreeMap<u64, StoreSeen>,
+        (stores, seats): (&BTreeMap<u64, StoreSeen>, &Seats),
         checks: &mut Checks,
     ) {
         let (raft, region) = (peer.raft(), peer.region().id);
@@ -185,15 +192,16 @@ impl Consensus {
         });
         let conf = raft.conf();
         let holds = |member: u64| {
-            let seat = peer.region().peers.iter().find(|peer| peer.id == member)?;
-            let held = stores.get(&seat.store_id)?.log.durable(region)?;
+            let (_, store) = seats.get(&member)?;
+            let held = stores.get(store)?.log.durable(region)?;
             if held.record.is_some_and(|record| record.peer_id != member) {
                 return None;
             }
             let same = held.term(commit) == raft.term_at(commit);
             (same || held.truncated().index >= commit).then_some(true)
         };
-        let won = joint_vote(&conf.voters, &conf.voters_outgoing, holds) == VoteOutcome::Won;
+        let before = self.confs.get(&(region, id));
+        let won = won_in(&conf, holds) || before.is_some_and(|before| won_in(before, holds));
         checks.check(Rule::CommitByQuorum, won, || {
             format!("region {region}: peer {id} committed {commit}, which no quorum of {conf:?} has on disk")
         });
@@ -270,6 +278,10 @@ impl Oracle {
         let nothing = Held::default();
         let seen = self.stores.entry(store).or_default();
         let durable = seen.log.durable(region).unwrap_or(&nothing);
+        if durable.is_of_another(inner.from) {
+            // It waited in a queue while its peer ended, and what that had promised with it.
+            return;
+        }
         let intent = seen.log.held(region).and_then(Held::snapshot);
         let says = inner.kind() == MessageKind::AppendResponse && !inner.reject;
         if let Some((index, _)) = intent.filter(|(index, _)| says && *index == inner.index) {
@@ -279,16 +291,6 @@ impl Oracle {
                     format!("store {store} region {region}: a snapshot at {index} is acknowledged, on disk is {held:?}")
                 });
         }
-        let ended = seen.buried.get(&region).copied().unwrap_or(0);
-        let speaker = inner.from;
-        let farewell = matches!(
-            inner.kind(),
-            MessageKind::VoteResponse | MessageKind::PreVoteResponse
-        ) && inner.reject;
-        self.checks
-            .check(Rule::TombstoneStays, speaker > ended || farewell, || {
-                format!("store {store} region {region}: peer {speaker} speaks, {ended} has ended")
-            });
         let transfer = self
             .consensus
             .leaves(region, inner, durable, &mut self.checks);
@@ -304,13 +306,13 @@ impl Oracle {
         }
     }
 
-            self.leaders_elected += 1;
     /// A peer may have become leader, and may have committed since `before`: its term while it led, its
     /// commit index.
     pub(super) fn look_at_group(&mut self, peer: &Peer, led: u64, commit: u64) {
         let (raft, region) = (peer.raft(), peer.region().id);
         if raft.role() == Role::Leader && led != raft.term() {
             self.consensus.leads(peer, &mut self.checks);
+            self.leaders_elected += 1;
             let group = self.consensus.groups.entry(region).or_default();
             let asked = group.transfers.get(&raft.term()) == Some(&raft.id());
             self.probes.hit_if(asked, "transfer: done");
@@ -318,9 +320,18 @@ impl Oracle {
         if raft.commit() > commit {
             let stores = &self.stores;
             self.consensus
-                .commits(peer, (led, commit), stores, &mut self.checks);
+                .commits(peer, (led, commit), (stores, &self.peers), &mut self.checks);
+        }
+        let conf = raft.conf();
+        let last = self.consensus.confs.entry((region, raft.id())).or_default();
+        if *last != conf {
+            *last = conf;
         }
     }
+}
+
+fn won_in(conf: &ConfState, says: impl Fn(u64) -> Option<bool>) -> bool {
+    joint_vote(&conf.voters, &conf.voters_outgoing, says) == VoteOutcome::Won
 }
 
 /// A message in a line.

@@ -49,6 +49,12 @@ impl Held {
         })
     }
 
+    /// The log of `peer` was cleared, and may be another's now.
+    pub fn is_of_another(&self, peer: u64) -> bool {
+        let of = |record: Option<RaftRecord>| record.map(|record| record.peer_id);
+        of(self.record) != Some(peer) && of(self.cleared).is_some_and(|cleared| cleared >= peer)
+    }
+
     /// The index and term of the snapshot that is to be installed.
     pub fn snapshot(&self) -> Option<(u64, u64)> {
         let manifest = self.intent.as_ref()?.manifest.as_ref()?;

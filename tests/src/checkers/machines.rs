@@ -7,7 +7,6 @@ use flotilla_raftstore::peer::Peer;
 use flotilla_raftstore::{Begin, Delegates, ReadContext};
 
 use super::Oracle;
-use super::log::Held;
 use crate::rules::Rule;
 
 /// A peer as it was last seen in this life of its store.
@@ -49,15 +48,17 @@ impl Oracle {
         let before = if before.id == now.id {
             before
         } else {
+            let ended = seen.tombstones.get(&region).copied().unwrap_or(0);
+            self.checks.check(Rule::TombstoneStays, now.id > ended, || {
+                format!("store {store} region {region}: {now:?} is made, {ended} has ended")
+            });
             PeerSeen::default()
         };
         let first = raft.log().first_index();
-        // Until a snapshot is in place the log is ahead of what is applied.
-        let held = seen.log.held(region);
-        let installing = held.and_then(Held::snapshot).is_some();
-        let ordered = (installing || first <= now.applied + 1)
-            && now.applied <= now.commit
-            && now.commit <= now.last;
+        // Until a snapshot is in place the log begins behind what is applied; that it does so only
+        // then is seen where it is written.
+        let ordered =
+            first <= now.commit + 1 && now.applied <= now.commit && now.commit <= now.last;
         let state = seen.applied.get(&region).copied();
         let ended = seen.tombstones.contains_key(&region);
         let covered = ended || now.applied <= state.unwrap_or(0);

@@ -51,6 +51,8 @@ pub struct StoreSeen {
     pub tombstones: BTreeMap<u64, u64>,
     /// Those of them that survive a crash.
     pub buried: BTreeMap<u64, u64>,
+    /// Regions that came as snapshots, and the newest index of one.
+    pub arrived: BTreeMap<u64, u64>,
     /// Regions whose rows are being replaced by those of a snapshot, step by step.
     pub replacing: BTreeMap<u64, Region>,
     /// The newest descriptor of each region that left the store.
@@ -84,10 +86,10 @@ pub struct Oracle {
     pub answers: Answers,
     /// Raft groups: who voted for whom, who led, what is committed.
     pub consensus: Consensus,
-    /// Who may serve local reads.
-    pub leases: Leases,
     /// Terms in which somebody led, of all regions.
     pub leaders_elected: u64,
+    /// Who may serve local reads.
+    pub leases: Leases,
     /// By peer id: its region and store.
     pub peers: BTreeMap<u64, (u64, u64)>,
     /// By store id.

@@ -382,7 +382,11 @@ impl Model {
 
     /// How the applied indexes are no cut: regions that they contain without what made them, or that
     /// they miss though their parents have been split. `gone` says which may be missed.
-    pub fn hole(&self, applied: &Applied, gone: impl Fn(&Region) -> bool) -> Option<String> {
+    pub fn hole(
+        &self,
+        applied: &Applied,
+        gone: impl Fn(&Region, (u64, u64)) -> bool,
+    ) -> Option<String> {
         for (id, life) in &self.regions {
             let Some((parent, index)) = life.born else {
                 continue;
@@ -396,7 +400,7 @@ impl Model {
                     "region {id} is there, its parent {parent} is at {reached} and made it at {index}"
                 ));
             }
-            if !there && *reached >= index && !gone(&life.shapes[0].1) {
+            if !there && *reached >= index && !gone(&life.shapes[0].1, (parent, index)) {
                 return Some(format!(
                     "region {id} is not there, its parent {parent} is at {reached} and made it at {index}"
                 ));

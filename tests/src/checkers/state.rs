@@ -91,10 +91,14 @@ impl Oracle {
             }
         }
         for (region, record) in progress {
-            if self.begins_anew(store, region, record) {
+            let installed = self.begins_anew(store, region, record);
+            if installed {
                 self.installs(store, region, &mut touched);
             }
-            self.advance(store, region, record, &mut touched);
+            let here = self.stores[&store].applied.get(&region).copied();
+            if !(installed && here == Some(record.index)) {
+                self.advance(store, region, record, &mut touched);
+            }
             let seen = self.store(store);
             if seen.terms.insert(region, record.term) != Some(record.term) {
                 seen.terms_risen.push((region, record.term));
@@ -186,9 +190,15 @@ impl Oracle {
             touched.rows.extend(self.model.rows_of(shape));
         }
         touched.regions = true;
+        // What its sender had dropped did not come along.
+        let dropped = self.stores.values().map(|seen| seen.undurable.compacted);
+        let dropped = dropped.max().unwrap_or(0);
         let seen = self.store(store);
+        seen.undurable.compacted = dropped.max(seen.undurable.compacted);
         let before = seen.applied.insert(region, index);
         seen.replacing.remove(&region);
+        let arrived = seen.arrived.entry(region).or_default();
+        *arrived = index.max(*arrived);
         let before = before.and_then(|before| self.model.shape(region, before));
         touched.rows.extend(
             before
@@ -209,6 +219,9 @@ impl Oracle {
                     format!("store {store} region {id}: the tombstone of {ended:?} becomes that of {peer}")
                 });
             seen.applied.remove(&id);
+            // Nothing of it is decided here any more.
+            seen.terms.insert(id, u64::MAX);
+            seen.terms_risen.push((id, u64::MAX));
             seen.tombstones.insert(id, peer);
             return;
         }
@@ -269,6 +282,14 @@ impl Oracle {
         let outcome = self.model.apply(region, entry, &mut self.checks);
         self.probes
             .hit_if(outcome.parts.len() > 1, "write: several in one entry");
+        let by = self.consensus.committed_in(region, index);
+        if by.is_some_and(|by| by > entry.term) {
+            let (split, write) = (outcome.split.is_some(), !outcome.parts.is_empty());
+            self.probes
+                .hit_if(split, "split: committed by a later leader");
+            self.probes
+                .hit_if(write, "write: committed by a later leader");
+        }
         for part in &outcome.parts {
             let late = self.answers.applied(step, part, &mut self.checks);
             self.probes
@@ -282,14 +303,6 @@ impl Oracle {
                 .iter()
                 .filter(|change| change.kind() != flotilla_proto::store::ModKind::DeleteRange)
             {
-        let by = self.consensus.committed_in(region, index);
-        if by.is_some_and(|by| by > entry.term) {
-            let (split, write) = (outcome.split.is_some(), !outcome.parts.is_empty());
-            self.probes
-                .hit_if(split, "split: committed by a later leader");
-            self.probes
-                .hit_if(write, "write: committed by a later leader");
-        }
                 touched.rows.insert((change.cf, change.key.clone()));
             }
         }
@@ -423,9 +436,9 @@ impl Oracle {
 
     fn check_cut(&mut self, store: u64, found: &MemoryState) {
         let seen = &self.stores[&store];
-        let hole = self
-            .model
-            .hole(&seen.applied, |child| seen.may_lack(store, child));
+        let hole = self.model.hole(&seen.applied, |child, born| {
+            seen.may_lack(store, child, born)
+        });
         self.checks.check(Rule::CrashIsPrefix, hole.is_none(), || {
             format!("store {store}: the crash left a hole: {hole:?}")
         });
@@ -571,11 +584,15 @@ impl StoreSeen {
         self.replacing.iter().any(covers)
     }
 
-    /// The child has no peer here, or had one that has ended.
-    pub(super) fn may_lack(&self, store: u64, child: &Region) -> bool {
+    /// The child has no peer here, or had one that has ended, or its parent came here divided.
+    pub(super) fn may_lack(&self, store: u64, child: &Region, born: (u64, u64)) -> bool {
+        let divided = self
+            .arrived
+            .get(&born.0)
+            .is_some_and(|index| *index >= born.1);
         let own = peer_on(child, store).map(|peer| peer.id);
         let ended = self.tombstones.get(&child.id).copied();
-        own.is_none_or(|own| ended.is_some_and(|ended| ended >= own))
+        divided || own.is_none_or(|own| ended.is_some_and(|ended| ended >= own))
     }
 }
 

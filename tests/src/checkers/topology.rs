@@ -72,9 +72,9 @@ impl Oracle {
     /// What a split has made is there, but for peers that have ended.
     pub fn check_children(&mut self, store: u64) {
         let seen = &self.stores[&store];
-        let hole = self
-            .model
-            .hole(&seen.applied, |child| seen.may_lack(store, child));
+        let hole = self.model.hole(&seen.applied, |child, born| {
+            seen.may_lack(store, child, born)
+        });
         self.checks.check(Rule::StateIsLog, hole.is_none(), || {
             format!("store {store}: {}", hole.unwrap_or_default())
         });

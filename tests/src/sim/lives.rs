@@ -188,6 +188,7 @@ impl Sim {
         self.disk_falls_back(id.store);
         self.go_on(id.store);
         self.lose_flights(id);
+        self.lose_transfers(id);
         self.hang_up(id);
         let now = self.now();
         if let Some(node) = self.nodes.get_mut(&id.store) {

@@ -3,6 +3,7 @@
 //! A step is an event whose time has come, or one step of a store's threads, or, when there is
 //! neither, the clock moving on to whatever comes next. After every step the checkers look.
 
+mod changes;
 mod clients;
 mod end;
 mod events;

@@ -23,6 +23,9 @@ impl Sim {
         }
         self.meddled += 1;
         self.operator_later();
+        if self.world.members && self.rng.chance(400) {
+            return self.change_members();
+        }
         match self.rng.below(12) {
             0..=2 => self.split_somewhere(),
             3..=4 => self.write_pd_record(),
@@ -46,7 +49,7 @@ impl Sim {
         self.rng.pick(&region.peers).id
     }
 
-    fn any_region(&mut self) -> Option<Region> {
+    pub(super) fn any_region(&mut self) -> Option<Region> {
         let regions: Vec<Region> = self
             .pd
             .regions()
@@ -58,6 +61,9 @@ impl Sim {
 
     /// A split by request, in up to four parts.
     fn split_somewhere(&mut self) {
+        if self.pd.regions().count() > self.world.regions_max {
+            return;
+        }
         let op = self.op();
         let count = self.rng.range(1..=3);
         let mut keys: Vec<_> = (0..count)

@@ -229,6 +229,7 @@ impl Sim {
                 Answered::Split(_, Ok(regions)) => regions
                     .iter()
                     .for_each(|region| oracle.show(id.store, region)),
+                Answered::Members(_, Ok(region)) => oracle.show(id.store, region),
                 Answered::Split(_, Err(RequestError::EpochNotMatch { .. })) => {
                     oracle.probes.hit("split: ids came too late")
                 }
@@ -238,7 +239,7 @@ impl Sim {
         let result = match answered {
             Answered::Write(_, result) => result.map(|()| None),
             Answered::Read(_, result) => result.map(Some),
-            Answered::Split(..) => return,
+            Answered::Split(..) | Answered::Members(..) => return,
         };
         let around = self.around(id.store);
         let Some(life) = self.life_mut(id.store) else {

@@ -187,6 +187,16 @@ impl Sim {
         }
     }
 
+    /// A process is gone: what it received, or was asked to take, does not arrive.
+    pub(super) fn lose_transfers(&mut self, id: LifeId) {
+        let of = |transfer: &Transfer| transfer.receiver == Some(id) || transfer.from == id;
+        let lost = self.transfers.iter().filter(|(_, transfer)| of(transfer));
+        let lost: Vec<TransferId> = lost.map(|(number, _)| *number).collect();
+        for number in lost {
+            self.transfer_fails(number, "snapshot: an end is gone");
+        }
+    }
+
     fn tell_sender(&self, transfer: &Transfer, ok: bool) {
         let from = transfer.from;
         if let Some(life) = self.life(from.store).filter(|life| life.id == from) {

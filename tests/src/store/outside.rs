@@ -36,6 +36,8 @@ pub enum Answered {
     Read(OpId, Result<ReadPermit, RequestError>),
     /// To a split.
     Split(OpId, Result<Vec<Region>, RequestError>),
+    /// To a change of the members.
+    Members(OpId, Result<Region, RequestError>),
 }
 
 impl Answered {
@@ -45,6 +47,7 @@ impl Answered {
             Self::Write(op, result) => (*op, Said::of(result)),
             Self::Read(op, result) => (*op, Said::of(result)),
             Self::Split(op, result) => (*op, Said::of(result)),
+            Self::Members(op, result) => (*op, Said::of(result)),
         }
     }
 }
@@ -87,6 +90,12 @@ impl Inbox {
     pub fn read(&self, op: OpId) -> Answer<ReadPermit> {
         let inbox = self.clone();
         Answer::new(move |result| inbox.say(Answered::Read(op, result)))
+    }
+
+    /// An answer to a change of the members.
+    pub fn members(&self, op: OpId) -> Answer<Region> {
+        let inbox = self.clone();
+        Answer::new(move |result| inbox.say(Answered::Members(op, result)))
     }
 
     /// An answer to a split.

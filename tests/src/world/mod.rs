@@ -78,6 +78,8 @@ pub struct World {
     pub stores: u64,
     /// Data regions at the start.
     pub regions: usize,
+    /// Regions from which on nobody splits by request.
+    pub regions_max: usize,
     /// The peers of the first regions, the meta region's before all.
     pub seats: Vec<Vec<Seat>>,
     /// How keys become physical keys.
@@ -100,6 +102,8 @@ pub struct World {
     pub drift: u64,
     /// What clients do.
     pub workload: Workload,
+    /// Somebody changes the members of regions.
+    pub members: bool,
     /// Somebody splits, moves leaders, and meddles.
     pub operators: bool,
     /// What goes wrong, and how often.
@@ -178,10 +182,14 @@ impl World {
             rng.log_range(1 << 10..=1 << 16)
         };
         let regions = rng.range(1..=4) as usize;
+        let mut workload = Workload::draw(&config, mode, &mut root.fork("workload"));
+        // A region has keys.
+        workload.keys = workload.keys.max(regions);
         Self {
             seed,
             stores,
             regions,
+            regions_max: rng.log_range(4..=32) as usize,
             seats: seats::draw(stores, regions + 1, &mut root.fork("seats")),
             mode,
             limits,
@@ -195,7 +203,8 @@ impl World {
             paces,
             net: NetRates::draw(&mut root.fork("net rates")),
             drift: *rng.pick(&[0, 10, 100, 100]),
-            workload: Workload::draw(&config, mode, &mut root.fork("workload")),
+            workload,
+            members: stores > 1 && root.fork("members").chance(600),
             operators: true,
             faults: Faults::draw(&mut root.fork("fault rates")).among(stores),
             operations: rng.range(80..=400),
@@ -236,6 +245,7 @@ impl World {
             "clock" => faults.clock = 0,
             "compaction" => faults.compaction = 0,
             "pd" => (faults.pd_fails, faults.pd_late) = (0, 0),
+            "members" => self.members = false,
             "operators" => self.operators = false,
             "stalls" => self.paces.fill(Paces::swift()),
             other => panic!("nothing is called {other:?}"),
