@@ -95,9 +95,16 @@ pub fn run_seed(seed: u64) -> Result<Report, Box<Failure>> {
 /// The environment variable that names what worlds are to be without, between commas.
 pub const WITHOUT: &str = "FLOTILLA_SIM_WITHOUT";
 
-/// The world of `seed`, without what [`WITHOUT`] names.
+/// The environment variable that says how many operations clients begin before a run settles.
+pub const OPERATIONS: &str = "FLOTILLA_SIM_OPERATIONS";
+
+/// The world of `seed`, without what [`WITHOUT`] names, and as long as [`OPERATIONS`] says.
 pub fn world_of(seed: u64) -> World {
     let mut world = World::draw(seed);
+    let operations = std::env::var(OPERATIONS).ok();
+    if let Some(operations) = operations.and_then(|number| number.parse().ok()) {
+        world.operations = operations;
+    }
     let names = std::env::var(WITHOUT).unwrap_or_default();
     for name in names.split(',').filter(|name| !name.is_empty()) {
         world.without(name);

@@ -40,15 +40,16 @@ use crate::world::World;
 use events::{Event, Events};
 use transfers::Transfer;
 
-/// Steps after which a run has not ended: something spins.
-const STEPS_MAX: u64 = 400_000;
-/// Steps after which a run settles, however little was done.
-const RUN_STEPS_MAX: u64 = 100_000;
+/// Steps that a run may take to come to rest and end: more, and something spins.
+const END_STEPS_MAX: u64 = 300_000;
+/// Steps after which a run settles, however little was done: for each operation that its world asks
+/// for, and at least.
+const RUN_STEPS: (u64, u64) = (250, 100_000);
 /// Virtual time after which a run settles, however little was done.
 const RUN_MAX: Duration = Duration::from_secs(300);
-/// Attempts after which a run settles, for each operation that its world asks for: in a broken world
 /// The same for a cluster, in ticks: what does not happen in the time of many elections will not.
-const RUN_TICKS_MAX: u32 = 1_500;
+const RUN_TICKS: (u64, u64) = (5, 1_500);
+/// Attempts after which a run settles, for each operation that its world asks for: in a broken world
 /// most of them fail.
 const ATTEMPTS_PER_OPERATION: u64 = 4;
 /// The longest time that one step of a thread takes, in microseconds.
@@ -177,11 +178,7 @@ impl Sim {
         while self.phase == Phase::Run {
             self.turn()?;
             let late =
-            let most = match self.world.stores {
-                1 => RUN_MAX,
-                _ => RUN_MAX.min(self.world.config.tick * RUN_TICKS_MAX),
-            };
-                self.now() >= Mono::default() + most || self.oracle.lock().step >= RUN_STEPS_MAX;
+                self.now() >= self.run_until() || self.oracle.lock().step >= self.run_steps();
             let enough = self.heard >= self.world.operations
                 || self.begun >= self.world.operations * ATTEMPTS_PER_OPERATION;
             if late || enough {
@@ -191,6 +188,23 @@ impl Sim {
         self.finish()
     }
 
+    /// The last moment of the run: whatever was done by then is enough.
+    fn run_until(&self) -> Mono {
+        let (each, least) = RUN_TICKS;
+        let ticks = least.max(each * self.world.operations);
+        let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+        let most = match self.world.stores {
+            1 => RUN_MAX,
+            _ => RUN_MAX.min(self.world.config.tick.saturating_mul(ticks)),
+        };
+        Mono::default() + most
+    }
+
+    fn run_steps(&self) -> u64 {
+        let (each, least) = RUN_STEPS;
+        least.max(each * self.world.operations)
+    }
+
     /// One step, and a look at what it did.
     fn turn(&mut self) -> Result<(), Violation> {
         let step = {
@@ -198,7 +212,8 @@ impl Sim {
             oracle.step += 1;
             oracle.step
         };
-        assert!(step < STEPS_MAX, "no end after {step} steps");
+        let most = self.run_steps() + END_STEPS_MAX;
+        assert!(step < most, "no end after {step} steps");
         let due = self.events.next_at().is_some_and(|at| at <= self.now());
         let event_first = due && self.rng.chance(500);
         self.oracle
