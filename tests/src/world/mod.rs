@@ -185,6 +185,13 @@ impl World {
         let mut workload = Workload::draw(&config, mode, &mut root.fork("workload"));
         // A region has keys.
         workload.keys = workload.keys.max(regions);
+        let members = stores > 1 && root.fork("members").chance(600);
+        let mut faults = Faults::draw(&mut root.fork("fault rates")).among(stores);
+        if members {
+            // A snapshot carries what a store with a fast clock has dropped to one that would still read
+            // it; times of day hours apart are not tolerated.
+            faults.compaction = 0;
+        }
         Self {
             seed,
             stores,
@@ -204,9 +211,9 @@ impl World {
             net: NetRates::draw(&mut root.fork("net rates")),
             drift: *rng.pick(&[0, 10, 100, 100]),
             workload,
-            members: stores > 1 && root.fork("members").chance(600),
+            members,
             operators: true,
-            faults: Faults::draw(&mut root.fork("fault rates")).among(stores),
+            faults,
             operations: rng.range(80..=400),
             config,
         }
