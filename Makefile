@@ -107,8 +107,10 @@ planted: ## Break one rule of the store after the other: which check notices, af
 	@$(CARGO) run --quiet -p flotilla-tests --features planted --bin sim -- planted $(BUG)
 
 .PHONY: test-planted
-test-planted: ## That the model of raft notices every bug planted in it
+test-planted: ## That the model of raft and the simulator notice bugs that are planted
 	$(CARGO) test -p flotilla-raft --features planted --test model planted -- --nocapture
+	$(CARGO) test -p flotilla-tests --features planted --test scenarios
+	$(CARGO) run --quiet -p flotilla-tests --features planted --bin sim -- planted --short --seeds 300
 
 .PHONY: test-linked
 test-linked: system ## Tests of everything that links RocksDB, opens sockets or starts threads
