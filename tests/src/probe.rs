@@ -48,6 +48,8 @@ pub const ALL: &[&str] = &[
     "read: local",
     "read: local, not confirmed",
     "read: by index",
+    "read: by a replica",
+    "read: by a learner",
     "read: of an expired row",
     "client: its user sees an error",
     "latch: waited",

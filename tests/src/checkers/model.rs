@@ -437,13 +437,13 @@ impl Model {
         late
     }
 
-    /// Somebody is told in `step` what these rows held, each as of so many versions. Answers a row of
-    /// which a later version was known already before `since`.
+    /// Somebody is told in `step` what these rows held, each as of so many versions; `None`: it binds
+    /// nobody. Answers a row of which a later version was known already before `since`.
     pub fn tell_read(
         &mut self,
         looked: &[(RowKey, usize)],
         since: u64,
-        step: u64,
+        step: Option<u64>,
     ) -> Option<RowKey> {
         let mut late = None;
         for (key, count) in looked {
@@ -453,7 +453,7 @@ impl Model {
             if known_before(&versions[*count..], since) {
                 late = Some(key.clone());
             }
-            if let Some(last) = count.checked_sub(1) {
+            if let (Some(last), Some(step)) = (count.checked_sub(1), step) {
                 versions[last].known.get_or_insert(step);
             }
         }

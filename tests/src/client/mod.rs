@@ -41,6 +41,8 @@ pub struct Workload {
     pub impatient: u64,
     /// How long a client waits for an answer.
     pub timeout: Duration,
+    /// Chance per thousand that a read goes to any replica.
+    pub replica: u64,
     /// Weights of the kinds of requests, in the order of [`Workload::request`].
     weights: [u64; 12],
     mode: KeyMode,
@@ -97,6 +99,7 @@ impl Workload {
             },
             impatient: if rng.chance(300) { 100 } else { 0 },
             timeout: Duration::from_millis(*rng.pick(&[300, 1_000, 4_000])),
+            replica: *rng.pick(&[0, 0, 200, 900]),
             weights,
             mode,
         }
@@ -337,6 +340,8 @@ pub struct Call {
     pub op: Option<OpId>,
     /// Where the last one went.
     pub route: Option<Route>,
+    /// The store that it went to.
+    pub store: u64,
 }
 
 impl Client {
@@ -359,6 +364,7 @@ impl Client {
             attempts: Attempts::new(self.habits),
             op: None,
             route: None,
+            store: 0,
         });
         workload.request(op, self.seen.as_ref(), &mut call.template.clone())
     }

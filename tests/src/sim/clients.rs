@@ -9,7 +9,7 @@ use prost::Message as _;
 
 use super::events::Asking;
 use super::{Event, Phase, Sim};
-use crate::client::{Client, Request, region_error};
+use crate::client::{Client, Need, Request, region_error};
 use crate::history::Heard;
 use crate::net::Place;
 use crate::store::{LifeId, Reply};
@@ -140,8 +140,15 @@ impl Sim {
             return self.attempt_failed(number, &Failure::NoLeader);
         };
         let client = &mut self.clients[number as usize];
+        let replica =
+            request.need() == Need::Read && client.rng.chance(self.world.workload.replica);
+        let peer = match replica {
+            true => *client.rng.pick(&route.region.peers),
+            false => leader,
+        };
         if let Some(call) = &mut client.call {
             call.op = Some(op);
+            call.store = peer.store_id;
         }
         let timeout = client.rng.micros(0..=1_000) + self.world.workload.timeout;
         let impatient = client
@@ -154,7 +161,11 @@ impl Sim {
             self.events
                 .at(self.now() + wait, Event::GiveUp { client: number, op });
         }
-        self.send_request(number, op, request, &route.region, leader);
+        let context = ReadContext {
+            replica,
+            ..context(&route.region, peer)
+        };
+        self.send_request(number, op, request, &route.region, (context, peer.store_id));
     }
 
     /// The client does what its habits are.
@@ -179,21 +190,21 @@ impl Sim {
         }
     }
 
-    /// A request leaves for the store of `leader`.
+    /// A request leaves for a store.
     fn send_request(
         &mut self,
         client: u64,
         op: u64,
         request: Request,
         region: &Region,
-        leader: Peer,
+        (context, store): (ReadContext, u64),
     ) {
         let asking = Asking {
             client,
-            store: leader.store_id,
+            store,
             op,
             request,
-            context: context(region, leader),
+            context,
         };
         self.note(format_args!(
             "client {client}: operation {op}, {} of {:?}, region {} {:?}, to store {}",
@@ -203,8 +214,10 @@ impl Sim {
             region.region_epoch.map(|epoch| epoch.version),
             asking.store
         ));
-        let step = self.oracle.lock().step;
-        self.history.invoked(op, step, &asking.request, region);
+        if !context.replica || self.world.replicas_bind {
+            let step = self.oracle.lock().step;
+            self.history.invoked(op, step, &asking.request, region);
+        }
         let way = (Place::Client(client), Place::Store(asking.store));
         let sent = self.net.call(self.now(), way);
         match sent.arrivals.first() {
@@ -342,8 +355,7 @@ impl Sim {
         let now = self.now();
         let waiting = self.clients.iter().filter_map(|client| {
             let call = client.call.as_ref()?;
-            let leader = call.route.as_ref()?.leader?;
-            let op = call.op.filter(|_| leader.store_id == id.store)?;
+            let op = call.op.filter(|_| call.store == id.store)?;
             Some((client.id, op))
         });
         for (client, op) in waiting.collect::<Vec<_>>() {

@@ -275,6 +275,7 @@ impl Sim {
             now: clock.mono(self.now()),
             wall: clock.wall(self.now()),
             mode: self.world.mode,
+            replicas_bind: self.world.replicas_bind,
         }
     }
 

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use flotilla_engine::StateStore as _;
 use flotilla_kv::{Failure, KeyMode, Lock, Scope, View};
 use flotilla_proto::clock::{Mono, Wall};
-use flotilla_proto::metapb::Region;
+use flotilla_proto::metapb::{PeerRole, Region};
 use flotilla_proto::store::Mod;
 use flotilla_raftstore::{
     Begin, LocalRead, PeerInput, RaftInput, RaftMachine, ReadContext, ReadPermit, RequestError,
@@ -29,6 +29,8 @@ pub struct Running {
     context: ReadContext,
     /// The step in which it came.
     since: u64,
+    /// A peer serves it that does not lead.
+    by_replica: bool,
     lock: Option<Lock>,
     stage: Stage,
 }
@@ -133,6 +135,8 @@ pub struct Surroundings {
     pub wall: Wall,
     /// The cluster's key mode.
     pub mode: KeyMode,
+    /// What a replica read has shown no later read may miss.
+    pub replicas_bind: bool,
 }
 
 impl Surroundings {
@@ -163,6 +167,7 @@ impl Life {
             request,
             context,
             since,
+            by_replica: false,
             lock: None,
             stage: Stage::Fresh,
         };
@@ -211,6 +216,7 @@ impl Life {
             (Ok(Some(permit)), Stage::Asked) => {
                 around.oracle.lock().show(self.id.store, &permit.region);
                 around.probe("read: by index");
+                running.by_replica = self.is_by_replica(running.context, around);
                 running.stage = Stage::Look(By::Permit(permit));
                 Next::Again
             }
@@ -283,6 +289,22 @@ impl Life {
             Need::Write => self.plan(op, running, around),
             Need::ReadWrite | Need::Read => self.begin_read(op, running, around),
         }
+    }
+
+    /// A read is served by a peer that does not lead.
+    fn is_by_replica(&self, context: ReadContext, around: &Surroundings) -> bool {
+        let serving = self.runtime.delegates.serving(context.region);
+        let Ok(serving) = serving.map_err(drop) else {
+            return false;
+        };
+        let by_replica = context.replica && !serving.is_leader();
+        if by_replica {
+            around.probe("read: by a replica");
+        }
+        if by_replica && serving.peer.role() == PeerRole::Learner {
+            around.probe("read: by a learner");
+        }
+        by_replica
     }
 
     /// Another has led the region in a newer term than this store believes.
@@ -463,7 +485,9 @@ impl Life {
             });
         // Who goes on to write has its place where that is applied.
         if !matches!(seen, Looked::Plan(plan) if !plan.mods.is_empty()) {
-            let (since, step) = (running.since, oracle.step);
+            let binds = !running.by_replica || around.replicas_bind;
+            let step = binds.then_some(oracle.step);
+            let since = running.since;
             let missed = oracle.model.tell_read(rows, since, step);
             oracle
                 .checks

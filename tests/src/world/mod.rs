@@ -104,6 +104,9 @@ pub struct World {
     pub workload: Workload,
     /// Somebody changes the members of regions.
     pub members: bool,
+    /// What a replica read has shown no later read may miss. It may, as long as leaders read what they
+    /// have applied and not what they have committed.
+    pub replicas_bind: bool,
     /// Somebody splits, moves leaders, and meddles.
     pub operators: bool,
     /// What goes wrong, and how often.
@@ -191,6 +194,8 @@ impl World {
             // A snapshot carries what a store with a fast clock has dropped to one that would still read
             // it; times of day hours apart are not tolerated.
             faults.compaction = 0;
+            // A read that a replica may serve does not notice that the replica ends meanwhile.
+            workload.replica = 0;
         }
         Self {
             seed,
@@ -212,6 +217,7 @@ impl World {
             drift: *rng.pick(&[0, 10, 100, 100]),
             workload,
             members,
+            replicas_bind: false,
             operators: true,
             faults,
             operations: rng.range(80..=400),
@@ -253,6 +259,7 @@ impl World {
             "compaction" => faults.compaction = 0,
             "pd" => (faults.pd_fails, faults.pd_late) = (0, 0),
             "members" => self.members = false,
+            "replica-reads" => self.workload.replica = 0,
             "operators" => self.operators = false,
             "stalls" => self.paces.fill(Paces::swift()),
             other => panic!("nothing is called {other:?}"),
