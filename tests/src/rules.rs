@@ -63,6 +63,8 @@ pub enum Rule {
     LeaderHasCommitted,
     /// A leader commits entries of its own term, by a quorum's disks (faults: 7, 10).
     CommitByQuorum,
+    /// No quorum of a configuration misses one of the next (faults: 9).
+    QuorumsMeet,
     /// A message leaves only after what it claims is durable (faults: 11; contracts: C3).
     DurableBeforeSaid,
     /// At no moment may two stores serve local reads of one key (contracts: C16).
@@ -103,7 +105,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 46] = [
+    pub const ALL: [Self; 47] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -132,6 +134,7 @@ impl Rule {
         Self::LogsMatch,
         Self::LeaderHasCommitted,
         Self::CommitByQuorum,
+        Self::QuorumsMeet,
         Self::DurableBeforeSaid,
         Self::OneLease,
         Self::ReplicasAgree,

@@ -1,16 +1,18 @@
 //! Raft groups over all stores: who voted for whom, who led, what is committed, and what a message
 //! claims. The invariants 1 to 5, 7, 10 and 11 of the fault model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use bytes::Bytes;
 use flotilla_engine::{BIRTH, RegionWrite};
+use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::{ConfState, Entry, HardState, Message, MessageKind};
 use flotilla_proto::store::PeerMessage;
 use flotilla_raft::Role;
 use flotilla_raft::quorum::{VoteOutcome, joint_vote};
 use flotilla_raftstore::peer::Peer;
+use flotilla_raftstore::region::conf_state;
 
 use super::log::Held;
 use super::{Oracle, StoreSeen};
@@ -71,6 +73,37 @@ impl Consensus {
         let entries = &self.groups.get(&region)?.entries;
         let mut of_term = entries.keys().filter(|(_, of)| *of == term);
         of_term.next().map(|(index, _)| *index)
+    }
+
+    /// No quorum of a configuration misses one of the next (faults: 9): not even where everybody of
+    /// either is asked in turn.
+    pub fn check_quorums(before: &Region, after: &Region, checks: &mut Checks) {
+        let (one, next) = (conf_state(before), conf_state(after));
+        let halves = [
+            &one.voters,
+            &one.voters_outgoing,
+            &next.voters,
+            &next.voters_outgoing,
+        ];
+        let members: BTreeSet<u64> = halves.into_iter().flatten().copied().collect();
+        let members: Vec<u64> = members.into_iter().collect();
+        // Each set of members, against all others.
+        let apart = (0..1u32 << members.len()).find(|set| {
+            let says = |conf: &ConfState, wanted: bool| {
+                let yes = |id: u64| {
+                    let place = members.iter().position(|member| *member == id)?;
+                    ((set >> place & 1 == 1) == wanted).then_some(true)
+                };
+                joint_vote(&conf.voters, &conf.voters_outgoing, yes) == VoteOutcome::Won
+            };
+            says(&one, true) && says(&next, false)
+        });
+        checks.check(Rule::QuorumsMeet, apart.is_none(), || {
+            format!(
+                "region {}: a quorum of {one:?} misses one of {next:?}",
+                after.id
+            )
+        });
     }
 
     /// The term of the leader that committed an index.

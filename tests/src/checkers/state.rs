@@ -12,6 +12,7 @@ use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::EntryKind;
 use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord};
 
+use super::consensus::Consensus;
 use super::log::Held;
 use super::model::{Applied, RowKey, within};
 use super::{Oracle, StoreSeen};
@@ -279,6 +280,10 @@ impl Oracle {
             .check(Rule::CommitByQuorum, index <= commit, || {
                 format!("region {region}: index {index} is applied, {commit} is committed")
             });
+        let before = match entry.kind() {
+            EntryKind::ConfChange => self.model.shape(region, u64::MAX).cloned(),
+            _ => None,
+        };
         let outcome = self.model.apply(region, entry, &mut self.checks);
         self.probes
             .hit_if(outcome.parts.len() > 1, "write: several in one entry");
@@ -316,6 +321,9 @@ impl Oracle {
                 region.id, region.peers
             ));
             self.check_peer_ids(&region);
+            if let Some(before) = before {
+                Consensus::check_quorums(&before, &region, &mut self.checks);
+            }
             touched.regions = true;
         }
         if let Some(regions) = outcome.split {
