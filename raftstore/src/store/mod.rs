@@ -197,13 +197,18 @@ impl Store {
             StoreInput::SnapshotAbandoned { region } | StoreInput::SnapshotUnused { region } => {
                 self.on_unreserved(region);
             }
-            StoreInput::Installing { region } => self.on_installing(region),
+            StoreInput::Installing { region } => self.on_installing(now, region),
             StoreInput::Installed { region } => self.on_installed(region),
             StoreInput::LogStalls => self.on_log_stalls(now, effects),
             StoreInput::Dying { region } => self.on_dying(region),
             StoreInput::Destroyed { region, cut } => self.on_destroyed(region, cut, effects),
             StoreInput::Retired(last) => self.on_retired(last, effects),
         }
+    }
+
+    fn tick(&mut self, now: Mono, effects: &mut RaftEffects) {
+        self.expire_reserved(now);
+        self.heartbeat(now, effects);
     }
 
     fn heartbeat(&mut self, now: Mono, effects: &mut RaftEffects) {
@@ -331,7 +336,7 @@ impl Machine for RaftMachine {
     fn tick(&mut self, now: Now, effects: &mut RaftEffects) {
         match self {
             Self::Peer(peer) => peer.tick(now, effects),
-            Self::Store(store) => store.heartbeat(now, effects),
+            Self::Store(store) => store.tick(now, effects),
         }
     }
 

@@ -21,6 +21,10 @@ pub const SNAPSHOTS_AT_ONCE_MAX: usize = 8;
 pub(super) struct Reserved {
     /// What the region will be.
     region: Region,
+    /// When it was accepted.
+    since: Mono,
+    /// Its files are here, and its peer has been told.
+    received: bool,
     /// The peer has written the intent.
     installing: bool,
 }
@@ -52,6 +56,8 @@ impl Store {
         let region = manifest.region.unwrap_or_default();
         let reserved = Reserved {
             region,
+            since: now,
+            received: false,
             installing: false,
         };
         self.reserved.insert(message.region_id, reserved);
@@ -116,7 +122,7 @@ impl Store {
     /// It is whole: raft decides whether it is still wanted.
     pub(super) fn on_received(&mut self, message: PeerMessage, effects: &mut RaftEffects) {
         let region = message.region_id;
-        if !self.reserved.contains_key(&region) {
+        let Some(reserved) = self.reserved.get_mut(&region) else {
             // Its peer has ended meanwhile.
             tracing::trace!(target: PROBE_TARGET, "snapshot: received for a peer that has ended");
             if let Some(manifest) = manifest_of(&message) {
@@ -124,7 +130,8 @@ impl Store {
                 effects.snapshots.push(SnapshotTask::Discard { key });
             }
             return;
-        }
+        };
+        reserved.received = true;
         let input = PeerInput::Message(Box::new(message));
         effects.to_raft.push((region, RaftInput::Peer(input)));
     }
@@ -137,11 +144,25 @@ impl Store {
         }
     }
 
+    /// What was accepted and does not come is not waited for: its sender may have ended.
+    pub(super) fn expire_reserved(&mut self, now: Mono) {
+        let patience = self.shared.config.stale_check;
+        self.reserved.retain(|_, reserved| {
+            let waits = reserved.received || now - reserved.since < patience;
+            if !waits {
+                tracing::trace!(target: PROBE_TARGET, "snapshot: accepted and never received");
+            }
+            waits
+        });
+    }
+
     /// From here on the region is what the snapshot says, also after a crash.
-    pub(super) fn on_installing(&mut self, region: Region) {
+    pub(super) fn on_installing(&mut self, now: Mono, region: Region) {
         let id = region.id;
         let reserved = Reserved {
             region,
+            since: now,
+            received: true,
             installing: true,
         };
         self.reserved.insert(id, reserved);
