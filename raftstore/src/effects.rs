@@ -251,7 +251,8 @@ pub enum StoreInput {
     /// A peer will be destroyed: from here on nothing else may take its place.
     Dying { region: u64 },
     /// Another store has a snapshot for a peer here. Accepted: its range is kept free until it was
-    /// received, and the sender goes on.
+    /// received, and the sender goes on. Whoever receives it owes one of the next two inputs, and throws
+    /// away only files that it began to write itself: others may belong to an open intent.
     SnapshotOffer {
         message: Box<PeerMessage>,
         answer: Answer<()>,

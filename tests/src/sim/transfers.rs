@@ -27,8 +27,10 @@ pub(super) struct Transfer {
     manifest: SnapshotManifest,
     /// The next file, and where to go on in it.
     at: (usize, u64),
-    /// The receiver has made room, and writes files.
+    /// The receiver has made room.
     receiving: bool,
+    /// It writes files, which are this transfer's to throw away.
+    writing: bool,
 }
 
 impl Transfer {
@@ -55,6 +57,7 @@ impl Sim {
             manifest,
             at: (0, 0),
             receiving: false,
+            writing: false,
         };
         self.transfers.insert(self.transfers_begun, transfer);
         self.transfer_later(self.transfers_begun);
@@ -110,7 +113,10 @@ impl Sim {
         transfer.receiving = true;
         let files = &self.nodes[&transfer.to].disk.snapshots;
         match files.receive(&transfer.manifest, SNAPSHOT_BYTES_MAX) {
-            Ok(_) => self.transfer_later(number),
+            Ok(_) => {
+                transfer.writing = true;
+                self.transfer_later(number);
+            }
             Err(error) => {
                 self.note(format_args!("snapshot {number}: {error}"));
                 self.transfer_fails(number, "snapshot: receiving failed");
@@ -178,9 +184,11 @@ impl Sim {
             .receiver
             .and_then(|id| self.life(id.store).filter(|life| life.id == id));
         if let Some(life) = there.filter(|_| transfer.receiving) {
-            let key = SnapshotKey::incoming(&transfer.manifest);
-            // What is left is an orphan for the next start.
-            let _left = self.nodes[&transfer.to].disk.snapshots.discard(&key);
+            if transfer.writing {
+                let key = SnapshotKey::incoming(&transfer.manifest);
+                // What is left is an orphan for the next start.
+                let _left = self.nodes[&transfer.to].disk.snapshots.discard(&key);
+            }
             let region = transfer.message.region_id;
             life.runtime
                 .to_store(StoreInput::SnapshotAbandoned { region });
