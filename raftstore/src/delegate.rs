@@ -13,7 +13,7 @@ use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 
 use crate::planted::Planted;
-use crate::{Plant, RequestError};
+use crate::{Plant, ReadPermit, RequestError};
 
 /// Where a request believes its region to be.
 #[derive(Clone, Copy, Debug, Default)]
@@ -98,6 +98,9 @@ pub struct Delegate {
     serving: ArcSwap<Serving>,
     /// Rises with every change of `serving` and with every suspension.
     version: AtomicU64,
+    /// Rises before the range or its rows can change other than by writes: with every entry that is not
+    /// data, with a snapshot, and with the end of the peer.
+    generation: AtomicU64,
     /// The lease, in [`Mono`] nanoseconds; 0: none.
     lease_until: AtomicU64,
 }
@@ -119,6 +122,16 @@ impl Delegate {
     pub(crate) fn suspend(&self) {
         self.lease_until.store(0, Ordering::SeqCst);
         self.version.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// No permit that was given counts any more.
+    pub(crate) fn outdate(&self) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// What a permit given now counts for.
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// As [`Delegate::suspend`]; changes nothing where there is no lease.
@@ -190,8 +203,19 @@ impl Delegates {
     /// Closes the door of a region that is gone.
     pub(crate) fn close(&self, region: u64) {
         if let Some((_, delegate)) = self.regions.remove(&region) {
+            delegate.outdate();
             delegate.suspend();
         }
+    }
+
+    /// Whether what was read under `permit` since it was given may be answered. If not, ask again.
+    #[must_use]
+    pub fn confirm(&self, permit: &ReadPermit) -> bool {
+        let held = self.get(permit.region.id).is_ok_and(|delegate| {
+            delegate.generation() == permit.generation
+                && delegate.serving().region.region_epoch == permit.region.region_epoch
+        });
+        held || self.plant.breaks(Planted::ReadUnconfirmed)
     }
 
     /// What the peer of `region` said last.

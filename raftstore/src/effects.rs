@@ -98,14 +98,16 @@ impl WriteProposal {
     }
 }
 
-/// A read may be served from the state as it is now, if the region's version is still this one
-/// after the state was looked at.
+/// A read may be served from the state as it is now, if [`crate::Delegates::confirm`] says so after the
+/// state was looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReadPermit {
     /// The region as of the permit.
     pub region: Region,
     /// The leader's term.
     pub term: u64,
+    /// Of the region's rows: another one once they may have changed other than by writes.
+    pub(crate) generation: u64,
 }
 
 /// What a peer is sent.

@@ -46,6 +46,7 @@ pub const ALL: &[&str] = &[
     "write: lost by a crash and applied later",
     "write: lost by a crash for ever",
     "read: local",
+    "read: by index, not confirmed",
     "read: local, not confirmed",
     "read: by index",
     "read: by a replica",

@@ -121,6 +121,7 @@ impl Peer {
 
     fn stop_serving(&mut self) {
         self.ending = true;
+        self.delegate.outdate();
         self.delegate.suspend();
         self.drop_owed();
     }

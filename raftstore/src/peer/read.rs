@@ -83,6 +83,7 @@ impl Peer {
                 let permit = self.check_read(&context).map(|()| ReadPermit {
                     region: self.region.clone(),
                     term: self.raft.term(),
+                    generation: self.delegate.generation(),
                 });
                 answer.give(permit);
             }

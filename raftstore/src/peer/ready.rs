@@ -103,6 +103,7 @@ impl Peer {
         for entry in entries {
             if entry.kind() != EntryKind::Data {
                 self.unsettled.push_back(entry.index);
+                self.delegate.outdate();
             }
             let mut answers = self.answers_for(&entry);
             if self.shared.plants(Planted::AnsweredBeforeApplied) {

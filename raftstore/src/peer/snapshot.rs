@@ -265,6 +265,7 @@ impl Peer {
         let id = region.id;
         self.snapshots.offered = None;
         // No read that is under way counts, and none begins.
+        self.delegate.outdate();
         self.delegate.publish(Serving::default());
         let held = self.raft.log_mut().take_restored_over();
         effects.log.0.clear(id, held);

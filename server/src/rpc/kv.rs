@@ -278,10 +278,7 @@ impl Kv {
     fn confirmed(&self, grant: &Grant) -> bool {
         match grant {
             Grant::Lease(read) => read.confirm(clock::mono()),
-            Grant::Permit(permit) => {
-                let now = self.store.runtime.delegates.serving(permit.region.id);
-                now.is_ok_and(|serving| serving.region.region_epoch == permit.region.region_epoch)
-            }
+            Grant::Permit(permit) => self.store.runtime.delegates.confirm(permit),
         }
     }
 

@@ -21,7 +21,7 @@ use super::words::Words;
 pub(super) struct Requests {
     last: u64,
     open: BTreeMap<u64, Request>,
-    /// A local read between its two halves.
+    /// A read between its two halves.
     looking: Option<Looking>,
 }
 
@@ -30,12 +30,21 @@ struct Request {
     label: String,
     /// What a read reads.
     key: Option<bytes::Bytes>,
+    /// It stops between its two halves.
+    halfway: bool,
 }
 
 struct Looking {
-    read: LocalRead,
+    by: By,
     label: String,
     value: String,
+}
+
+/// What allows a read to be answered.
+enum By {
+    Lease(LocalRead),
+    /// As given by the peer on this store.
+    Permit(u64, ReadPermit),
 }
 
 impl Requests {
@@ -143,9 +152,15 @@ impl Cluster {
     fn open(&mut self, store: u64, label: String, key: Option<bytes::Bytes>) -> (u64, Outside) {
         self.requests.last += 1;
         let number = self.requests.last;
-        self.requests
-            .open
-            .insert(number, Request { store, label, key });
+        self.requests.open.insert(
+            number,
+            Request {
+                store,
+                label,
+                key,
+                halfway: false,
+            },
+        );
         (number, self.process(store).outside.clone())
     }
 
@@ -188,13 +203,17 @@ impl Cluster {
             Ok(Begin::Local(read)) => {
                 let value = self.value(store, &key);
                 let label = format!("{label} on store {store}, by its lease");
-                self.requests.looking = Some(Looking { read, label, value });
+                let by = By::Lease(read);
+                self.requests.looking = Some(Looking { by, label, value });
                 if !halfway {
                     self.confirm();
                 }
             }
             Ok(Begin::Ask) => {
                 let (number, outside) = self.open(store, label, Some(key));
+                if let Some(request) = self.requests.open.get_mut(&number) {
+                    request.halfway = halfway;
+                }
                 let answer = outside.answer(number, Outcome::Read);
                 self.process(store)
                     .request(context.region, PeerInput::Read { context, answer });
@@ -203,11 +222,19 @@ impl Cluster {
     }
 
     fn confirm(&mut self) {
-        let Some(Looking { read, label, value }) = self.requests.looking.take() else {
-            return self.say("no read was begun by a lease");
+        let Some(Looking { by, label, value }) = self.requests.looking.take() else {
+            return self.say("no read was begun");
         };
-        if read.confirm(self.now) {
-            self.say(format!("{label}: {value}"));
+        let (confirmed, how) = match by {
+            By::Lease(read) => (read.confirm(self.now), String::new()),
+            By::Permit(store, permit) => {
+                let process = self.store(store).process.as_ref();
+                let held = process.is_some_and(|it| it.runtime.delegates.confirm(&permit));
+                (held, format!(" (on store {store}, by read index)"))
+            }
+        };
+        if confirmed {
+            self.say(format!("{label}: {value}{how}"));
         } else {
             self.say(format!("{label}: not confirmed"));
         }
@@ -351,11 +378,14 @@ impl Cluster {
     pub(super) fn take_outcomes(&mut self, store: u64, outside: &Outside) {
         for (number, outcome) in outside.take_outcomes() {
             let request = self.requests.open.remove(&number);
-            let Request { label, key, .. } =
-                request.unwrap_or_else(|| panic!("request {number} was answered twice"));
+            let request = request.unwrap_or_else(|| panic!("request {number} was answered twice"));
+            let label = request.label.clone();
             let text = match outcome {
                 Outcome::Write(Ok(())) => "ok".to_owned(),
-                Outcome::Read(Ok(permit)) => self.read_permitted(store, &permit, key.as_deref()),
+                Outcome::Read(Ok(permit)) => {
+                    self.read_permitted(store, permit, request);
+                    continue;
+                }
                 Outcome::Split(Ok(regions)) => {
                     let ids = show::list(&regions, |region| region.id.to_string());
                     format!("ok, regions {ids}")
@@ -370,18 +400,17 @@ impl Cluster {
         }
     }
 
-    /// The state is looked at now, and counts if the region is still what the permit says.
-    fn read_permitted(&mut self, store: u64, permit: &ReadPermit, key: Option<&[u8]>) -> String {
-        let region = permit.region.id;
-        let Some(process) = &self.store(store).process else {
-            return "its store is gone".to_owned();
-        };
-        let now = process.runtime.delegates.serving(region);
-        if !now.is_ok_and(|now| epoch(&now.region).version == epoch(&permit.region).version) {
-            return "not confirmed".to_owned();
+    /// The state is looked at now.
+    fn read_permitted(&mut self, store: u64, permit: ReadPermit, request: Request) {
+        let value = self.value(store, &request.key.unwrap_or_default());
+        self.requests.looking = Some(Looking {
+            by: By::Permit(store, permit),
+            label: request.label,
+            value,
+        });
+        if !request.halfway {
+            self.confirm();
         }
-        let value = self.value(store, key.unwrap_or_default());
-        format!("{value} (on store {store}, by read index)")
     }
 
     /// The store is gone: nobody will answer.

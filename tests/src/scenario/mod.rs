@@ -23,7 +23,7 @@
 //! |---|---|
 //! | `put k v` · `delete k` · `get k` | of the leader; or `on 2`, `of 3`, `version 1`, `peer 4`, `term 6`, `replica` |
 //! | `put k x*1000` | a long value |
-//! | `look k` · `confirm` | the two halves of a local read |
+//! | `look k` · `confirm` | the two halves of a read; one that must ask has looked when `run` is over |
 //! | `split 3 at m t` | asked of the leader, or `on 2` |
 //! | `campaign 3 on 1` · `lead 3 by 1` | it stands for election; is elected, in one line |
 //! | `transfer 3 to 8` | |

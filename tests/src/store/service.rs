@@ -423,12 +423,9 @@ impl Life {
                 self.check_confirmed(&read.serving.region, around);
             }
             By::Permit(permit) => {
-                let now = match self.runtime.delegates.serving(running.context.region) {
-                    Ok(serving) => serving,
-                    Err(error) => return Next::Done(Reply::Region(error), Vec::new()),
-                };
-                if now.region.region_epoch != permit.region.region_epoch {
-                    return Next::Done(Reply::Region(now.epoch_not_match()), Vec::new());
+                if !self.runtime.delegates.confirm(permit) {
+                    around.probe("read: by index, not confirmed");
+                    return self.begin_read(op, running, around);
                 }
             }
         }
