@@ -16,7 +16,7 @@ CARGO := cargo
 FLOTILLA := $(CARGO_TARGET_DIR)/release/flotilla
 
 # Without RocksDB, threads and sockets: built and tested in `dev`, with debug assertions.
-PURE := proto raft engine mailbox router raftstore kv pd pd-client tests
+PURE := proto raft engine mailbox router raftstore kv pd pd-plan pd-client tests
 pure := $(PURE:%=-p flotilla-%)
 
 # With them.

@@ -46,12 +46,13 @@ check flotilla-raftstore  "flotilla-raft flotilla-engine flotilla-router flotill
 check flotilla-kv         "flotilla-engine flotilla-raftstore flotilla-raft flotilla-router flotilla-mailbox flotilla-proto" "$sockets $storage $randomness"
 check flotilla-pd-client  "flotilla-proto"                                                                     "$sockets $storage $randomness"
 check flotilla-pd-client  "flotilla-proto"                                                                     "$storage" "--features transport"
-check flotilla-pd         "flotilla-proto flotilla-pd-client"                                                  "$sockets $storage $randomness crossbeam-channel"
+check flotilla-pd-plan    "flotilla-proto"                                                                     "$sockets $storage $randomness crossbeam-channel parking_lot"
+check flotilla-pd         "flotilla-proto flotilla-pd-client flotilla-pd-plan"                                "$sockets $storage $randomness crossbeam-channel"
 check flotilla-benches    "flotilla-proto flotilla-pd-client"                                                  "$storage"
-check flotilla-tests      "flotilla-engine flotilla-kv flotilla-raft flotilla-raftstore flotilla-router flotilla-mailbox flotilla-proto flotilla-pd flotilla-pd-client" "$sockets $storage"
+check flotilla-tests      "flotilla-engine flotilla-kv flotilla-raft flotilla-raftstore flotilla-router flotilla-mailbox flotilla-proto flotilla-pd flotilla-pd-plan flotilla-pd-client" "$sockets $storage"
 
 # The gRPC services are turned on by the server, the benches and the transport of pd-client only.
-for package in flotilla-raft flotilla-engine flotilla-router flotilla-raftstore flotilla-kv flotilla-pd-client flotilla-pd flotilla-tests; do
+for package in flotilla-raft flotilla-engine flotilla-router flotilla-raftstore flotilla-kv flotilla-pd-client flotilla-pd-plan flotilla-pd flotilla-tests; do
     found=$(cargo tree --quiet --edges normal,features --prefix none --package "$package")
     grep -q 'flotilla-proto feature "grpc"' <<<"$found" && complain "$package turns on flotilla-proto/grpc" || true
 done
@@ -63,7 +64,7 @@ for file in $(git ls-files '*/clippy.toml'); do
 done
 
 # A package that is new here would go unproved.
-known="proto raft engine mailbox router raftstore kv pd-client pd bin benches tests"
+known="proto raft engine mailbox router raftstore kv pd-client pd-plan pd bin benches tests"
 for manifest in $(git ls-files '*Cargo.toml'); do
     name=$(sed -n 's/^name = "\(flotilla[a-z-]*\)"$/\1/p' "$manifest" | head -1)
     [[ -z $name || $name == flotilla ]] && continue

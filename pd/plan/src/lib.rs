@@ -1,0 +1,27 @@
+//! The planners of the placement driver (contracts: C27): which peers of a region should come, go
+//! or lead, as far as one frozen view of the cluster tells.
+//!
+//! No clock, no IO, no state: the view ([`Cluster`], [`Region`]) and a seeded generator are
+//! arguments, and the same arguments give the same [`Operator`]. Whoever carries an operator out
+//! sends its steps one by one, watches the region's epoch, and gives up when somebody else changed it.
+//!
+//! Rules, held by every plan and at every step of it:
+//!
+//! - a region never has fewer voters than it had, nor fewer than it should have, whichever is less;
+//! - a store never has two peers of a region;
+//! - a new peer goes only to a store that is up, heard of, not leaving, and has room;
+//! - the leader is never demoted or removed: it hands over before;
+//! - once the steps are done, planning again gives nothing, or the next operator towards the goal,
+//!   and after finitely many nothing.
+
+mod asked;
+mod leaders;
+mod operator;
+mod replicas;
+mod view;
+
+pub use asked::{Asked, Refusal, asked};
+pub use leaders::check_leader;
+pub use operator::{Kind, Operator, Reason, Step};
+pub use replicas::check_replicas;
+pub use view::{Cluster, META_VOTERS_MAX, Region, Rules, Store, StoreState, Unfit};
