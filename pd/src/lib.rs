@@ -9,6 +9,8 @@
 //! - [`Oracle`], timestamps from memory, behind a mutex of the server's. The machine gives it
 //!   windows by [`Effect::Oracle`].
 //!
+//! [`Driven`] is the machine with the part of its driver that needs no IO.
+//!
 //! # What the driver owes
 //!
 //! 1. On leading the meta region in a term, with the own first entry of that term applied: read all
@@ -46,6 +48,7 @@
 
 mod call;
 mod changes;
+pub mod driver;
 mod effect;
 mod gc;
 mod genesis;
@@ -73,6 +76,7 @@ mod window;
 pub use flotilla_proto::keys::{KeyMode, SENTINEL_BOUNDARY};
 
 pub use call::{CALL_NAMES, Call, Request, Response, calls};
+pub use driver::{Driven, TimestampCall, TimestampNext, Work};
 pub use effect::{Effect, Event, Input, Outcome, ProposalToken, RequestToken, StreamId};
 pub use genesis::{
     ADVERTISED_VERSION, DEFAULT_KEYSPACE, DEFAULT_KEYSPACE_ID, FIRST_ALLOCATED_ID, FIRST_EPOCH,

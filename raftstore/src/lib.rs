@@ -22,6 +22,7 @@ pub mod effects;
 mod entry;
 mod error;
 mod log_view;
+mod meta;
 pub mod peer;
 mod planted;
 pub mod region;

@@ -5,15 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_engine::{Cf, EngineError, KeyRange, StateReader, StateStore};
+use flotilla_pd::driver::meta_mod;
 use flotilla_pd::{
-    Call, Effect, Event, Input, Oracle, OracleCommand, OracleError, Outcome, Pd, ProposalToken,
-    Request, RequestToken, Response, Status, StreamId, TICK, calls,
+    Call, Driven, Effect, Event, Input, Oracle, OracleError, Outcome, ProposalToken, Request,
+    RequestToken, Response, Status, StreamId, TICK, TimestampCall, TimestampNext, Work, calls,
 };
 use flotilla_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
-use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
-use flotilla_raftstore::effects::{MetaRole, RaftInput};
-use flotilla_raftstore::region::META_REGION;
-use flotilla_raftstore::{Answer, Begin, PeerInput, ReadContext, RequestError, WriteProposal};
+use flotilla_raftstore::effects::MetaRole;
+use flotilla_raftstore::{Answer, RequestError};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -24,11 +23,7 @@ use crate::store::{Fatal, Store, clock};
 const REQUESTS_MAX: usize = 4_096;
 /// Instructions that may wait for one store; further ones are dropped and come again.
 const INSTRUCTIONS_MAX: usize = 1_024;
-/// How long the machine waits before it tries again to learn what became of its proposals.
-const RELOAD_PAUSE: Duration = Duration::from_millis(100);
-/// How often a lease that has just run out is asked for again for one timestamp.
-const LEASE_ATTEMPTS: usize = 3;
-/// How long one such question may take.
+/// How long a question whether this node still leads may take.
 const LEASE_WAIT: Duration = Duration::from_secs(1);
 /// How long calls wait, while the node starts, for it to lead: a client that connects as soon as the
 /// port is open should not see a cluster without a leader.
@@ -85,18 +80,13 @@ impl std::fmt::Debug for PdHandle {
 /// The task that runs the machine.
 pub struct Driver {
     store: Arc<Store>,
-    pd: Pd,
+    pd: Driven,
     oracle: Arc<Mutex<Oracle>>,
     messages: mpsc::Receiver<Message>,
     inner: mpsc::UnboundedReceiver<Inner>,
     to_inner: mpsc::UnboundedSender<Inner>,
     roles: mpsc::UnboundedReceiver<MetaRole>,
     leads: watch::Sender<Option<u64>>,
-    /// The term this store leads the meta region in, if it does.
-    role: Option<u64>,
-    /// The term in which PD serves everything: timestamps come last, when their first window is
-    /// durable.
-    serves: Option<u64>,
     requests: BTreeMap<RequestToken, oneshot::Sender<Response>>,
     next_request: u64,
     streams: BTreeMap<StreamId, mpsc::Sender<Result<RegionHeartbeatResponse, Status>>>,
@@ -105,7 +95,7 @@ pub struct Driver {
 impl std::fmt::Debug for Driver {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Driver")
-            .field("role", &self.role)
+            .field("role", &self.pd.role())
             .finish_non_exhaustive()
     }
 }
@@ -138,15 +128,13 @@ impl Driver {
         };
         let driver = Self {
             store,
-            pd: Pd::new(config),
+            pd: Driven::new(config),
             oracle,
             messages: received,
             inner,
             to_inner,
             roles,
             leads,
-            role: None,
-            serves: None,
             requests: BTreeMap::new(),
             next_request: 0,
             streams: BTreeMap::new(),
@@ -173,13 +161,21 @@ impl Driver {
     }
 
     fn handle(&mut self, input: Input) {
-        let mut effects = Vec::new();
+        let mut work = Vec::new();
         self.pd
-            .handle(clock::mono(), clock::wall(), input, &mut effects);
-        for effect in effects {
-            self.carry_out(effect);
+            .handle(clock::mono(), clock::wall(), input, &mut work);
+        self.carry_out(work);
+    }
+
+    fn carry_out(&mut self, work: Vec<Work>) {
+        for work in work {
+            match work {
+                Work::Load { term } => self.load(term),
+                Work::Settle { term, after } => self.settle(term, after),
+                Work::Effect(effect) => self.effect(effect),
+            }
         }
-        let term = self.serves;
+        let term = self.pd.serves();
         self.leads
             .send_if_modified(|leads| std::mem::replace(leads, term) != term);
     }
@@ -209,35 +205,30 @@ impl Driver {
     }
 
     fn on_inner(&mut self, inner: Inner) {
+        let mut work = Vec::new();
         match inner {
-            Inner::Committed(token, outcome) => self.handle(Input::Committed { token, outcome }),
-            Inner::Loaded { term, rows } if self.role == Some(term) => match rows {
-                Ok(records) => self.handle(Input::Lead { term, records }),
+            Inner::Committed(token, outcome) => {
+                return self.handle(Input::Committed { token, outcome });
+            }
+            Inner::Loaded { term, rows } => match rows {
+                Ok(records) => {
+                    let (now, wall) = (clock::mono(), clock::wall());
+                    self.pd.loaded(now, wall, term, records, &mut work);
+                }
                 Err(error) => self.store.fatal.engine("reading the meta region", error),
             },
-            Inner::Settled { term, settled } if self.role == Some(term) => {
-                if settled {
-                    self.load(term)
-                } else {
-                    self.settle(term, RELOAD_PAUSE)
-                }
-            }
-            // Of a term that is over.
-            Inner::Loaded { .. } | Inner::Settled { .. } => {}
+            Inner::Settled { term, settled } => self.pd.settled(term, settled, &mut work),
         }
+        self.carry_out(work);
     }
 
     fn on_role(&mut self, role: MetaRole) {
+        let mut work = Vec::new();
         match role {
-            MetaRole::Leads { term } => {
-                self.role = Some(term);
-                self.load(term);
-            }
-            MetaRole::Follows => {
-                self.role = None;
-                self.handle(Input::Retire);
-            }
+            MetaRole::Leads { term } => self.pd.leads(term, &mut work),
+            MetaRole::Follows => self.pd.follows(clock::mono(), clock::wall(), &mut work),
         }
+        self.carry_out(work);
     }
 
     /// Reads the rows of the meta region off this task.
@@ -268,7 +259,7 @@ impl Driver {
 
     /// Waits until everything proposed in `term` is decided: an empty write goes behind it.
     fn settle(&self, term: u64, pause: Duration) {
-        let (driver, tell) = (Arc::clone(&self.store), self.to_inner.clone());
+        let (store, tell) = (Arc::clone(&self.store), self.to_inner.clone());
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             let answer = Answer::new(move |result: Result<(), RequestError>| {
@@ -277,23 +268,19 @@ impl Driver {
                     settled: result.is_ok(),
                 });
             });
-            propose(&driver, term, Vec::new(), answer);
+            store.runtime.write_meta(term, Vec::new(), answer);
         });
     }
 
-    fn carry_out(&mut self, effect: Effect) {
+    fn effect(&mut self, effect: Effect) {
         match effect {
             Effect::Propose { token, term, mods } => {
                 let tell = self.to_inner.clone();
                 let answer = Answer::new(move |result| {
                     let _ = tell.send(Inner::Committed(token, outcome(result)));
                 });
-                propose(
-                    &self.store,
-                    term,
-                    mods.into_iter().map(meta_mod).collect(),
-                    answer,
-                );
+                let mods = mods.into_iter().map(meta_mod).collect();
+                self.store.runtime.write_meta(term, mods, answer);
             }
             Effect::Answer { token, response } => {
                 if let Some(answer) = self.requests.remove(&token) {
@@ -301,14 +288,7 @@ impl Driver {
                     let _ = answer.send(response);
                 }
             }
-            Effect::Oracle(command) => {
-                match command {
-                    OracleCommand::Open { term, .. } => self.serves = Some(term),
-                    OracleCommand::Close => self.serves = None,
-                    OracleCommand::Extend { .. } => {}
-                }
-                self.oracle.lock().command(command);
-            }
+            Effect::Oracle(command) => self.oracle.lock().command(command),
             Effect::RegionInstruction {
                 stream,
                 instruction,
@@ -323,7 +303,7 @@ impl Driver {
                     let _ = sender.try_send(Err(status));
                 }
             }
-            Effect::Reload { term } if self.role == Some(term) => self.settle(term, Duration::ZERO),
+            // Has become work of its own.
             Effect::Reload { .. } => {}
             Effect::Fatal(cause) => self.store.fatal.report(Fatal::Pd {
                 cause: cause.to_string(),
@@ -352,20 +332,6 @@ impl Driver {
     }
 }
 
-fn meta_mod((key, value): (bytes::Bytes, Option<bytes::Bytes>)) -> Mod {
-    let kind = if value.is_some() {
-        ModKind::Put
-    } else {
-        ModKind::Delete
-    };
-    Mod {
-        kind: kind.into(),
-        cf: ColumnFamily::CfMeta.into(),
-        key,
-        value: value.unwrap_or_default(),
-    }
-}
-
 fn outcome(result: Result<(), RequestError>) -> Outcome {
     match result {
         Ok(()) => Outcome::Applied,
@@ -374,47 +340,6 @@ fn outcome(result: Result<(), RequestError>) -> Outcome {
             why: error.to_string(),
         },
     }
-}
-
-/// Proposes to the meta region, if this node still leads it in `term`.
-fn propose(store: &Store, term: u64, mods: Vec<Mod>, answer: Answer<()>) {
-    let context = match meta_context(store) {
-        Ok(context) => context,
-        Err(error) => return answer.give(Err(error)),
-    };
-    let proposal = WriteProposal {
-        context,
-        read_term: Some(term),
-        mods,
-        answer,
-    };
-    // Their number is bounded by the machine. A region that is gone answers by the drop.
-    let _ = store
-        .runtime
-        .raft
-        .force_send(META_REGION, RaftInput::Peer(PeerInput::Write(proposal)));
-}
-
-fn meta_context(store: &Store) -> Result<ReadContext, RequestError> {
-    let serving = store.runtime.delegates.serving(META_REGION)?;
-    Ok(ReadContext {
-        region: META_REGION,
-        peer: serving.peer.id,
-        epoch: serving.region.region_epoch,
-        term: 0,
-        replica: false,
-    })
-}
-
-/// Whether this node leads the meta region in `term` now, by its lease.
-fn leads(store: &Store, term: u64) -> bool {
-    let Ok(context) = meta_context(store) else {
-        return false;
-    };
-    matches!(
-        store.runtime.delegates.begin(&context, clock::mono()),
-        Ok(Begin::Local(read)) if read.serving.term == term
-    )
 }
 
 /// A region heartbeat stream, as the service sees it.
@@ -513,44 +438,35 @@ impl PdHandle {
         mut serve: impl FnMut(&mut Oracle, &dyn Fn(u64) -> bool) -> Result<T, OracleError>,
     ) -> Result<T, Status> {
         self.wait_for_start().await;
-        let mut attempts = 0;
+        let mut call = TimestampCall::default();
         loop {
-            let result = serve(&mut self.oracle.lock(), &|term| leads(&self.store, term));
-            match result {
+            let result = serve(&mut self.oracle.lock(), &|term| {
+                self.store.runtime.delegates.leads_meta(term, clock::mono())
+            });
+            let error = match result {
                 Ok(served) => return Ok(served),
-                Err(OracleError::NeedWindow { above_ms }) => {
-                    self.call::<calls::ExtendWindow>(flotilla_pd::ExtendWindow { above_ms })
-                        .await?;
+                Err(error) => error,
+            };
+            let serves = self.leads.borrow().is_some();
+            match call.failed(error, serves) {
+                TimestampNext::Extend(request) => {
+                    self.call::<calls::ExtendWindow>(request).await?;
                 }
-                Err(OracleError::Exhausted { retry_at }) => {
-                    tokio::time::sleep(retry_at - clock::mono()).await
-                }
-                Err(OracleError::Refused(status)) => {
-                    // The lease of an idle or paused node may have run out while it still leads.
-                    attempts += 1;
-                    let leading = self.leads.borrow().is_some();
-                    if status != Status::not_leader() || !leading || attempts > LEASE_ATTEMPTS {
-                        return Err(status);
-                    }
-                    self.renew_lease().await;
-                }
+                TimestampNext::Wait { until } => tokio::time::sleep(until - clock::mono()).await,
+                TimestampNext::RenewLease => self.renew_lease().await,
+                TimestampNext::Fail(status) => return Err(status),
             }
         }
     }
 
     /// Asks the meta region's peer to confirm that it leads; the next tick renews its lease.
     async fn renew_lease(&self) {
-        let Ok(context) = meta_context(&self.store) else {
-            return;
-        };
         let (tell, told) = oneshot::channel();
         let answer = Answer::new(move |_: Result<_, _>| {
             let _ = tell.send(());
         });
-        let input = RaftInput::Peer(PeerInput::Read { context, answer });
-        if self.store.runtime.raft.send(META_REGION, input).is_ok() {
-            let _ = tokio::time::timeout(LEASE_WAIT, told).await;
-        }
+        self.store.runtime.confirm_meta(answer);
+        let _ = tokio::time::timeout(LEASE_WAIT, told).await;
     }
 
     async fn wait_for_start(&self) {
