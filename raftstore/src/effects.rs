@@ -544,6 +544,8 @@ pub struct RaftEffects {
     pub fetches: Vec<Fetch>,
     /// To build, put in place, throw away.
     pub snapshots: Vec<SnapshotTask>,
+    /// The state is to be flushed soon: somebody waits until a split survives a crash.
+    pub flush: bool,
     /// To measure.
     pub size_checks: Vec<SizeCheck>,
     /// To ask PD.

@@ -5,7 +5,7 @@
 //! PD) goes through [`World`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use flotilla_engine::{EngineError, Pressure, RaftLog, SnapshotError, StateStore};
 use flotilla_proto::raft::MessageKind;
@@ -129,6 +129,7 @@ pub struct Runtime<L: RaftLog, S> {
     pub delegates: Arc<Delegates>,
     /// The durable cut that the machines were told of last.
     told_cut: Arc<AtomicU64>,
+    flush_wanted: Arc<AtomicBool>,
     mailbox_inputs_max: usize,
 }
 
@@ -142,6 +143,7 @@ impl<L: RaftLog, S> Clone for Runtime<L, S> {
             outgoing: self.outgoing.clone(),
             delegates: Arc::clone(&self.delegates),
             told_cut: Arc::clone(&self.told_cut),
+            flush_wanted: Arc::clone(&self.flush_wanted),
             mailbox_inputs_max: self.mailbox_inputs_max,
         }
     }
@@ -169,6 +171,7 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
             outgoing: Outgoing::new(limits.outgoing),
             delegates,
             told_cut: Arc::default(),
+            flush_wanted: Arc::default(),
             mailbox_inputs_max: limits.mailbox_inputs_max,
         };
         let capacity = runtime.mailbox_inputs_max;
@@ -179,6 +182,11 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
             runtime.spawn(spawn);
         }
         runtime
+    }
+
+    /// Whether a machine waits for a flush since the last look; [`crate::DurableWatch::hurry`] is to be told.
+    pub fn take_flush_wanted(&self) -> bool {
+        self.flush_wanted.swap(false, Ordering::SeqCst)
     }
 
     /// Carries out the effects of rounds of raft machines.
@@ -335,6 +343,9 @@ impl<L: RaftLog, S: StateStore, W: World> Executor<RaftEffects> for RaftExecutor
         if !flotilla_router::Merge::is_empty(&log) || !releases.is_empty() {
             // A log that has failed or stopped has said so itself, and the store is ending.
             let _ending = runtime.log.submit(log, releases);
+        }
+        if std::mem::take(&mut effects.flush) {
+            runtime.flush_wanted.store(true, Ordering::SeqCst);
         }
         for (region, input) in effects.to_apply.drain(..) {
             // Its peer is handing out entries, so it is there; a region that stops owes no answers.

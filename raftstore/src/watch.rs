@@ -19,6 +19,8 @@ pub struct DurableWatch {
     admin_since: Option<Mono>,
     /// The same, as it was when the flush that runs was asked for.
     admin_flushing: Option<Mono>,
+    /// Somebody waits for it.
+    hurried: bool,
     /// Not more than one flush a second.
     last_flush: Option<Mono>,
 }
@@ -42,6 +44,7 @@ impl DurableWatch {
             cut_bytes: 0,
             admin_since: replayed.admin.then_some(now),
             admin_flushing: None,
+            hurried: false,
             last_flush: None,
         }
     }
@@ -49,6 +52,11 @@ impl DurableWatch {
     /// An admin change was written to the state at `now`.
     pub fn admin_applied(&mut self, now: Mono) {
         self.admin_since.get_or_insert(now);
+    }
+
+    /// Somebody waits for what [`DurableWatch::admin_applied`] told: it is not put off.
+    pub fn hurry(&mut self) {
+        self.hurried = true;
     }
 
     /// The flush that was asked for when `appended_bytes` of log had been written since the start is
@@ -70,9 +78,10 @@ impl DurableWatch {
         let undurable = (self.carried_bytes + appended_bytes).saturating_sub(self.cut_bytes);
         // Asked for at half the bound: the log goes on growing while the flush runs.
         let replay = undurable > self.replay_bytes_max / 2;
+        let hurried = std::mem::take(&mut self.hurried);
         let admin = self
             .admin_since
-            .is_some_and(|since| now - since >= self.admin_max);
+            .is_some_and(|since| hurried || now - since >= self.admin_max);
         let reason = if replay {
             FlushReason::ReplayBound
         } else if admin {

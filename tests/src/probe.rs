@@ -135,6 +135,7 @@ pub const ALL: &[&str] = &[
     "creation: of a peer that had voted before",
     "snapshot: an end is gone",
     "snapshot: installed",
+    "snapshot: waits until a split is durable",
     "snapshot: received",
     "snapshot: refused",
 ];

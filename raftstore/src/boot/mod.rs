@@ -96,6 +96,7 @@ pub fn open(
         state,
         replayed: Replayed::default(),
         done: BTreeMap::new(),
+        splits: BTreeMap::new(),
         cut: 0,
     };
     let mut intents = installs::open_intents(&stored, &logs);
@@ -120,6 +121,7 @@ pub fn open(
     let Replay {
         replayed,
         mut done,
+        splits,
         cut,
         ..
     } = replay;
@@ -152,6 +154,7 @@ pub fn open(
             log: log.of_life(life),
             hard_state,
             applied: apply.applied(),
+            split_at: splits.get(&region).copied().unwrap_or(0),
             intent: installed.get(&region).copied(),
             campaign: false,
         };
@@ -234,6 +237,8 @@ struct Replay<'a, L, S> {
     replayed: Replayed,
     /// Regions that are through, by id. A region is replayed once.
     done: BTreeMap<u64, Apply>,
+    /// The last split that was applied again, by region: nothing of it is durable yet.
+    splits: BTreeMap<u64, u64>,
     /// The number of the last state batch.
     cut: u64,
 }
@@ -293,7 +298,11 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
                 .iter()
                 .map(|entry| entry.data.len() as u64)
                 .sum::<u64>();
-            children.extend(self.apply(&mut apply, entries)?);
+            let made = self.apply(&mut apply, entries)?;
+            if !made.is_empty() {
+                self.splits.insert(region, apply.applied());
+            }
+            children.extend(made);
             if apply.applied() < commit && !apply.ended() {
                 tracing::trace!(target: crate::PROBE_TARGET, "replay: in several pages");
             }

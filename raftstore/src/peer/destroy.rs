@@ -97,7 +97,7 @@ impl Peer {
         if self.ending {
             return;
         }
-        self.stop_serving();
+        self.stop_serving(effects);
         let region = self.region.id;
         let dying = RaftInput::Store(StoreInput::Dying { region });
         effects.to_raft.push((STORE_ADDRESS, dying));
@@ -109,7 +109,7 @@ impl Peer {
 
     /// The tombstone is written.
     pub(super) fn on_removed(&mut self, effects: &mut RaftEffects) {
-        self.stop_serving();
+        self.stop_serving(effects);
         let destroyed = StoreInput::Destroyed {
             region: self.region.id,
             cut: self.applied_cut,
@@ -119,8 +119,9 @@ impl Peer {
             .push((STORE_ADDRESS, RaftInput::Store(destroyed)));
     }
 
-    fn stop_serving(&mut self) {
+    fn stop_serving(&mut self, effects: &mut RaftEffects) {
         self.ending = true;
+        self.drop_waiting(effects);
         self.delegate.outdate();
         self.delegate.suspend();
         self.drop_owed();

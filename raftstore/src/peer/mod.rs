@@ -84,6 +84,8 @@ pub struct Peer {
     measure_again: bool,
     /// The applied index that survives a crash.
     durable_applied: u64,
+    /// The last split in the log that may be undurable: applied since the start, or by it.
+    split_at: u64,
     /// This store was told that it is PD in this term.
     meta_announced: Option<u64>,
     last_heartbeat: Option<Mono>,
@@ -109,6 +111,8 @@ pub(crate) struct PeerParts {
     pub(crate) log: PeerLog,
     pub(crate) hard_state: flotilla_proto::raft::HardState,
     pub(crate) applied: u64,
+    /// The last split that the start has applied again; 0 without one.
+    pub(crate) split_at: u64,
     /// A snapshot that is in place and may be lost by a crash: its index, and its files.
     pub(crate) intent: Option<(u64, SnapshotKey)>,
     pub(crate) campaign: bool,
@@ -128,6 +132,7 @@ impl Peer {
             log,
             hard_state,
             applied,
+            split_at,
             intent,
             campaign,
         } = parts;
@@ -175,6 +180,7 @@ impl Peer {
             growth_asked: RegionSize::default(),
             measure_again: false,
             durable_applied: 0,
+            split_at,
             meta_announced: None,
             last_heartbeat: None,
             led: now,
@@ -306,6 +312,10 @@ impl Peer {
         if self.ending {
             return;
         }
+        if let Some(message) = self.take_waiting(effects) {
+            let from = message.from_peer.unwrap_or_default();
+            self.step(now, from, message, effects);
+        }
         if std::mem::take(&mut self.campaign) {
             self.raft.campaign(now);
         }
@@ -389,6 +399,12 @@ impl Peer {
         if to.id != self.meta.id || self.refuse_stranger(from, epoch, effects) {
             return;
         }
+        if let Some(message) = self.hold_snapshot(message, effects) {
+            self.step(now, from, message, effects);
+        }
+    }
+
+    fn step(&mut self, now: Mono, from: PeerMeta, message: PeerMessage, effects: &mut RaftEffects) {
         if !self.accepts_snapshot(&message, effects) {
             return;
         }
@@ -448,6 +464,7 @@ impl Peer {
                 children,
                 stillborn,
             } => {
+                self.split_at = index;
                 let children = (children, stillborn);
                 self.on_split_applied(now, index, parent, children, effects);
             }

@@ -28,6 +28,8 @@ pub(super) struct Snapshots {
     intent: Option<(u64, SnapshotKey)>,
     /// Files that a later intent has replaced, once the Ready of that number is durable.
     replaced: Option<(u64, SnapshotKey)>,
+    /// Received, and not to be taken in before a crash cannot undo the splits of the log that it replaces.
+    waiting: Option<Box<PeerMessage>>,
     /// Received and handed to the raft group, which may have no use for it.
     offered: Option<SnapshotKey>,
     /// A build is under way.
@@ -206,6 +208,46 @@ impl Peer {
     }
 
     // ---- receiving ----
+
+    /// A snapshot takes the place of a log that may be all that remembers a split: without it a crash that
+    /// takes back the state takes back the children, too. So it waits until none is undurable
+    /// (contracts: C5), and asks for a flush.
+    pub(super) fn hold_snapshot(
+        &mut self,
+        message: PeerMessage,
+        effects: &mut RaftEffects,
+    ) -> Option<PeerMessage> {
+        let kind = message.message.as_ref().map(|inner| inner.kind());
+        if kind != Some(MessageKind::Snapshot) || self.splits_are_durable() {
+            return Some(message);
+        }
+        tracing::trace!(target: PROBE_TARGET, "snapshot: waits until a split is durable");
+        self.drop_waiting(effects);
+        self.snapshots.waiting = Some(Box::new(message));
+        effects.flush = true;
+        None
+    }
+
+    /// The snapshot that waits, if it need not wait any more.
+    pub(super) fn take_waiting(&mut self, effects: &mut RaftEffects) -> Option<PeerMessage> {
+        let due = self.splits_are_durable();
+        effects.flush |= self.snapshots.waiting.is_some() && !due;
+        self.snapshots.waiting.take_if(|_| due).map(|it| *it)
+    }
+
+    /// A crash of the state takes back no split, whatever becomes of the log.
+    fn splits_are_durable(&self) -> bool {
+        self.unsettled.is_empty() && self.split_at <= self.durable_applied
+    }
+
+    /// The snapshot that waits will not be taken in.
+    pub(super) fn drop_waiting(&mut self, effects: &mut RaftEffects) {
+        let waiting = self.snapshots.waiting.take();
+        if let Some(manifest) = waiting.and_then(|message| manifest_of(&message)) {
+            self.snapshots.offered = Some(SnapshotKey::incoming(&manifest));
+            self.drop_offered(effects);
+        }
+    }
 
     /// Whether a snapshot message makes sense for this peer. The raft group takes it in or not; the
     /// end of the round tells.

@@ -341,6 +341,7 @@ impl Store {
             log: log.of_life(life),
             hard_state,
             applied: applied.index,
+            split_at: 0,
             intent: None,
             campaign,
         };

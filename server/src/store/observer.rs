@@ -69,6 +69,9 @@ impl Observer {
             if state.first_undurable_admin().is_some() {
                 self.watch.admin_applied(clock::mono());
             }
+            if self.runtime.take_flush_wanted() {
+                self.watch.hurry();
+            }
             let waited = stalls.observe(clock::mono(), FlushProgress::of(state));
             if waited > self.flush_timeout {
                 let waited = Duration::from_secs(waited.as_secs());

@@ -316,6 +316,9 @@ impl Life {
             self.admin_seen = admin;
             self.watch.admin_applied(now);
         }
+        if self.runtime.take_flush_wanted() {
+            self.watch.hurry();
+        }
         let mut observed = Observed::default();
         if self.forced_flush.is_none() {
             let appended = self.log.appended_bytes();
