@@ -25,6 +25,7 @@ mod log_view;
 mod meta;
 pub mod peer;
 mod planted;
+pub mod recover;
 pub mod region;
 pub mod runtime;
 mod snapshot_task;

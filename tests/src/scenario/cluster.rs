@@ -39,7 +39,7 @@ pub(super) struct Cluster {
     pub(super) requests: Requests,
     /// Snapshots that are being received.
     pub(super) transfers: Vec<Transfer>,
-    config: Config,
+    pub(super) config: Config,
     regions: Vec<Region>,
     /// Parts that `run` leaves out.
     paused: BTreeSet<(u64, Part)>,
@@ -123,6 +123,7 @@ impl Cluster {
                 }
             }
             "start" => self.start(words),
+            "recover" => self.recover(words),
             _ => return false,
         }
         true
