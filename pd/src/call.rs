@@ -215,6 +215,14 @@ calls! {
     open ExtendWindow(internal::ExtendWindow) -> internal::WindowExtended;
     /// Not gRPC: `POST /pd/api/v2/keyspaces`.
     open CreateKeyspace(internal::CreateKeyspace) -> internal::CreatedKeyspace;
+    /// Not gRPC: the operators that run and those that ended last.
+    open ListOperators(internal::ListOperators) -> view::OperatorsView;
+    /// Not gRPC: changes a region as asked.
+    open AddOperator(internal::AddOperator) -> internal::OperatorAdded;
+    /// Not gRPC: removes a store, or takes that back.
+    open SetStoreState(internal::SetStoreState) -> internal::StoreStateSet;
+    /// Not gRPC: moves all leaders away from a store, or lets them come again.
+    open EvictLeaders(internal::EvictLeaders) -> internal::LeadersEvicted;
     /// Not gRPC: the body of a `GET` below `/pd/api`.
     open View(internal::ViewKind) -> view::View;
 }

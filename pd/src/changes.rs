@@ -20,6 +20,8 @@ pub(crate) enum Change {
     Request(RequestToken, Request),
     /// The boundaries of a keyspace are split.
     KeyspaceReady(u32),
+    /// A store that was to be emptied holds nothing any more.
+    Bury(u64),
 }
 
 /// A planned change with the answer to be given once it is durable.
@@ -89,6 +91,11 @@ pub(crate) struct Done {
 }
 
 impl Changes {
+    /// Nothing waits for its turn.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.queue.is_empty()
+    }
+
     pub(crate) fn end(self, cx: &mut Cx<'_>) -> usize {
         let proposed = self.in_flight.and_then(|done| done.token);
         let mut count = 0;
@@ -161,6 +168,7 @@ impl Leading {
         let (token, request) = match change {
             Change::Request(token, request) => (token, request),
             Change::KeyspaceReady(id) => return self.plan_keyspace_ready(id),
+            Change::Bury(store) => return self.plan_bury(store),
         };
         match request {
             Request::Bootstrap(request) => {
@@ -191,6 +199,7 @@ impl Leading {
                 let (mods, response, then) = self.plan_global_config(&request);
                 whole(token, mods, Some(response), then)
             }
+            Request::SetStoreState(request) => self.plan_store_state(cx, token, *request),
             Request::CreateKeyspace(request) => {
                 match self.plan_create_keyspace(cx.wall, *request) {
                     Ok(plan) => whole(token, plan.mods, None, plan.then),

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use flotilla_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
 
 use crate::call::{Request, Response};
+use crate::operators::Ending;
 use crate::oracle::OracleCommand;
 use crate::records::RecordError;
 use crate::status::Status;
@@ -153,6 +154,13 @@ pub enum Event {
         /// Its address.
         address: String,
     },
+    /// A store is to be emptied, stays after all, or is gone for ever.
+    StoreState {
+        /// Its id.
+        store: u64,
+        /// `Up`, `Offline` or `Tombstone`.
+        state: &'static str,
+    },
     /// The cluster version rose.
     ClusterVersion {
         /// The new version.
@@ -180,6 +188,22 @@ pub enum Event {
         reported: u64,
         /// The region that is known.
         known: u64,
+    },
+    /// An operator began.
+    OperatorStarted {
+        /// Its number in this term.
+        operator: u64,
+        /// Its region, steps and reason.
+        what: String,
+    },
+    /// An operator ended.
+    OperatorEnded {
+        /// Its number in this term.
+        operator: u64,
+        /// Its region.
+        region: u64,
+        /// How.
+        ending: Ending,
     },
     /// A proposal was refused; what needed it was answered or is tried again.
     Refused {

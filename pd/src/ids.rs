@@ -88,6 +88,21 @@ impl Leading {
         }
     }
 
+    /// The first of `count` ids for peers; `None`: the bound must rise first, ask again.
+    pub(crate) fn peer_ids(&mut self, cx: &mut Cx<'_>, count: u64) -> Option<u64> {
+        let taken = self.ids.take(count, self.durable.id_bound);
+        if taken.is_none() && self.ids.in_flight.is_none() {
+            self.raise_bound(cx, count);
+        }
+        taken
+    }
+
+    fn raise_bound(&mut self, cx: &mut Cx<'_>, needed: u64) {
+        let bound = self.ids.next.saturating_add(needed);
+        let mods = vec![records::put_id_bound(bound.saturating_add(ID_WINDOW))];
+        self.ids.in_flight = Some(self.propose(cx, mods));
+    }
+
     fn serve_ids(&mut self, cx: &mut Cx<'_>) {
         if self.ids.in_flight.is_some() {
             return;
@@ -107,13 +122,7 @@ impl Leading {
         );
         let needed: u64 = self.ids.waiting.iter().map(|(_, _, count)| count).sum();
         if needed > 0 {
-            let bound = self
-                .ids
-                .next
-                .saturating_add(needed)
-                .saturating_add(ID_WINDOW);
-            let token = self.propose(cx, vec![records::put_id_bound(bound)]);
-            self.ids.in_flight = Some(token);
+            self.raise_bound(cx, needed);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_pd_plan::{Asked, Refusal};
 use flotilla_proto::keyspacepb::KeyspaceMeta;
 
 /// The oracle has no room for a request.
@@ -84,6 +85,118 @@ impl CreateKeyspaceError {
         }
     }
 }
+
+/// The operators that run and those that ended last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListOperators;
+
+/// Changes a region. An operator that runs on it is replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddOperator {
+    /// The region.
+    pub region: u64,
+    /// What is to be done.
+    pub asked: Asked,
+}
+
+/// What became of an [`AddOperator`]: the operator's number in this PD's term. It has only begun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OperatorAdded(pub Result<u64, AddOperatorError>);
+
+/// Why an operator was not begun. Nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddOperatorError {
+    /// The caller's fault, unless PD has just begun to lead: leaders report every few seconds.
+    #[error("no leader has reported region {region} to this PD; check the id, or try again")]
+    UnknownRegion {
+        /// The id that was asked for.
+        region: u64,
+    },
+    /// Nobody's fault.
+    #[error("ids for new peers are not durable yet; try again")]
+    NoIds,
+    /// See [`Refusal`].
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl AddOperatorError {
+    /// The HTTP status for it.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::UnknownRegion { .. } => 404,
+            Self::NoIds => 503,
+            Self::Refused(_) => 409,
+        }
+    }
+}
+
+/// Removes a store, or takes that back while it is not gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SetStoreState {
+    /// The store.
+    pub store: u64,
+    /// `true`: it is to be emptied, and a tombstone once no region has a peer there. `false`: it
+    /// stays.
+    pub offline: bool,
+}
+
+/// What became of a [`SetStoreState`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreStateSet(pub Result<(), SetStoreStateError>);
+
+/// Why a store's state was not changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetStoreStateError {
+    /// The caller's fault; HTTP 404.
+    #[error("there is no store {store}")]
+    Unknown {
+        /// The id that was asked for.
+        store: u64,
+    },
+    /// The caller's fault; HTTP 409.
+    #[error("store {store} is gone for ever; a store that starts on an empty disk gets a new id")]
+    Tombstone {
+        /// The store.
+        store: u64,
+    },
+    /// HTTP 409: its regions would have nowhere to go.
+    #[error(
+        "without store {store} there are {left} stores that are not down or leaving, and regions have {needed} replicas: add a store first"
+    )]
+    TooFew {
+        /// The store.
+        store: u64,
+        /// Stores that would remain.
+        left: usize,
+        /// Stores that are needed.
+        needed: usize,
+    },
+}
+
+impl SetStoreStateError {
+    /// The HTTP status for it.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::Unknown { .. } => 404,
+            Self::Tombstone { .. } | Self::TooFew { .. } => 409,
+        }
+    }
+}
+
+/// Moves all leaders away from a store and keeps them away, until this is taken back, the store
+/// registers again, or another PD leads. Asked again, it says how far that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EvictLeaders {
+    /// The store.
+    pub store: u64,
+    /// `false`: leaders may come again.
+    pub evict: bool,
+}
+
+/// What became of an [`EvictLeaders`]: regions the store leads now; `None`: there is no such store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeadersEvicted(pub Option<u64>);
 
 /// The pages of PD's JSON API.
 #[derive(Clone, Debug, PartialEq, Eq)]

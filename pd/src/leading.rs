@@ -1,14 +1,13 @@
 //! What a node knows and owes while it leads the meta region.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::clock::{Mono, Wall};
 use flotilla_proto::keys::KeyMode;
 use flotilla_proto::metapb::StoreState;
 use flotilla_proto::pdpb::{
-    ErrorType, GetAllStoresResponse, GetClusterConfigResponse, GetGcSafePointResponse,
-    GetOperatorResponse, IsBootstrappedResponse, ReportBatchSplitResponse, ReportSplitResponse,
-    ScatterRegionResponse, StoreStats,
+    GetAllStoresResponse, GetClusterConfigResponse, GetGcSafePointResponse, IsBootstrappedResponse,
+    ReportBatchSplitResponse, ReportSplitResponse, ScatterRegionResponse, StoreStats,
 };
 
 use crate::call::{Call, Request, Response, calls};
@@ -18,9 +17,10 @@ use crate::ids::Ids;
 use crate::keyspaces::{KeyspaceWait, Unsplit};
 use crate::lookup::Parked;
 use crate::members;
+use crate::operators::Operators;
 use crate::records::{Durable, Mod, RecordError};
 use crate::reply::{Answer, Cx, Refusal};
-use crate::routes::Routes;
+use crate::routes::{Route, Routes};
 use crate::splits::Splits;
 use crate::status::{Code, Status};
 use crate::window::Window;
@@ -36,7 +36,14 @@ pub(crate) struct Leading {
     pub(crate) ids: Ids,
     pub(crate) window: Window,
     pub(crate) changes: Changes,
+    /// When it began.
+    pub(crate) since: Mono,
     pub(crate) routes: Routes,
+    /// The meta region: outside the key space, so outside of `routes` (contracts: C30).
+    pub(crate) meta: Option<Route>,
+    pub(crate) operators: Operators,
+    /// Stores that somebody wants without leaders.
+    pub(crate) evicted: BTreeSet<u64>,
     /// The newest heartbeat stream of each store.
     pub(crate) streams: BTreeMap<u64, StreamId>,
     /// What stores reported since this node leads.
@@ -58,15 +65,19 @@ pub(crate) struct StoreReport {
 }
 
 impl Leading {
-    pub(crate) fn new(term: u64, durable: Durable) -> Self {
+    pub(crate) fn new(term: u64, durable: Durable, since: Mono) -> Self {
         Self {
             term,
             ids: Ids::new(durable.id_bound),
+            operators: Operators::new(durable.cluster.cluster_id ^ term.rotate_left(32)),
             durable,
             open: BTreeMap::new(),
             window: Window::default(),
             changes: Changes::default(),
+            since,
             routes: Routes::new(),
+            meta: None,
+            evicted: BTreeSet::new(),
             streams: BTreeMap::new(),
             reports: BTreeMap::new(),
             parked: Vec::new(),
@@ -89,6 +100,9 @@ impl Leading {
         self.serve_parked(cx);
         self.drive_splits(cx);
         self.drive_keyspaces(cx);
+        self.drive_operators(cx);
+        self.patrol(cx);
+        self.bury_empty_stores(cx);
     }
 
     /// Ends the term. Returns how many requests were waiting.
@@ -174,6 +188,11 @@ impl Leading {
     }
 
     pub(crate) fn request(&mut self, cx: &mut Cx<'_>, token: RequestToken, request: Request) {
+        if let Request::PutStore(put) = &request {
+            // A store that starts takes part in everything.
+            let store = put.store.as_ref().map_or(0, |store| store.id);
+            self.evicted.remove(&store);
+        }
         match request {
             Request::AllocID(_) | Request::AskSplit(_) | Request::AskBatchSplit(_) => {
                 self.ask_ids(cx, token, request);
@@ -185,7 +204,8 @@ impl Leading {
             | Request::UpdateServiceGCSafePoint(_)
             | Request::StoreGlobalConfig(_)
             | Request::UpdateKeyspaceState(_)
-            | Request::CreateKeyspace(_) => self.change(cx, Change::Request(token, request)),
+            | Request::CreateKeyspace(_)
+            | Request::SetStoreState(_) => self.change(cx, Change::Request(token, request)),
             Request::GetRegion(_) | Request::GetPrevRegion(_) | Request::GetRegionByID(_) => {
                 self.look_up(cx, token, request);
             }
@@ -196,6 +216,11 @@ impl Leading {
                 self.load_keyspace(cx, token, request)
             }
             Request::ExtendWindow(request) => self.extend_window(cx, token, *request),
+            Request::AddOperator(request) => self.add_operator(cx, token, *request),
+            Request::EvictLeaders(request) => {
+                let evicted = self.evict_leaders(cx, *request);
+                cx.answer(token, calls::EvictLeaders::answer(evicted));
+            }
             Request::StoreHeartbeat(request) => {
                 let result = self.store_heartbeat(cx, &request);
                 cx.reply::<calls::StoreHeartbeat>(token, result);
@@ -261,6 +286,7 @@ impl Leading {
                 cx.response::<calls::GetAllKeyspaces>(self.all_keyspaces(&request))
             }
             Request::LoadGlobalConfig(request) => self.load_global_config(&request),
+            Request::ListOperators(_) => calls::ListOperators::answer(self.list_operators()),
             Request::View(kind) => calls::View::answer(self.page(cx, *kind)),
             request => {
                 let text = format!("{} is not a read", request.name());
@@ -303,12 +329,6 @@ impl Leading {
             finished_percentage: 100,
             ..ScatterRegionResponse::default()
         })
-    }
-
-    fn operator(&self, region: u64) -> Answer<GetOperatorResponse> {
-        self.check_bootstrapped()?;
-        let none = format!("region {region} has no operator: not found");
-        Err(Refusal::Header(ErrorType::RegionNotFound, none))
     }
 
     fn gc_safe_point(&self) -> Answer<GetGcSafePointResponse> {

@@ -48,6 +48,7 @@
 
 mod call;
 mod changes;
+mod cluster;
 pub mod driver;
 mod effect;
 mod gc;
@@ -61,11 +62,14 @@ mod limits;
 mod lookup;
 mod machine;
 mod members;
+mod operators;
 mod oracle;
 mod pages;
 pub mod records;
+mod removal;
 mod reply;
 mod routes;
+mod schedule;
 mod splits;
 mod status;
 mod stores;
@@ -73,6 +77,7 @@ mod version;
 pub mod view;
 mod window;
 
+pub use flotilla_pd_plan as plan;
 pub use flotilla_proto::keys::{KeyMode, SENTINEL_BOUNDARY};
 
 pub use call::{CALL_NAMES, Call, Request, Response, calls};
@@ -84,14 +89,18 @@ pub use genesis::{
     META_REGION, SENTINEL_PEER, SENTINEL_REGION, bootstrap_records, first_regions,
 };
 pub use internal::{
-    CreateKeyspace, CreateKeyspaceError, CreatedKeyspace, ExtendWindow, ViewKind, WindowExtended,
+    AddOperator, AddOperatorError, CreateKeyspace, CreateKeyspaceError, CreatedKeyspace,
+    EvictLeaders, ExtendWindow, LeadersEvicted, ListOperators, OperatorAdded, SetStoreState,
+    SetStoreStateError, StoreStateSet, ViewKind, WindowExtended,
 };
 pub use limits::*;
 pub use machine::{Config, Pd};
 pub use members::members_response;
+pub use operators::{Cancelled, Ending};
 pub use oracle::{
     Batch, LOGICAL_BITS, LOGICAL_END, Oracle, OracleCommand, OracleError, PHYSICAL_MAX_MS,
     STEP_AHEAD_EVERY, TSO_BATCH_MAX,
 };
 pub use records::RecordError;
+pub use schedule::Schedule;
 pub use status::{Code, NOT_LEADER, Status};

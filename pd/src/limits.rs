@@ -80,11 +80,11 @@ pub const PEERS_MAX: usize = 64;
 /// Epochs remembered of regions that are not in the routes now.
 pub const EPOCH_FLOORS_MAX: usize = 65_536;
 
-/// A store that has not reported for this long is `Disconnected`.
-pub const STORE_DISCONNECTED_AFTER: Duration = Duration::from_secs(20);
+/// Regions looked at for something to do in one [`TICK`].
+pub const PATROL_REGIONS: usize = 128;
 
-/// A store that has not reported for this long is `Down`.
-pub const STORE_DOWN_AFTER: Duration = Duration::from_secs(30 * 60);
+/// Operators remembered after they ended.
+pub const OPERATOR_HISTORY_MAX: usize = 256;
 
 /// The folder of global config items PD itself keeps; others are not offered.
 pub const CONFIG_PATH: &str = "/global/config/flotilla/";

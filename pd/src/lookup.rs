@@ -54,7 +54,14 @@ impl Leading {
                 // The meta region lies outside the key space (contracts: C30).
                 if region_id != META_REGION {
                     self.reported(cx, route);
+                } else if !self
+                    .meta
+                    .as_ref()
+                    .is_some_and(|known| route.is_older(known))
+                {
+                    self.meta = Some(route);
                 }
+                self.advance_operator(cx, region_id);
             }
             Err(refusal) => {
                 let (kind, message) = match refusal {
@@ -204,10 +211,10 @@ impl Leading {
     }
 
     fn by_id(&self, id: u64) -> Found<'_> {
-        let route = self.routes.get(id);
+        let route = self.route(id);
         Found {
             route,
-            hole: route.is_none() && self.routes.has_holes(),
+            hole: route.is_none() && (id == META_REGION || self.routes.has_holes()),
         }
     }
 

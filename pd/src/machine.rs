@@ -11,6 +11,7 @@ use crate::members;
 use crate::oracle::OracleCommand;
 use crate::records::{Durable, RecordError};
 use crate::reply::Cx;
+use crate::schedule::Schedule;
 use crate::status::Status;
 
 /// What the machine knows without any row of the meta region.
@@ -24,6 +25,8 @@ pub struct Config {
     pub advertise_addr: String,
     /// Clients reach members by `https` instead of `http`.
     pub tls: bool,
+    /// How regions are moved.
+    pub schedule: Schedule,
 }
 
 /// The placement driver of one node. See the crate's description for what its driver owes it.
@@ -117,7 +120,8 @@ fn lead(slot: &mut Slot, cx: &mut Cx<'_>, term: u64, records: &[(Bytes, Bytes)])
                 term,
                 stores: durable.stores.len(),
             });
-            slot.insert(Box::new(Leading::new(term, durable))).begin(cx);
+            slot.insert(Box::new(Leading::new(term, durable, cx.now)))
+                .begin(cx);
         }
         Err(error) => cx.out.push(Effect::Fatal(error)),
     }

@@ -1,16 +1,13 @@
 //! Fills the pages of PD's JSON API from what the leader knows.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
+use flotilla_pd_plan::StoreState;
 use flotilla_proto::keyspacepb::KeyspaceState;
-use flotilla_proto::metapb::{Peer, PeerRole, Store, StoreState};
+use flotilla_proto::metapb::{Peer, PeerRole, Store};
 use flotilla_proto::pdpb::Member;
 
 use crate::genesis::ADVERTISED_VERSION;
 use crate::internal::ViewKind;
 use crate::leading::Leading;
-use crate::limits::{STORE_DISCONNECTED_AFTER, STORE_DOWN_AFTER};
 use crate::members;
 use crate::records::KeyspaceRecord;
 use crate::reply::Cx;
@@ -21,17 +18,6 @@ use crate::view::{
     MemberView, MembersView, NotFoundView, PeerView, RegionView, RegionsView, StoreInfoView,
     StoreStatusView, StoreView, StoresView, VersionView, View,
 };
-
-const MIB: u64 = 1 << 20;
-
-/// What a store's regions add up to.
-#[derive(Clone, Copy, Default)]
-struct Load {
-    leaders: u64,
-    leader_mib: u64,
-    regions: u64,
-    region_mib: u64,
-}
 
 impl Leading {
     pub(crate) fn page(&self, cx: &Cx<'_>, kind: ViewKind) -> View {
@@ -68,13 +54,12 @@ impl Leading {
     }
 
     fn stores_page(&self, cx: &Cx<'_>) -> StoresView {
-        let loads = self.loads();
         let stores: Vec<StoreInfoView> = self
             .durable
             .stores
             .values()
             .filter(|store| !is_tombstone(store))
-            .map(|store| self.store(cx, store, loads.get(&store.id).copied().unwrap_or_default()))
+            .map(|store| self.store(cx, store))
             .collect();
         StoresView {
             count: stores.len(),
@@ -82,28 +67,11 @@ impl Leading {
         }
     }
 
-    fn loads(&self) -> BTreeMap<u64, Load> {
-        let mut loads: BTreeMap<u64, Load> = BTreeMap::new();
-        for route in self.routes.all() {
-            let mib = size_mib(route);
-            for peer in &route.region.peers {
-                let load = loads.entry(peer.store_id).or_default();
-                load.regions += 1;
-                load.region_mib += mib;
-            }
-            if let Some(leader) = &route.leader {
-                let load = loads.entry(leader.store_id).or_default();
-                load.leaders += 1;
-                load.leader_mib += mib;
-            }
-        }
-        loads
-    }
-
-    fn store(&self, cx: &Cx<'_>, store: &Store, load: Load) -> StoreInfoView {
+    fn store(&self, cx: &Cx<'_>, store: &Store) -> StoreInfoView {
+        let load = self.routes.load(store.id);
         let store = self.with_report(store);
         let report = self.reports.get(&store.id);
-        let silent = report.map(|report| cx.now - report.at);
+        let state = self.store_state(cx, &store);
         let stats = report
             .map(|report| report.stats.clone())
             .unwrap_or_default();
@@ -128,7 +96,7 @@ impl Leading {
         StoreInfoView {
             store: StoreView {
                 id: store.id,
-                state_name: state_name(store.state, silent),
+                state_name: state_name(state),
                 address: store.address,
                 labels: store
                     .labels
@@ -202,7 +170,7 @@ fn region(route: &Route) -> RegionView {
         read_bytes: route.bytes_read,
         written_keys: route.keys_written,
         read_keys: route.keys_read,
-        approximate_size: size_mib(route),
+        approximate_size: route.size_mib(),
         approximate_keys: route.approximate_keys,
     }
 }
@@ -234,22 +202,13 @@ fn keyspace(id: u32, record: &KeyspaceRecord) -> KeyspaceView {
     }
 }
 
-/// Rounded down, but a region that holds something is never nothing: schedulers weigh it.
-fn size_mib(route: &Route) -> u64 {
-    let some = u64::from(route.approximate_size > 0);
-    (route.approximate_size / MIB).max(some)
-}
-
-/// `silent`: since its last report to this leader; `None`: it has not reported yet.
-fn state_name(state: i32, silent: Option<Duration>) -> &'static str {
-    match StoreState::try_from(state) {
-        Ok(StoreState::Tombstone) => "Tombstone",
-        Ok(StoreState::Offline) => "Offline",
-        _ => match silent {
-            Some(silent) if silent < STORE_DISCONNECTED_AFTER => "Up",
-            Some(silent) if silent >= STORE_DOWN_AFTER => "Down",
-            _ => "Disconnected",
-        },
+fn state_name(state: StoreState) -> &'static str {
+    match state {
+        StoreState::Up => "Up",
+        StoreState::Disconnected => "Disconnected",
+        StoreState::Down => "Down",
+        StoreState::Offline => "Offline",
+        StoreState::Tombstone => "Tombstone",
     }
 }
 
@@ -329,7 +288,7 @@ mod tests {
             (1024, "1KiB"),
             (1536, "1.5KiB"),
             (1_999_844_147_200, "1.819TiB"),
-            (500 * 1024 * MIB, "500GiB"),
+            (500 << 30, "500GiB"),
             (u64::MAX, "16EiB"),
         ] {
             assert_eq!(bytes_text(bytes), text);
@@ -350,21 +309,6 @@ mod tests {
             (90_061, "25h1m1s"),
         ] {
             assert_eq!(duration_text(seconds), text);
-        }
-    }
-
-    #[test]
-    fn a_silent_store_goes_down_in_two_steps() {
-        let seconds = Duration::from_secs;
-        for (silent, name) in [
-            (None, "Disconnected"),
-            (Some(seconds(0)), "Up"),
-            (Some(seconds(19)), "Up"),
-            (Some(seconds(20)), "Disconnected"),
-            (Some(seconds(1_800)), "Down"),
-        ] {
-            assert_eq!(state_name(StoreState::Up as i32, silent), name);
-            assert_eq!(state_name(StoreState::Offline as i32, silent), "Offline");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! view in between; of two regions that claim a key the one with the newer version stays.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Add, Bound, Sub};
 
 use bytes::Bytes;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
@@ -52,6 +52,17 @@ pub(crate) struct Routes {
     floors: BTreeMap<u64, RegionEpoch>,
     /// Maximal ranges that no region covers.
     holes: usize,
+    /// What the regions of `by_id` add up to, by store.
+    loads: BTreeMap<u64, Load>,
+}
+
+/// What a store's regions add up to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) leaders: u64,
+    pub(crate) leader_mib: u64,
+    pub(crate) regions: u64,
+    pub(crate) region_mib: u64,
 }
 
 impl Route {
@@ -61,6 +72,20 @@ impl Route {
 
     pub(crate) fn holds(&self, key: &[u8]) -> bool {
         self.region.start_key <= key && before_end(key, &self.region.end_key)
+    }
+
+    /// Of the same range: whether it is no news beside `known`.
+    pub(crate) fn is_older(&self, known: &Self) -> bool {
+        let (epoch, floor) = (self.epoch(), known.epoch());
+        epoch.version < floor.version
+            || epoch.conf_ver < floor.conf_ver
+            || (epoch == floor && self.term != 0 && self.term < known.term)
+    }
+
+    /// Rounded down, but a region that holds something is never nothing: schedulers weigh it.
+    pub(crate) fn size_mib(&self) -> u64 {
+        let some = u64::from(self.approximate_size > 0);
+        (self.approximate_size >> 20).max(some)
     }
 }
 
@@ -101,7 +126,7 @@ impl Routes {
             {
                 return Report::Conflict { known: id };
             }
-            if known.epoch() == epoch && route.term != 0 && route.term < known.term {
+            if route.is_older(known) {
                 return Report::Stale;
             }
             moved = false;
@@ -123,9 +148,40 @@ impl Routes {
             self.remove(id);
             self.insert(route);
         } else {
-            self.by_id.insert(id, route);
+            self.weigh(&route, Add::add);
+            if let Some(before) = self.by_id.insert(id, route) {
+                self.weigh(&before, Sub::sub);
+            }
         }
         Report::Taken { moved }
+    }
+
+    /// Adds a region to the loads, or takes it away.
+    fn weigh(&mut self, route: &Route, with: fn(u64, u64) -> u64) {
+        let mib = route.size_mib();
+        for peer in &route.region.peers {
+            let load = self.loads.entry(peer.store_id).or_default();
+            load.regions = with(load.regions, 1);
+            load.region_mib = with(load.region_mib, mib);
+        }
+        if let Some(leader) = &route.leader {
+            let load = self.loads.entry(leader.store_id).or_default();
+            load.leaders = with(load.leaders, 1);
+            load.leader_mib = with(load.leader_mib, mib);
+        }
+    }
+
+    /// What the regions on `store` add up to.
+    pub(crate) fn load(&self, store: u64) -> Load {
+        self.loads.get(&store).copied().unwrap_or_default()
+    }
+
+    /// Up to `count` regions by id, from `id` on; then from the first.
+    pub(crate) fn patrol(&self, id: u64, count: usize) -> Vec<u64> {
+        let later = self.by_id.range(id..);
+        let earlier = self.by_id.range(..id);
+        let ids = later.chain(earlier).map(|(id, _)| *id);
+        ids.take(count).collect()
     }
 
     /// A region by id.
@@ -209,6 +265,7 @@ impl Routes {
         let Some(route) = self.by_id.remove(&id) else {
             return;
         };
+        self.weigh(&route, Sub::sub);
         let start = &route.region.start_key;
         self.by_start.remove(start);
         let (left, right) = (self.last_before(start), self.first_after(start));
@@ -221,6 +278,7 @@ impl Routes {
     }
 
     fn insert(&mut self, route: Route) {
+        self.weigh(&route, Add::add);
         let start = &route.region.start_key;
         let (left, right) = (self.last_before(start), self.first_after(start));
         let after = hole(left, Some(&route)) + hole(Some(&route), right);
@@ -236,6 +294,14 @@ impl Routes {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.by_id.len(), self.by_start.len());
+        let mut fresh = Self::new();
+        for route in self.all() {
+            fresh.weigh(route, Add::add);
+        }
+        let all = fresh.loads.keys().chain(self.loads.keys());
+        for store in all {
+            assert_eq!(self.load(*store), fresh.load(*store), "store {store}");
+        }
         let mut holes = 0;
         let mut reached = Some(Bytes::new());
         for route in self.all() {
@@ -281,10 +347,17 @@ mod tests {
                 conf_ver: 1,
                 version,
             }),
+            peers: vec![Peer {
+                id,
+                store_id: id % 3,
+                ..Peer::default()
+            }],
             ..Region::default()
         };
         Route {
+            leader: region.peers.first().copied(),
             region,
+            approximate_size: id << 20,
             ..Route::default()
         }
     }

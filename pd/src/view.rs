@@ -270,6 +270,44 @@ pub struct KeyspaceView {
     pub config: BTreeMap<String, String>,
 }
 
+/// Operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OperatorsView {
+    /// By region.
+    pub running: Vec<OperatorView>,
+    /// Those that ended in this PD's term, the last first.
+    pub ended: Vec<OperatorView>,
+}
+
+/// An operator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OperatorView {
+    /// Its number in this PD's term.
+    pub id: u64,
+    /// Its region.
+    pub region_id: u64,
+    /// Its name, such as `make-up-replica`.
+    pub desc: &'static str,
+    /// `replica`, `leader` or `admin`.
+    pub kind: &'static str,
+    /// Why there is one, for the reader.
+    pub reason: String,
+    /// Its steps, for the reader.
+    pub steps: Vec<String>,
+    /// How many of them are done.
+    pub steps_done: usize,
+    /// `RUNNING`, `SUCCESS`, `TIMEOUT`, `CANCEL` or `REPLACE`.
+    pub status: &'static str,
+    /// How it ended, for the reader.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ending: Option<String>,
+    /// Unix milliseconds.
+    pub started_ms: u64,
+    /// Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_ms: Option<u64>,
+}
+
 /// What was not found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotFoundView {

@@ -19,6 +19,7 @@ fn driven() -> Driven {
         store_id: 1,
         advertise_addr: "10.0.0.1:20160".to_owned(),
         tls: false,
+        schedule: flotilla_pd::Schedule::default(),
     })
 }
 

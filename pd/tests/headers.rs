@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 
 use common::{CLUSTER, World, header, outcome};
 use expect_test::expect;
+use flotilla_pd::plan::Asked;
 use flotilla_pd::{
-    CALL_NAMES, Call, Code, CreateKeyspace, ExtendWindow, Request, Response, Status, ViewKind,
-    calls,
+    AddOperator, CALL_NAMES, Call, Code, CreateKeyspace, EvictLeaders, ExtendWindow, ListOperators,
+    Request, Response, SetStoreState, Status, ViewKind, calls,
 };
 use flotilla_proto::pdpb::RequestHeader;
 
@@ -20,6 +21,10 @@ const UNCHECKED: &[&str] = &[
     "StoreGlobalConfig",
     "ExtendWindow",
     "CreateKeyspace",
+    "ListOperators",
+    "AddOperator",
+    "SetStoreState",
+    "EvictLeaders",
     "View",
 ];
 
@@ -73,6 +78,18 @@ fn every_call(header: Option<&RequestHeader>) -> Vec<Request> {
     requests.push(calls::StoreGlobalConfig::request(Default::default()));
     requests.push(calls::ExtendWindow::request(ExtendWindow { above_ms: 0 }));
     requests.push(calls::CreateKeyspace::request(CreateKeyspace::default()));
+    requests.push(calls::ListOperators::request(ListOperators));
+    let asked = Asked::TransferLeader { to: 0 };
+    requests.push(calls::AddOperator::request(AddOperator {
+        region: 0,
+        asked,
+    }));
+    let (store, offline, evict) = (0, true, true);
+    requests.push(calls::SetStoreState::request(SetStoreState {
+        store,
+        offline,
+    }));
+    requests.push(calls::EvictLeaders::request(EvictLeaders { store, evict }));
     requests.push(calls::View::request(ViewKind::Version));
     let mut named: Vec<&str> = requests.iter().map(Request::name).collect();
     let mut all = CALL_NAMES.to_vec();
@@ -161,12 +178,14 @@ fn before_bootstrap_most_calls_say_so() {
         listed += &format!("{name}: {}\n", outcome(&answer));
     }
     expect![[r#"
+        AddOperator: ok
         AllocID: ok
         AskBatchSplit: NOT_BOOTSTRAPPED cluster is not bootstrapped
         AskSplit: NOT_BOOTSTRAPPED cluster is not bootstrapped
         BatchScanRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         Bootstrap: UNKNOWN invalid bootstrap: it names no store
         CreateKeyspace: ok
+        EvictLeaders: ok
         ExtendWindow: ok
         GetAllKeyspaces: ok
         GetAllStores: NOT_BOOTSTRAPPED cluster is not bootstrapped
@@ -180,6 +199,7 @@ fn before_bootstrap_most_calls_say_so() {
         GetRegionByID: NOT_BOOTSTRAPPED cluster is not bootstrapped
         GetStore: NOT_BOOTSTRAPPED cluster is not bootstrapped
         IsBootstrapped: ok
+        ListOperators: ok
         LoadGlobalConfig: status Unimplemented: LoadGlobalConfig is not offered by this placement driver outside /global/config/flotilla/
         LoadKeyspace: ENTRY_NOT_FOUND keyspace "" not found
         LoadKeyspaceByID: ENTRY_NOT_FOUND keyspace "DEFAULT" not found: its region boundaries are not split yet
@@ -191,6 +211,7 @@ fn before_bootstrap_most_calls_say_so() {
         ReportSplit: NOT_BOOTSTRAPPED cluster is not bootstrapped
         ScanRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         ScatterRegion: NOT_BOOTSTRAPPED cluster is not bootstrapped
+        SetStoreState: ok
         SplitAndScatterRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         SplitRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         StoreGlobalConfig: status Unimplemented: StoreGlobalConfig is not offered by this placement driver outside /global/config/flotilla/
@@ -209,12 +230,14 @@ fn an_empty_request_is_answered_by_name() {
         listed += &format!("{name}: {}\n", outcome(&answer));
     }
     expect![[r#"
+        AddOperator: ok
         AllocID: ok
         AskBatchSplit: REGION_NOT_FOUND missing region for split
         AskSplit: REGION_NOT_FOUND missing region for split
         BatchScanRegions: ok
         Bootstrap: ALREADY_BOOTSTRAPPED cluster is already bootstrapped
         CreateKeyspace: ok
+        EvictLeaders: ok
         ExtendWindow: ok
         GetAllKeyspaces: ok
         GetAllStores: ok
@@ -228,6 +251,7 @@ fn an_empty_request_is_answered_by_name() {
         GetRegionByID: ok
         GetStore: UNKNOWN invalid store ID 0, not found
         IsBootstrapped: ok
+        ListOperators: ok
         LoadGlobalConfig: status Unimplemented: LoadGlobalConfig is not offered by this placement driver outside /global/config/flotilla/
         LoadKeyspace: ENTRY_NOT_FOUND keyspace "" not found
         LoadKeyspaceByID: ENTRY_NOT_FOUND keyspace "DEFAULT" not found: its region boundaries are not split yet
@@ -239,6 +263,7 @@ fn an_empty_request_is_answered_by_name() {
         ReportSplit: ok
         ScanRegions: ok
         ScatterRegion: ok
+        SetStoreState: ok
         SplitAndScatterRegions: ok
         SplitRegions: ok
         StoreGlobalConfig: status Unimplemented: StoreGlobalConfig is not offered by this placement driver outside /global/config/flotilla/

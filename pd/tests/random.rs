@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use common::{Dice, World, header, region, seeds, store};
+use flotilla_pd::plan::Asked;
 use flotilla_pd::{
-    CONFIG_KEY_MODE, CONFIG_PATH, Call, CreateKeyspace, Event, ExtendWindow, Input, Outcome,
-    Request, Response, StreamId, ViewKind, calls,
+    AddOperator, CONFIG_KEY_MODE, CONFIG_PATH, Call, CreateKeyspace, Event, EvictLeaders,
+    ExtendWindow, Input, ListOperators, Outcome, Request, Response, SetStoreState, StreamId,
+    ViewKind, calls,
 };
 use flotilla_proto::keyspacepb as ks;
 use flotilla_proto::metapb::{Region, RegionEpoch};
@@ -180,7 +182,7 @@ fn some_call(dice: &mut Dice, truth: &Truth) -> Request {
     let key = Bytes::from(format!("{:03}", dice.below(1_000)));
     let region = Some(truth.some(dice));
     let name = format!("k{}", dice.below(8));
-    match dice.below(17) {
+    match dice.below(21) {
         0 => calls::AllocID::request(pd::AllocIdRequest {
             header,
             count: dice.below(600) as u32,
@@ -264,6 +266,22 @@ fn some_call(dice: &mut Dice, truth: &Truth) -> Request {
             store: Some(store(1)),
             region,
         }),
+        16 => calls::AddOperator::request(AddOperator {
+            region: dice.below(150),
+            asked: Asked::MovePeer {
+                from: 1 + dice.below(2),
+                to: 1 + dice.below(2),
+            },
+        }),
+        17 => calls::SetStoreState::request(SetStoreState {
+            store: 1 + dice.below(2),
+            offline: dice.percent(50),
+        }),
+        18 => calls::EvictLeaders::request(EvictLeaders {
+            store: 1 + dice.below(2),
+            evict: dice.percent(50),
+        }),
+        19 => calls::ListOperators::request(ListOperators),
         _ => calls::View::request(ViewKind::Stores),
     }
 }

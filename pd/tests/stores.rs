@@ -393,6 +393,7 @@ fn a_node_without_rows_still_names_the_members_it_knows() {
         store_id: 2,
         advertise_addr: "b:1".to_owned(),
         tls: true,
+        schedule: flotilla_pd::Schedule::default(),
     };
     let stores = [store(1), store(3)];
     let answer = flotilla_pd::members_response(&config, &stores, Some(3));

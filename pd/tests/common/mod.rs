@@ -2,6 +2,8 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(unreachable_pub, reason = "shared by several test crates")]
 
+pub mod fleet;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
@@ -109,6 +111,7 @@ impl World {
             store_id: 1,
             advertise_addr: "10.0.0.1:20160".to_owned(),
             tls: false,
+            schedule: flotilla_pd::Schedule::default(),
         };
         Self {
             pd: Pd::new(config),

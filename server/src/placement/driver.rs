@@ -112,6 +112,7 @@ impl Driver {
             store_id: store.ids.store_id,
             advertise_addr: advertised.to_string(),
             tls: false,
+            schedule: flotilla_pd::Schedule::default(),
         };
         let oracle = Arc::new(Mutex::new(Oracle::new(config.cluster_id)));
         let (messages, received) = mpsc::channel(REQUESTS_MAX);

@@ -1,0 +1,50 @@
+//! What somebody asks for.
+
+use flotilla_pd_plan::asked;
+
+use crate::call::{Call, calls};
+use crate::effect::RequestToken;
+use crate::internal::{AddOperator, AddOperatorError, EvictLeaders, LeadersEvicted, OperatorAdded};
+use crate::leading::Leading;
+use crate::reply::Cx;
+
+impl Leading {
+    pub(crate) fn add_operator(
+        &mut self,
+        cx: &mut Cx<'_>,
+        token: RequestToken,
+        request: AddOperator,
+    ) {
+        let added = OperatorAdded(self.try_add_operator(cx, request));
+        cx.answer(token, calls::AddOperator::answer(added));
+    }
+
+    fn try_add_operator(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: AddOperator,
+    ) -> Result<u64, AddOperatorError> {
+        let region = request.region;
+        let route = self.route(region);
+        let view = route.ok_or(AddOperatorError::UnknownRegion { region })?;
+        let view = view.for_planning();
+        let cluster = self.cluster(cx);
+        let operator = asked(&cluster, &view, request.asked, &mut self.operators.rng)?;
+        if self.start_operator(cx, operator) {
+            Ok(self.operators.started)
+        } else {
+            Err(AddOperatorError::NoIds)
+        }
+    }
+
+    pub(crate) fn evict_leaders(&mut self, cx: &Cx<'_>, request: EvictLeaders) -> LeadersEvicted {
+        let EvictLeaders { store, evict } = request;
+        if evict && self.durable.stores.contains_key(&store) {
+            self.evicted.insert(store);
+        } else {
+            self.evicted.remove(&store);
+        }
+        let cluster = self.cluster(cx);
+        LeadersEvicted(cluster.stores.get(&store).map(|store| store.leaders))
+    }
+}
