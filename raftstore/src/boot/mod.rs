@@ -156,6 +156,7 @@ pub fn open(
             applied: apply.applied(),
             split_at: splits.get(&region).copied().unwrap_or(0),
             intent: installed.get(&region).copied(),
+            made_at: None,
             campaign: false,
         };
         let peer = Box::new(Peer::new(parts, now)?);

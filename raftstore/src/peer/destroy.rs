@@ -21,12 +21,12 @@ impl Peer {
         }
     }
 
-    /// A blank peer is older than everything: only who had it as a member can have spoken to it.
+    /// A blank peer has no epoch of its own: it was a member where it was spoken to as one, and who knows
+    /// less than that does not know of it yet.
     fn is_older_than(&self, other: Option<RegionEpoch>) -> bool {
         let other = other.map_or(0, |epoch| epoch.conf_ver);
-        self.region
-            .region_epoch
-            .is_none_or(|own| own.conf_ver < other)
+        let own = self.region.region_epoch.map(|own| own.conf_ver);
+        own.unwrap_or(self.member_at) < other
     }
 
     /// It has not applied all that it knows to be committed. Its own removal may be in there: whoever

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use flotilla_engine::SnapshotKey;
 use flotilla_proto::clock::Mono;
-use flotilla_proto::metapb::{Peer as PeerMeta, Region};
+use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
 use flotilla_proto::raft::HardState;
 use flotilla_proto::store::PeerMessage;
 use flotilla_raft::{Raft, Restart, StepError};
@@ -84,6 +84,8 @@ pub struct Peer {
     measure_again: bool,
     /// The applied index that survives a crash.
     durable_applied: u64,
+    /// The newest configuration in which somebody spoke to this peer as a member.
+    member_at: u64,
     /// The last split in the log that may be undurable: applied since the start, or by it.
     split_at: u64,
     /// This store was told that it is PD in this term.
@@ -115,6 +117,8 @@ pub(crate) struct PeerParts {
     pub(crate) split_at: u64,
     /// A snapshot that is in place and may be lost by a crash: its index, and its files.
     pub(crate) intent: Option<(u64, SnapshotKey)>,
+    /// The epoch of the message that it was made by.
+    pub(crate) made_at: Option<RegionEpoch>,
     pub(crate) campaign: bool,
 }
 
@@ -134,6 +138,7 @@ impl Peer {
             applied,
             split_at,
             intent,
+            made_at,
             campaign,
         } = parts;
         let inconsistent = |detail: String| StartError::Inconsistent {
@@ -180,6 +185,7 @@ impl Peer {
             growth_asked: RegionSize::default(),
             measure_again: false,
             durable_applied: 0,
+            member_at: made_at.map_or(0, |epoch| epoch.conf_ver),
             split_at,
             meta_announced: None,
             last_heartbeat: None,
@@ -399,6 +405,8 @@ impl Peer {
         if to.id != self.meta.id || self.refuse_stranger(from, epoch, effects) {
             return;
         }
+        let spoken = epoch.map_or(0, |epoch| epoch.conf_ver);
+        self.member_at = self.member_at.max(spoken);
         if let Some(message) = self.hold_snapshot(message, effects) {
             self.step(now, from, message, effects);
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flotilla_proto::clock::Mono;
-use flotilla_proto::metapb::{Peer as PeerMeta, Region};
+use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
 use flotilla_proto::raft::{HardState, MessageKind};
 use flotilla_proto::store::{ApplyRecord, PeerMessage, RaftRecord, RegionRecord};
 
@@ -160,6 +160,7 @@ impl Store {
             log: PeerLog::fresh(region, &self.shared.entry_cache),
             hard_state,
             applied,
+            made_at: None,
             campaign,
         };
         match self.spawn(now, parts) {
@@ -208,7 +209,8 @@ impl Store {
         effects: &mut RaftEffects,
     ) -> bool {
         let (region, peer) = (message.region_id, message.to_peer.unwrap_or_default());
-        match self.spawn_blank(now, region, peer, effects) {
+        let epoch = message.region_epoch;
+        match self.spawn_blank(now, region, (peer, epoch), effects) {
             Ok(spawn) => effects.spawn.push(spawn),
             Err(error) => {
                 tracing::error!(region, %error, "a peer cannot be made");
@@ -283,7 +285,7 @@ impl Store {
         &mut self,
         now: Mono,
         region: u64,
-        peer: PeerMeta,
+        (peer, made_at): (PeerMeta, Option<RegionEpoch>),
         effects: &mut RaftEffects,
     ) -> Result<Spawn, StartError> {
         tracing::trace!(target: PROBE_TARGET, "creation: by a message");
@@ -317,6 +319,7 @@ impl Store {
             log: PeerLog::blank(region, &self.shared.entry_cache),
             hard_state,
             applied: ApplyRecord { index: 0, term: 0 },
+            made_at,
             campaign: false,
         };
         self.spawn(now, parts)
@@ -330,6 +333,7 @@ impl Store {
             log,
             hard_state,
             applied,
+            made_at,
             campaign,
         } = parts;
         let (id, life) = (region.id, self.next_life());
@@ -343,6 +347,7 @@ impl Store {
             applied: applied.index,
             split_at: 0,
             intent: None,
+            made_at,
             campaign,
         };
         let peer = Box::new(Peer::new(parts, now)?);
@@ -363,5 +368,6 @@ struct Parts {
     log: PeerLog,
     hard_state: HardState,
     applied: ApplyRecord,
+    made_at: Option<RegionEpoch>,
     campaign: bool,
 }

@@ -47,6 +47,7 @@ impl Pd {
     /// What a store says. Answers what is worth telling.
     pub(super) fn hear(&mut self, store: u64, task: PdTask) -> Option<String> {
         match task {
+            PdTask::RegionHeartbeat { .. } | PdTask::ReportSplit { .. } if self.away => None,
             PdTask::RegionHeartbeat { region, .. } => {
                 self.learn(region);
                 None
