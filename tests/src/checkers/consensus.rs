@@ -263,7 +263,10 @@ impl Consensus {
             }
             MessageKind::AppendResponse if !message.reject => {
                 let reached = durable.reached.get(&term).copied().unwrap_or(0);
-                durable.last().max(reached) >= message.index && state.term >= term
+                let held = durable.last().max(reached) >= message.index;
+                // What one batch wrote and cut off again was never held. No leader of the earlier term
+                // can count on it: those who chose the later leader did not have it either.
+                (held || durable.was_cut(message.index, term)) && state.term >= term
             }
             MessageKind::Append | MessageKind::Snapshot | MessageKind::HeartbeatResponse => {
                 state.term >= term

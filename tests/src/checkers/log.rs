@@ -49,6 +49,12 @@ impl Held {
         })
     }
 
+    /// A leader later than `term` has written over `index`, or over what came before it.
+    pub fn was_cut(&self, index: u64, term: u64) -> bool {
+        let mut upto = self.entries.range(..=index);
+        upto.next_back().is_some_and(|(_, entry)| entry.term > term)
+    }
+
     /// The log of `peer` was cleared, and may be another's now.
     pub fn is_of_another(&self, peer: u64) -> bool {
         let of = |record: Option<RaftRecord>| record.map(|record| record.peer_id);

@@ -106,7 +106,7 @@ impl Sim {
     }
 
     /// What keeps the cluster from being at rest; empty: nothing.
-    fn unrest(&self) -> String {
+    pub(super) fn unrest(&self) -> String {
         if !self.events.are_idle() {
             return "something is about to happen".to_owned();
         }

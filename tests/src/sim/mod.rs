@@ -31,7 +31,7 @@ use crate::history::History;
 use crate::net::Net;
 use crate::pd::Pd;
 use crate::rng::Rng;
-use crate::rules::Violation;
+use crate::rules::{Rule, Violation};
 use crate::run::Counts;
 use crate::store::{Clock, Life, Node, Surroundings, TransferId};
 use crate::trace::Trace;
@@ -41,7 +41,7 @@ use events::{Event, Events};
 use transfers::Transfer;
 
 /// Steps that a run may take to come to rest and end: more, and something spins.
-const END_STEPS_MAX: u64 = 300_000;
+const END_STEPS_MAX: u64 = 1_500_000;
 /// Steps after which a run settles, however little was done: for each operation that its world asks
 /// for, and at least.
 const RUN_STEPS: (u64, u64) = (250, 100_000);
@@ -213,7 +213,12 @@ impl Sim {
             oracle.step
         };
         let most = self.run_steps() + END_STEPS_MAX;
-        assert!(step < most, "no end after {step} steps");
+        if step >= most {
+            let (unrest, checks) = (self.unrest(), &mut self.oracle.lock().checks);
+            checks.check(Rule::AnsweredAtAll, false, || {
+                format!("no end after {step} steps: {unrest}")
+            });
+        }
         let due = self.events.next_at().is_some_and(|at| at <= self.now());
         let event_first = due && self.rng.chance(500);
         self.oracle

@@ -61,6 +61,7 @@ impl Sim {
     /// in a round of their own.
     pub(super) fn after_step(&mut self, id: LifeId, peers_moved: bool) {
         for name in probe::take_reached() {
+            self.note(format_args!("store {} reaches {name:?}", id.store));
             self.oracle.lock().probes.reached(name);
         }
         self.ask_world(id);
