@@ -77,6 +77,8 @@ pub struct Poller<M: Machine, X: Executor<M::Effects>> {
     round: Vec<Arc<Slot<M>>>,
     /// Those of them that go back, and whether inputs are left. Empty between rounds.
     served: Vec<(Arc<Slot<M>>, bool)>,
+    /// The addresses of the last round.
+    touched: Vec<u64>,
     /// The executor has failed: its machines are never given back.
     failed: bool,
 }
@@ -110,6 +112,7 @@ impl<M: Machine, X: Executor<M::Effects>> Poller<M, X> {
             inputs: Vec::new(),
             round: Vec::new(),
             served: Vec::new(),
+            touched: Vec::new(),
             failed: false,
         }
     }
@@ -117,6 +120,11 @@ impl<M: Machine, X: Executor<M::Effects>> Poller<M, X> {
     /// The router whose machines it runs.
     pub fn router(&self) -> &Router<M> {
         &self.router
+    }
+
+    /// The addresses that the last round served, in its order.
+    pub fn touched(&self) -> &[u64] {
+        &self.touched
     }
 
     /// Who carries the effects out.
@@ -150,6 +158,8 @@ impl<M: Machine, X: Executor<M::Effects>> Poller<M, X> {
             return Ok(0);
         }
         let mut round = std::mem::take(&mut self.round);
+        self.touched.clear();
+        self.touched.extend(round.iter().map(|slot| slot.addr));
         let mut sums = Sums::default();
         for slot in round.drain(..) {
             self.turn(now, slot, pick, &mut sums);

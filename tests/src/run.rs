@@ -4,6 +4,7 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::probe::{self, Collector, Probes};
@@ -63,6 +64,8 @@ pub struct Failure {
     pub seed: u64,
     /// Its world.
     pub world: String,
+    /// Attempts that its clients make at least.
+    pub attempts_min: u64,
     /// The rule; `None`: an assertion of the machines or the simulator.
     pub rule: Option<Rule>,
     /// What was seen.
@@ -73,13 +76,13 @@ pub struct Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "seed {}: {}", self.seed, self.world)?;
+        writeln!(f, "seed {} at {}: {}", self.seed, commit(), self.world)?;
         writeln!(f, "{}", self.transcript)?;
         writeln!(f, "{}", self.what)?;
         write!(
             f,
-            "replay: FLOTILLA_SIM_SEED={} cargo test -p flotilla-tests --test simulation -- --nocapture",
-            self.seed
+            "replay: {ATTEMPTS}={} make sim SEED={}",
+            self.attempts_min, self.seed
         )
     }
 }
@@ -95,16 +98,38 @@ pub fn run_seed(seed: u64) -> Result<Report, Box<Failure>> {
 /// The environment variable that names what worlds are to be without, between commas.
 pub const WITHOUT: &str = "FLOTILLA_SIM_WITHOUT";
 
-/// The environment variable that says how many operations clients begin before a run settles.
+/// The environment variable that says how many operations clients hear the end of before a run settles.
 pub const OPERATIONS: &str = "FLOTILLA_SIM_OPERATIONS";
 
-/// The world of `seed`, without what [`WITHOUT`] names, and as long as [`OPERATIONS`] says.
+/// The environment variable that says how many attempts clients make at least.
+pub const ATTEMPTS: &str = "FLOTILLA_SIM_ATTEMPTS";
+
+/// The commit of the sources that this was built in, as they are now.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a line for people; nothing in a run depends on it"
+)]
+pub fn commit() -> String {
+    let told = Command::new("git")
+        .args(["describe", "--always", "--dirty", "--exclude=*"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    let told = told.ok().filter(|told| told.status.success());
+    let commit = told.and_then(|told| String::from_utf8(told.stdout).ok());
+    commit.map_or_else(|| "unknown".to_owned(), |commit| commit.trim().to_owned())
+}
+
+/// The world of `seed`, without what [`WITHOUT`] names, and as long as [`OPERATIONS`] and [`ATTEMPTS`] say.
 pub fn world_of(seed: u64) -> World {
+    long_world_of(seed, 0)
+}
+
+/// The same, with so many attempts at least where [`ATTEMPTS`] says nothing.
+pub fn long_world_of(seed: u64, attempts: u64) -> World {
     let mut world = World::draw(seed);
-    let operations = std::env::var(OPERATIONS).ok();
-    if let Some(operations) = operations.and_then(|number| number.parse().ok()) {
-        world.operations = operations;
-    }
+    let number = |name| std::env::var(name).ok()?.parse().ok();
+    world.operations = number(OPERATIONS).unwrap_or(world.operations);
+    world.attempts_min = number(ATTEMPTS).unwrap_or(attempts);
     let names = std::env::var(WITHOUT).unwrap_or_default();
     for name in names.split(',').filter(|name| !name.is_empty()) {
         world.without(name);
@@ -146,7 +171,7 @@ pub fn run_world(world: World) -> Result<Report, Box<Failure>> {
 /// # Errors
 /// As [`run_seed`].
 pub fn run_quietly(world: World, lines: usize) -> Result<Report, Box<Failure>> {
-    let (seed, line) = (world.seed, world.to_string());
+    let (seed, line, attempts_min) = (world.seed, world.to_string(), world.attempts_min);
     let mut sim = None;
     drop(probe::take_reached());
     let outcome = tracing::subscriber::with_default(Collector, || {
@@ -164,6 +189,7 @@ pub fn run_quietly(world: World, lines: usize) -> Result<Report, Box<Failure>> {
         Box::new(Failure {
             seed,
             world: line.clone(),
+            attempts_min,
             rule,
             what,
             transcript: transcript.clone(),
@@ -197,6 +223,8 @@ pub struct Summary {
     pub runs: u64,
     /// How much happened.
     pub counts: Counts,
+    /// Runs by the thousands of their operations.
+    pub thousands: BTreeMap<u64, u64>,
     /// How often each rule was checked.
     pub checks: BTreeMap<Rule, u64>,
     /// Rare paths reached.
@@ -208,6 +236,8 @@ impl Summary {
     pub fn add(&mut self, report: &Report) {
         self.runs += 1;
         self.counts.add(&report.counts);
+        let thousands = report.counts.operations / 1_000;
+        *self.thousands.entry(thousands).or_default() += 1;
         for (rule, count) in &report.checks {
             *self.checks.entry(*rule).or_default() += count;
         }
@@ -246,6 +276,9 @@ impl fmt::Display for Summary {
             self.runs,
             time.as_secs()
         )?;
+        for (thousands, runs) in &self.thousands {
+            writeln!(f, "{runs:>12}  runs of {thousands}000 operations and more")?;
+        }
         for (rule, count) in &self.checks {
             writeln!(f, "{count:>12}  {rule:?}")?;
         }

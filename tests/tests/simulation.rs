@@ -1,6 +1,6 @@
-//! Seeds of the simulator. By default a fixed range and some hundreds of fresh ones;
-//! `FLOTILLA_SIM_SEED=n` replays one with its transcript, `FLOTILLA_SIM_SEEDS=n` runs as many fresh
-//! ones as asked for.
+//! Seeds of the simulator. By default a fixed range, then fresh ones for a while;
+//! `FLOTILLA_SIM_SEED=n` replays one with its transcript, `FLOTILLA_SIM_SECONDS=n` takes more or less
+//! time for fresh ones.
 #![expect(
     clippy::disallowed_methods,
     reason = "seeds run on all cores, fresh ones find something new, and how long it took is printed"
@@ -11,15 +11,21 @@ use std::ops::RangeInclusive;
 use std::process::Command;
 use std::sync::Mutex;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use flotilla_tests::run::{Failure, Summary, run_quietly, run_seed, world_of};
+use flotilla_tests::probe;
+use flotilla_tests::run::{
+    Failure, Summary, commit, long_world_of, run_quietly, run_seed, run_world,
+};
 
 /// Seeds of every run: whoever breaks something sees it in the same way.
 const FIXED: RangeInclusive<u64> = 1..=300;
-/// Fresh seeds of an ordinary run: few, for each may find what nobody has broken just now; `make sim`
-/// looks for more.
-const FRESH: u64 = 40;
+/// How long an ordinary run looks at fresh seeds, in seconds. A slow machine looks at fewer.
+const FRESH_SECONDS: u64 = 45;
+/// Attempts of clients in each world, at least.
+const ATTEMPTS: u64 = 2_000;
+/// Of all rare paths so many percent are reached.
+const PROBES_PERCENT: usize = 85;
 /// Lines of its transcript that a replayed seed shows.
 const REPLAY_LINES: usize = 1_000_000;
 /// Seeds that are run more than once.
@@ -44,11 +50,20 @@ fn every_rule_holds_in_every_world() {
         return replay(seed);
     }
     let first = somewhere();
-    let fresh = number("FLOTILLA_SIM_SEEDS").unwrap_or(FRESH);
-    println!("seeds {FIXED:?}, and {fresh} fresh ones from {first} on");
+    let seconds = number("FLOTILLA_SIM_SECONDS").unwrap_or(FRESH_SECONDS);
+    println!(
+        "seeds {FIXED:?} at {}, and fresh ones from {first} on for {seconds} s",
+        commit()
+    );
     let began = Instant::now();
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let summary = run_all(FIXED.chain(first..first + fresh), cores);
+    // The slice of time begins with the first fresh seed.
+    let mut until = None;
+    let fresh = (first..).take_while(|_| {
+        let until = until.get_or_insert_with(|| Instant::now() + Duration::from_secs(seconds));
+        Instant::now() < *until
+    });
+    let summary = run_all(FIXED.chain(fresh), cores);
     println!("{summary}");
     let seconds = began.elapsed().as_secs_f64();
     let per_core = seconds * cores as f64;
@@ -59,13 +74,21 @@ fn every_rule_holds_in_every_world() {
         summary.counts.served as f64 / per_core,
         summary.counts.time.as_secs_f64() / seconds,
     );
-    if fresh >= FRESH {
-        assert_eq!(
-            summary.missing(),
-            [""; 0],
-            "never checked, or never reached"
-        );
-    }
+    let never = probe::NOT_YET
+        .iter()
+        .filter(|name| summary.probes.count(name) == 0);
+    let never: Vec<_> = never.collect();
+    println!("never reached: {never:#?}");
+    let all = probe::ALL.len() + probe::NOT_YET.len();
+    assert!(
+        never.len() * 100 <= all * (100 - PROBES_PERCENT),
+        "of {all} rare paths too few are reached"
+    );
+    assert_eq!(
+        summary.missing(),
+        [""; 0],
+        "never checked, or never reached"
+    );
 }
 
 /// Runs seeds on all cores, until the first that fails.
@@ -75,7 +98,7 @@ fn run_all(seeds: impl Iterator<Item = u64> + Send, cores: usize) -> Summary {
     let next = || seeds.lock().ok()?.next();
     let work = || {
         while let Some(seed) = next() {
-            let outcome = run_seed(seed);
+            let outcome = run_world(long_world_of(seed, ATTEMPTS));
             let Ok(mut found) = found.lock() else { return };
             match outcome {
                 _ if found.1.is_some() => return,
@@ -95,8 +118,9 @@ fn run_all(seeds: impl Iterator<Item = u64> + Send, cores: usize) -> Summary {
 }
 
 fn replay(seed: u64) {
-    println!("seed {seed}: {}", world_of(seed));
-    match run_quietly(world_of(seed), REPLAY_LINES) {
+    let world = long_world_of(seed, ATTEMPTS);
+    println!("seed {seed} at {}: {world}", commit());
+    match run_quietly(world, REPLAY_LINES) {
         Ok(report) => {
             println!("{}", report.transcript);
             println!("{:?}, trace {:016x}", report.counts, report.trace_hash);

@@ -15,7 +15,7 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use flotilla_tests::probe;
-use flotilla_tests::run::{Counts, Failure, run_quietly, run_seed, run_world, world_of};
+use flotilla_tests::run::{Counts, Failure, commit, run_quietly, run_seed, run_world, world_of};
 use flotilla_tests::shrink;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -98,7 +98,7 @@ fn main() -> ExitCode {
 
 fn replay(seed: u64, lines: usize) -> ExitCode {
     let world = world_of(seed);
-    println!("seed {seed}: {world}");
+    println!("seed {seed} at {}: {world}", commit());
     match run_quietly(world, lines) {
         Ok(report) => {
             println!("{}", report.transcript);
@@ -215,7 +215,8 @@ fn many(run: &Run) -> ExitCode {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64);
     let jobs = run.jobs.unwrap_or(cores).clamp(1, run.seeds.max(1));
     let last = first + run.seeds.saturating_sub(1);
-    println!("seeds {first}..={last}, in {jobs} processes");
+    let commit = commit();
+    println!("seeds {first}..={last} at {commit}, in {jobs} processes");
     let begin = Instant::now();
     let sum = match run_workers(first, run.seeds, jobs) {
         Ok(sum) => sum,

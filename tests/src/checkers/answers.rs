@@ -265,6 +265,11 @@ impl Answers {
         lost.len()
     }
 
+    /// Whether a proposal waits for an answer.
+    pub fn any_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Proposals without an answer.
     pub fn pending(&self) -> Vec<OpId> {
         self.pending.keys().copied().collect()

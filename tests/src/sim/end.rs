@@ -14,7 +14,7 @@ use super::{Phase, Sim};
 use crate::client::Request;
 use crate::history::search::{self, Verdict, linearize};
 use crate::rules::{Rule, Violation};
-use crate::store::LifeId;
+use crate::store::{LifeId, Node, Unrest};
 
 /// How long it may take until nothing is left to do.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
@@ -23,6 +23,24 @@ const SERVE_TRIES: usize = 8;
 /// The wait before the second try, doubled before each later one: a tiny mailbox is full of what the
 /// peer tells itself, and a slow poller serves one region at a time.
 const SERVE_AGAIN: Duration = Duration::from_millis(50);
+
+/// What a member of a region holds to be so.
+#[derive(Debug)]
+struct Mind {
+    #[expect(dead_code, reason = "shown")]
+    peer: u64,
+    term: u64,
+    leader: Option<u64>,
+    last: u64,
+    commit: u64,
+}
+
+impl Mind {
+    fn same(&self, other: &Self) -> bool {
+        let what = |mind: &Self| (mind.term, mind.leader, mind.last, mind.commit);
+        what(self) == what(other)
+    }
+}
 
 impl Sim {
     /// Settles, serves, stops, and looks at what is left.
@@ -87,7 +105,7 @@ impl Sim {
         while !(self.idle && reached(self)) {
             if self.now() >= deadline {
                 let pending = self.oracle.lock().answers.pending();
-                let (unrest, checks) = (self.unrest(), &mut self.oracle.lock().checks);
+                let (unrest, checks) = (self.tell_unrest(), &mut self.oracle.lock().checks);
                 checks.check(Rule::AnsweredAtAll, false, || {
                     format!(
                         "no rest after {SETTLE_MAX:?}; without an answer: {pending:?}; {unrest}"
@@ -102,60 +120,86 @@ impl Sim {
     }
 
     fn at_rest(&self) -> bool {
-        self.unrest().is_empty()
+        self.unrest().is_none()
     }
 
-    /// What keeps the cluster from being at rest; empty: nothing.
-    pub(super) fn unrest(&self) -> String {
+    /// What keeps the cluster from being at rest.
+    fn unrest(&self) -> Option<Unrest> {
         if !self.events.are_idle() {
-            return "something is about to happen".to_owned();
+            return Some(Unrest::Events);
         }
-        let pending = self.oracle.lock().answers.pending();
-        if !pending.is_empty() {
-            return format!("operations {pending:?} wait");
+        if self.oracle.lock().answers.any_pending() {
+            return Some(Unrest::Operations);
         }
-        for node in self.nodes.values() {
-            match &node.life {
-                None => return format!("store {} does not run", node.id),
-                Some(life) if life.stopping.is_some() => {
-                    return format!("store {} is stopping", node.id);
-                }
-                Some(life) => {
-                    if let Some(why) = life.unrest() {
-                        return format!("store {}: {why}", node.id);
-                    }
-                }
-            }
-        }
-        let regions: Vec<Region> = self.oracle.lock().model.regions().cloned().collect();
-        let apart = regions.iter().find_map(|region| self.apart(region));
-        apart.unwrap_or_default()
+        let of_store = |node: &Node| match &node.life {
+            None => Some(Unrest::Down(node.id)),
+            Some(life) if life.stopping.is_some() => Some(Unrest::Stopping(node.id)),
+            Some(life) => life.unrest(),
+        };
+        let unrest = self.nodes.values().find_map(of_store);
+        unrest.or_else(|| {
+            let oracle = self.oracle.lock();
+            let mut regions = oracle.model.regions();
+            let apart = regions.find(|region| !self.agree(region));
+            apart.map(|region| Unrest::Apart(region.id))
+        })
     }
 
-    /// How the members of a region are not of one mind yet.
-    fn apart(&self, region: &Region) -> Option<String> {
-        let mut shown = Vec::new();
+    /// The members of a region are all there, and of one mind.
+    fn agree(&self, region: &Region) -> bool {
+        let minds = self.minds(region);
+        let one = |mind: &Mind| mind.same(&minds[0]) && mind.last == mind.commit;
+        minds.len() == region.peers.len() && minds.iter().all(one)
+    }
+
+    fn minds(&self, region: &Region) -> Vec<Mind> {
+        let mut minds = Vec::with_capacity(region.peers.len());
         for member in &region.peers {
-            self.life(member.store_id)?.look_at(region.id, |peer| {
+            let Some(life) = self.life(member.store_id) else {
+                continue;
+            };
+            life.look_at(region.id, |peer| {
                 let raft = peer.raft();
-                let leads = (raft.term(), raft.leader());
-                shown.push((member.id, leads, raft.last_index(), raft.commit()));
+                minds.push(Mind {
+                    peer: member.id,
+                    term: raft.term(),
+                    leader: raft.leader(),
+                    last: raft.last_index(),
+                    commit: raft.commit(),
+                });
             });
         }
-        let same = |one: &(u64, (u64, Option<u64>), u64, u64),
-                    other: &(u64, (u64, Option<u64>), u64, u64)| {
-            (one.1, one.2, one.3) == (other.1, other.2, other.3)
+        minds
+    }
+
+    /// The same for people.
+    pub(super) fn tell_unrest(&self) -> String {
+        let Some(unrest) = self.unrest() else {
+            return String::new();
         };
-        let agree = shown.len() == region.peers.len()
-            && shown
-                .iter()
-                .all(|one| same(one, &shown[0]) && one.2 == one.3);
-        (!agree).then(|| {
-            format!(
-                "region {}: (peer, leader, last, commit) {shown:?}",
-                region.id
-            )
-        })
+        let oracle = self.oracle.lock();
+        let mut told = format!("{unrest:?}");
+        match unrest {
+            Unrest::Operations => told += &format!(" {:?}", oracle.answers.pending()),
+            Unrest::Requests(store) => {
+                let requests = self.life(store).map(|life| life.requests.iter().next());
+                told += &format!(" {requests:?}");
+            }
+            Unrest::Peer(store, region) => {
+                if let Some(life) = self.life(store) {
+                    life.look_at(region, |peer| {
+                        told += &format!(" {:?}", peer.raft().status())
+                    });
+                }
+            }
+            Unrest::Apart(region) => {
+                let mut regions = oracle.model.regions();
+                let region = regions.find(|known| known.id == region);
+                told += &format!(" {:?}", region.map(|region| self.minds(region)));
+            }
+            _ => {}
+        }
+        told
     }
 
     /// A write and a read in every region.

@@ -43,12 +43,12 @@ use transfers::Transfer;
 /// Steps that a run may take to come to rest and end: more, and something spins.
 const END_STEPS_MAX: u64 = 1_500_000;
 /// Steps after which a run settles, however little was done: for each operation that its world asks
-/// for, and at least.
-const RUN_STEPS: (u64, u64) = (250, 100_000);
-/// Virtual time after which a run settles, however little was done.
-const RUN_MAX: Duration = Duration::from_secs(300);
+/// for, for each attempt, and at least.
+const RUN_STEPS: (u64, u64, u64) = (250, 400, 100_000);
+/// Virtual time after which a run settles, however little was done: for each attempt, and at least.
+const RUN_MAX: (Duration, Duration) = (Duration::from_millis(600), Duration::from_secs(300));
 /// The same for a cluster, in ticks: what does not happen in the time of many elections will not.
-const RUN_TICKS: (u64, u64) = (5, 1_500);
+const RUN_TICKS: (u64, u64, u64) = (5, 5, 1_500);
 /// Attempts after which a run settles, for each operation that its world asks for: in a broken world
 /// most of them fail.
 const ATTEMPTS_PER_OPERATION: u64 = 4;
@@ -179,8 +179,9 @@ impl Sim {
             self.turn()?;
             let late =
                 self.now() >= self.run_until() || self.oracle.lock().step >= self.run_steps();
-            let enough = self.heard >= self.world.operations
-                || self.begun >= self.world.operations * ATTEMPTS_PER_OPERATION;
+            let enough = self.begun >= self.world.attempts_min
+                && (self.heard >= self.world.operations
+                    || self.begun >= self.world.operations * ATTEMPTS_PER_OPERATION);
             if late || enough {
                 self.phase = Phase::Settle;
             }
@@ -190,19 +191,24 @@ impl Sim {
 
     /// The last moment of the run: whatever was done by then is enough.
     fn run_until(&self) -> Mono {
-        let (each, least) = RUN_TICKS;
-        let ticks = least.max(each * self.world.operations);
+        let (each, attempt, least) = RUN_TICKS;
+        let ticks = (each * self.world.operations).max(attempt * self.world.attempts_min);
+        let ticks = ticks.max(least);
         let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
+        let attempts = u32::try_from(self.world.attempts_min).unwrap_or(u32::MAX);
+        let (each, least) = RUN_MAX;
+        let longest = each.saturating_mul(attempts).max(least);
         let most = match self.world.stores {
-            1 => RUN_MAX,
-            _ => RUN_MAX.min(self.world.config.tick.saturating_mul(ticks)),
+            1 => longest,
+            _ => longest.min(self.world.config.tick.saturating_mul(ticks)),
         };
         Mono::default() + most
     }
 
     fn run_steps(&self) -> u64 {
-        let (each, least) = RUN_STEPS;
-        least.max(each * self.world.operations)
+        let (each, attempt, least) = RUN_STEPS;
+        let steps = (each * self.world.operations).max(attempt * self.world.attempts_min);
+        steps.max(least)
     }
 
     /// One step, and a look at what it did.
@@ -214,7 +220,7 @@ impl Sim {
         };
         let most = self.run_steps() + END_STEPS_MAX;
         if step >= most {
-            let (unrest, checks) = (self.unrest(), &mut self.oracle.lock().checks);
+            let (unrest, checks) = (self.tell_unrest(), &mut self.oracle.lock().checks);
             checks.check(Rule::AnsweredAtAll, false, || {
                 format!("no end after {step} steps: {unrest}")
             });

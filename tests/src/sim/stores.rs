@@ -15,7 +15,7 @@ use crate::client::Request;
 use crate::disk::FlushDue;
 use crate::probe;
 use crate::rules::Rule;
-use crate::store::{Answered, Asked, LifeId, Next};
+use crate::store::{Answered, Asked, Life, LifeId, Next};
 use crate::world::{Pace, Paces};
 
 /// How often the durable point is looked at.
@@ -27,9 +27,9 @@ const FLUSH_GRACE: Duration = Duration::from_millis(2_500);
 impl Sim {
     /// One store's threads take a step. `false`: none of them can.
     pub(super) fn step_stores(&mut self) -> bool {
-        let stores: Vec<u64> = self.nodes.keys().copied().collect();
-        let first = self.rng.below(stores.len() as u64) as usize;
-        (0..stores.len()).any(|nth| self.step_store(stores[(first + nth) % stores.len()]))
+        let stores = self.nodes.len() as u64;
+        let first = self.rng.below(stores);
+        (0..stores).any(|nth| self.step_store(1 + (first + nth) % stores))
     }
 
     fn step_store(&mut self, store: u64) -> bool {
@@ -100,18 +100,23 @@ impl Sim {
 
     fn look(&mut self, id: LifeId) {
         let now = self.nodes[&id.store].clock.mono(self.now());
+        let Some(touched) = self.life_mut(id.store).map(Life::touched) else {
+            return;
+        };
         let Some(life) = self.life(id.store) else {
             return;
         };
         let mut oracle = self.oracle.lock();
         let elected = oracle.leaders_elected;
         let mut leased = Vec::new();
-        life.look_at_peers(|peer| {
-            let moved = oracle.look_at_peer(id.store, peer);
-            if moved && oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now) {
-                leased.push(peer.region().clone());
-            }
-        });
+        for region in touched {
+            life.look_at(region, |peer| {
+                let moved = oracle.look_at_peer(id.store, peer);
+                if moved && oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now) {
+                    leased.push(peer.region().clone());
+                }
+            });
+        }
         let elected = oracle.leaders_elected > elected;
         oracle.probes.hit_if(
             elected && self.net.any_cut(),

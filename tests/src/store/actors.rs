@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use flotilla_proto::clock::Mono;
 use flotilla_raftstore::runtime::StoreFatal;
-use flotilla_router::{Actor, Pick};
+use flotilla_router::{Actor, Executor, Machine, Pick, Poller};
+use parking_lot::Mutex;
 
 use crate::rng::Rng;
 use crate::world::Pace;
@@ -83,6 +84,43 @@ impl<A> Paced<A> {
             wake: wake.clone(),
         };
         (paced, wake)
+    }
+}
+
+/// Addresses that a poller has served since somebody looked.
+pub(super) type Touched = Arc<Mutex<Vec<u64>>>;
+
+/// A poller that says whom it serves.
+pub(super) struct Rounds<M: Machine, X: Executor<M::Effects>> {
+    poller: Poller<M, X>,
+    touched: Touched,
+}
+
+impl<M: Machine, X: Executor<M::Effects>> Rounds<M, X> {
+    pub(super) fn new(poller: Poller<M, X>) -> (Self, Touched) {
+        let touched = Touched::default();
+        let rounds = Self {
+            poller,
+            touched: Arc::clone(&touched),
+        };
+        (rounds, touched)
+    }
+}
+
+impl<M, X> Actor<Mono, StoreFatal> for Rounds<M, X>
+where
+    M: Machine<Now = Mono>,
+    X: Executor<M::Effects>,
+    StoreFatal: From<X::Fatal>,
+{
+    fn is_ready(&mut self) -> bool {
+        Actor::<Mono, StoreFatal>::is_ready(&mut self.poller)
+    }
+
+    fn step(&mut self, now: Mono, pick: &mut dyn Pick) -> Result<(), StoreFatal> {
+        self.poller.round(now, pick)?;
+        self.touched.lock().extend_from_slice(self.poller.touched());
+        Ok(())
     }
 }
 

@@ -94,6 +94,10 @@ pub struct Life {
     pub stopping: Option<Stopping>,
     /// Lanes whose sender will look at them soon.
     pub sending: BTreeSet<(u64, u8)>,
+    /// Addresses that the raft poller has served and nobody has looked at yet.
+    touched: actors::Touched,
+    /// How often peers were looked at.
+    looks: u64,
 }
 
 /// What a look at the durable point led to.
@@ -101,6 +105,30 @@ pub struct Life {
 pub struct Observed {
     /// A flush has begun; this is its reason.
     pub flush: Option<flotilla_engine::FlushReason>,
+}
+
+/// After so many rounds of a store's raft poller all of its peers are looked at, touched or not.
+const LOOK_AT_ALL_EVERY: u64 = 64;
+
+/// Something that is not at rest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unrest {
+    /// Something is about to happen.
+    Events,
+    /// Operations wait for an answer.
+    Operations,
+    /// A store does not run.
+    Down(u64),
+    /// It is stopping.
+    Stopping(u64),
+    /// It serves requests.
+    Requests(u64),
+    /// Its log is not written.
+    Log(u64),
+    /// A store's peer of a region has no leader, or entries that are not applied.
+    Peer(u64, u64),
+    /// The members of a region are not of one mind.
+    Apart(u64),
 }
 
 impl Node {
@@ -207,6 +235,7 @@ impl Life {
                 wakes.push(wake);
             };
         }
+        let (raft, touched) = actors::Rounds::new(raft);
         add!(raft, paces.raft, "raft");
         add!(apply, paces.apply, "apply");
         add!(LogAppend(runtime.log.clone()), paces.append, "append");
@@ -228,6 +257,8 @@ impl Life {
             log: Arc::clone(&disk.log),
             stopping: None,
             sending: BTreeSet::new(),
+            touched,
+            looks: 0,
         }
     }
 
@@ -247,24 +278,37 @@ impl Life {
 
     /// What keeps it from being at rest: requests being served, peers without a leader or with entries
     /// that are not applied, a log that waits to be written.
-    pub fn unrest(&self) -> Option<String> {
-        let log = &self.runtime.log;
+    pub fn unrest(&self) -> Option<Unrest> {
+        let (log, store) = (&self.runtime.log, self.id.store);
         if !self.requests.is_empty() {
-            let first = self.requests.iter().next();
-            return Some(format!("{} requests, {first:?}", self.requests.len()));
+            return Some(Unrest::Requests(store));
         }
         if log.append_waits() || log.sync_waits() {
-            return Some("its log is not written".to_owned());
+            return Some(Unrest::Log(store));
         }
         let mut unsettled = None;
         self.look_at_peers(|peer| {
             let raft = peer.raft();
             let settled = raft.leader().is_some() && raft.applied_index() == raft.last_index();
             if !settled {
-                unsettled = Some(format!("region {} {:?}", peer.region().id, raft.status()));
+                let region = peer.region().id;
+                unsettled = Some(Unrest::Peer(store, region));
             }
         });
         unsettled
+    }
+
+    /// The regions whose peers to look at after a round of theirs, ascending: those that it has served,
+    /// and now and then all.
+    pub fn touched(&mut self) -> Vec<u64> {
+        let mut touched = std::mem::take(&mut *self.touched.lock());
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOK_AT_ALL_EVERY) {
+            return self.runtime.raft.addrs();
+        }
+        touched.sort_unstable();
+        touched.dedup();
+        touched
     }
 
     /// Lanes in which something waits, by store.

@@ -111,8 +111,10 @@ pub struct World {
     pub operators: bool,
     /// What goes wrong, and how often.
     pub faults: Faults,
-    /// Operations that clients begin before the run settles.
+    /// Operations that clients hear the end of before the run settles.
     pub operations: u64,
+    /// Attempts that they make at least.
+    pub attempts_min: u64,
 }
 
 /// PD's answer to the time of day at the start of a run: seconds since the epoch.
@@ -221,6 +223,7 @@ impl World {
             operators: true,
             faults,
             operations: rng.range(80..=400),
+            attempts_min: 0,
             config,
         }
     }
