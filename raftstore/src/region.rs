@@ -3,8 +3,7 @@
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::ConfState;
 
-/// The region that holds PD's state; outside the key space (contracts: C30).
-pub const META_REGION: u64 = 1;
+pub use flotilla_engine::META_REGION;
 pub use flotilla_raft::{INITIAL_INDEX, INITIAL_TERM};
 
 // The engine knows the birth of a log too, and must not know raft.

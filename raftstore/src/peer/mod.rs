@@ -536,16 +536,15 @@ impl Peer {
     }
 
     fn not_leader(&self) -> RequestError {
-        let leader = self.raft.leader();
-        let leader = self
-            .region
-            .peers
-            .iter()
-            .find(|peer| Some(peer.id) == leader)
-            .copied();
+        self.ask_instead(self.raft.leader())
+    }
+
+    /// Another member to ask, if anybody knows one.
+    fn ask_instead(&self, member: Option<u64>) -> RequestError {
+        let mut members = self.region.peers.iter();
         RequestError::NotLeader {
             region: self.region.id,
-            leader,
+            leader: members.find(|peer| Some(peer.id) == member).copied(),
         }
     }
 

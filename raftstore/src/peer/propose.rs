@@ -286,6 +286,8 @@ impl Peer {
             ProposeError::TooManyUncommitted { .. } => RequestError::Busy {
                 reason: "too many writes are not committed yet",
             },
+            // Not this peer, which still leads: whoever is sent back here would come again at once.
+            ProposeError::Transferring { to } => self.ask_instead(Some(*to)),
             _ => self.not_leader(),
         }
     }

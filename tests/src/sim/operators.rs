@@ -17,7 +17,8 @@ impl Sim {
 
     pub(super) fn operator(&mut self) {
         // Slow worlds last longer, and must not get more regions than others for it.
-        let enough = self.meddled >= self.world.operations / 2;
+        let most = self.world.operations.max(self.world.attempts_min / 4) / 2;
+        let enough = self.meddled >= most;
         if self.phase != Phase::Run || enough || !self.world.operators {
             return;
         }
