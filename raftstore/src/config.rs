@@ -59,6 +59,9 @@ pub struct Config {
     pub replay_bytes_max: u64,
     /// A start reads the log it replays in pages of so many payload bytes.
     pub replay_page_bytes: u64,
+    /// A snapshot of fewer bytes is installed with its region's records in one state batch, a larger
+    /// one as files (contracts: C6).
+    pub snapshot_batch_bytes: u64,
     /// An admin change becomes durable at the latest after this time (contracts: C2).
     pub admin_durable_max: Duration,
     /// A peer that knows of no leader for so long asks PD whether it is still a member.
@@ -101,6 +104,7 @@ impl Default for Config {
             truncate_bytes_min: MIB,
             replay_bytes_max: 64 * MIB,
             replay_page_bytes: 4 * MIB,
+            snapshot_batch_bytes: flotilla_engine::SNAPSHOT_BATCH_BYTES,
             admin_durable_max: Duration::from_secs(30),
             stale_check: Duration::from_secs(60),
             region_heartbeat: Duration::from_secs(10),

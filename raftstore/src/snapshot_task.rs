@@ -22,6 +22,8 @@ pub enum SnapshotTask {
         region: u64,
         life: u64,
         manifest: Box<SnapshotManifest>,
+        /// One of fewer bytes goes with the region's records.
+        batch_bytes: u64,
     },
     /// Nobody needs it any more.
     Discard { key: SnapshotKey },
@@ -47,9 +49,10 @@ impl SnapshotTask {
                 region,
                 life,
                 manifest,
+                batch_bytes,
             } => {
                 let key = SnapshotKey::incoming(&manifest);
-                let input = match install(state, files, &key, &manifest) {
+                let input = match install(state, files, &key, &manifest, batch_bytes) {
                     Ok(ops) => PeerInput::Ingested { life, key, ops },
                     Err(error) => PeerInput::IngestFailed {
                         error: Arc::new(error),
@@ -74,8 +77,9 @@ pub(crate) fn install<S: SnapshotInstall>(
     files: &impl SnapshotFiles,
     key: &SnapshotKey,
     manifest: &SnapshotManifest,
+    batch_bytes: u64,
 ) -> SnapshotResult<Vec<StateOp>> {
-    if installs_as_batch(manifest) {
+    if installs_as_batch(manifest, batch_bytes) {
         return snapshot_ops(files, key, manifest);
     }
     state.install(files, key, manifest)?;

@@ -27,7 +27,7 @@ use crate::{Cf, DATA_CFS, EngineError, KeyRange, StateOp, StateReader, StateStor
 pub const META_REGION: u64 = 1;
 
 /// A snapshot below this many bytes is installed as an ordinary state batch, not by ingest
-/// (contracts: C6).
+/// (contracts: C6), unless a store is told otherwise.
 pub const SNAPSHOT_BATCH_BYTES: u64 = 1 << 20;
 
 /// The column families that a snapshot of `region` has a file for.
@@ -280,9 +280,9 @@ pub trait SnapshotInstall: StateStore {
     ) -> SnapshotResult<()>;
 }
 
-/// Whether a snapshot is so small that [`snapshot_ops`] installs it.
-pub fn installs_as_batch(manifest: &SnapshotManifest) -> bool {
-    snapshot_bytes(manifest) < SNAPSHOT_BATCH_BYTES
+/// Whether a snapshot has fewer bytes than `batch_bytes`, so that [`snapshot_ops`] installs it.
+pub fn installs_as_batch(manifest: &SnapshotManifest, batch_bytes: u64) -> bool {
+    snapshot_bytes(manifest) < batch_bytes
 }
 
 /// Bytes of all files.

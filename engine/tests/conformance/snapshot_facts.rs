@@ -663,7 +663,7 @@ fn a_small_snapshot_is_a_batch<S: SnapshotInstall, F: SnapshotFiles>(
     for id in [ID, META_REGION] {
         fill(&receiver.state, "old");
         let (from, manifest) = build(sender, id);
-        assert!(installs_as_batch(&manifest));
+        assert!(installs_as_batch(&manifest, SNAPSHOT_BATCH_BYTES));
         let key = transfer(&sender.files, &receiver.files, &from, &manifest);
         let ops = snapshot_ops(&receiver.files, &key, &manifest).expect("read");
         write(&receiver.state, ops);
@@ -677,6 +677,9 @@ fn a_small_snapshot_is_a_batch<S: SnapshotInstall, F: SnapshotFiles>(
     let rest: u64 = manifest.files[1..].iter().map(|file| file.bytes).sum();
     for (more, small) in [(0, true), (1, false)] {
         manifest.files[0].bytes = SNAPSHOT_BATCH_BYTES - 1 - rest + more;
-        assert_eq!(installs_as_batch(&manifest), small);
+        assert_eq!(
+            installs_as_batch(&manifest, SNAPSHOT_BATCH_BYTES),
+            small
+        );
     }
 }

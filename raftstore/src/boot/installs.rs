@@ -93,7 +93,8 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
             return Ok(Vec::new());
         }
         tracing::trace!(target: PROBE_TARGET, "snapshot: installed again at the start");
-        let ops = install(self.state, files, &key, &manifest)?;
+        let batch_bytes = self.shared.config.snapshot_batch_bytes;
+        let ops = install(self.state, files, &key, &manifest, batch_bytes)?;
         effects.batch.ops.extend(ops);
         apply.become_installed(&manifest, &mut effects);
         self.finish(&mut apply, effects)?;

@@ -369,6 +369,7 @@ impl Peer {
             region,
             life,
             manifest: install.manifest.clone(),
+            batch_bytes: self.shared.config.snapshot_batch_bytes,
         });
     }
 

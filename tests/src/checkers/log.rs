@@ -22,6 +22,9 @@ pub struct Held {
     pub cleared: Option<RaftRecord>,
     /// By index.
     pub entries: BTreeMap<u64, Entry>,
+    /// Those that a snapshot took the place of. In this life apply may still have been handed them
+    /// before it.
+    pub replaced: BTreeMap<u64, Entry>,
     /// The last index that was held in each term of the hard state: what was true when a message was
     /// made, though its entries were cut off before it left.
     pub reached: BTreeMap<u64, u64>,
@@ -65,6 +68,13 @@ impl Held {
     pub fn snapshot(&self) -> Option<(u64, u64)> {
         let manifest = self.intent.as_ref()?.manifest.as_ref()?;
         Some((manifest.index, manifest.term))
+    }
+
+    /// The entry at `index`, if apply may have it: it is held, or was until a snapshot came.
+    pub fn handed(&self, index: u64) -> Option<&Entry> {
+        self.entries
+            .get(&index)
+            .or_else(|| self.replaced.get(&index))
     }
 
     /// The term of an index that is held, or of the truncation point.
@@ -147,7 +157,7 @@ impl LogModel {
             let held = self.held.entry(*region).or_default();
             if write.clear.is_some() {
                 check_clear(*region, held, write, context, checks);
-                clear(held);
+                drop(clear(held));
             }
             check_write(*region, held, write, context, checks);
             consensus.appended(*region, held, write, checks);
@@ -184,6 +194,9 @@ impl LogModel {
         {
             self.make_durable(&writes);
         }
+        // Nothing was handed out in the life to come.
+        let durable = self.durable.values_mut();
+        durable.for_each(|held| held.replaced.clear());
         self.held = self.durable.clone();
     }
 
@@ -412,7 +425,10 @@ fn check_whole(region: u64, held: &Held, checks: &mut Checks) {
 /// As [`RegionWrite`] says it: clear, cut, entries, record, truncation.
 fn apply(held: &mut Held, write: &RegionWrite) {
     if write.clear.is_some() {
-        clear(held);
+        let before = clear(held);
+        if matches!(write.intent, Some(Some(_))) {
+            held.replaced = before;
+        }
     }
     if let Some((first, last)) = write.cut() {
         held.entries
@@ -434,10 +450,10 @@ fn apply(held: &mut Held, write: &RegionWrite) {
     *reached = last.max(*reached);
 }
 
-fn clear(held: &mut Held) {
+/// Answers the entries that were held.
+fn clear(held: &mut Held) -> BTreeMap<u64, Entry> {
     let cleared = held.record.or(held.cleared);
-    *held = Held {
-        cleared,
-        ..Held::default()
-    };
+    let before = std::mem::take(held);
+    held.cleared = cleared;
+    before.entries
 }

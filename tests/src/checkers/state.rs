@@ -139,7 +139,7 @@ impl Oracle {
         for index in from + 1..=record.index {
             let seen = self.stores.entry(store).or_default();
             let durable = seen.log.durable(region);
-            let entry = durable.and_then(|held| held.entries.get(&index)).cloned();
+            let entry = durable.and_then(|held| held.handed(index)).cloned();
             let commit = durable.map_or(0, |held| held.hard_state().commit);
             self.checks.check(Rule::AppliedIsPersisted, entry.is_some(), || {
                 format!("store {store} region {region}: applied {index}, the durable log ends at {:?}", durable.map(super::log::Held::last))

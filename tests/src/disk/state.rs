@@ -156,6 +156,10 @@ impl StateReader for WatchedState {
     ) -> Result<()> {
         self.inner.scan(cf, range, reverse, row)
     }
+
+    fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        self.inner.stored_region(region)
+    }
 }
 
 impl StateStore for WatchedState {

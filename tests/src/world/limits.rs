@@ -54,6 +54,7 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         truncate_bytes_min: rng.log_range(64..=1 << 14),
         replay_bytes_max: replay,
         replay_page_bytes: rng.log_range(1..=4_096),
+        snapshot_batch_bytes: *rng.pick(&[0, 512, 1 << 20]),
         admin_durable_max: Duration::from_millis(rng.log_range(100..=30_000)),
         stale_check: Duration::from_millis(rng.log_range(2_000..=20_000)),
         region_heartbeat: Duration::from_millis(rng.log_range(100..=10_000)),

@@ -165,10 +165,6 @@ impl World {
             KeyMode::Plain
         };
         let stores = [1, 2, 3, 4, 5, 7][rng.weighted(&[25, 10, 40, 9, 10, 6])];
-        if stores > 1 {
-            // Who falls behind a truncation needs a snapshot, which stores do not make yet.
-            (config.truncate_entries_min, config.truncate_bytes_min) = (u64::MAX, u64::MAX);
-        }
         let common = Paces::draw(&mut rng);
         let own = |rng: &mut Rng| match rng.chance(250) {
             true => Paces::draw(rng),
