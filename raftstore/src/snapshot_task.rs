@@ -4,8 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use flotilla_engine::{
-    SnapshotFiles, SnapshotInstall, SnapshotKey, SnapshotResult, StateOp, installs_as_batch,
-    snapshot_ops,
+    Pace, SnapshotFiles, SnapshotInstall, SnapshotKey, SnapshotResult, StateOp, StateReader,
+    installs_as_batch, snapshot_ops,
 };
 use flotilla_proto::store::SnapshotManifest;
 
@@ -41,9 +41,7 @@ impl SnapshotTask {
         match self {
             Self::Build { region, life } => {
                 let view = state.background_snapshot();
-                let result = files.build(&view, region, &mut pace);
-                let result = result.map_err(|error| error.to_string());
-                Some((region, PeerInput::SnapshotBuilt { life, result }))
+                Some((region, Self::build(&view, files, region, life, &mut pace)))
             }
             Self::Install {
                 region,
@@ -68,6 +66,20 @@ impl SnapshotTask {
                 None
             }
         }
+    }
+
+    /// Builds one of `region` as `view` has it, which may be older than what the store does meanwhile;
+    /// says what to tell the peer.
+    pub fn build(
+        view: &dyn StateReader,
+        files: &impl SnapshotFiles,
+        region: u64,
+        life: u64,
+        pace: &mut Pace<'_>,
+    ) -> PeerInput {
+        let result = files.build(view, region, pace);
+        let result = result.map_err(|error| error.to_string());
+        PeerInput::SnapshotBuilt { life, result }
     }
 }
 

@@ -677,9 +677,6 @@ fn a_small_snapshot_is_a_batch<S: SnapshotInstall, F: SnapshotFiles>(
     let rest: u64 = manifest.files[1..].iter().map(|file| file.bytes).sum();
     for (more, small) in [(0, true), (1, false)] {
         manifest.files[0].bytes = SNAPSHOT_BATCH_BYTES - 1 - rest + more;
-        assert_eq!(
-            installs_as_batch(&manifest, SNAPSHOT_BATCH_BYTES),
-            small
-        );
+        assert_eq!(installs_as_batch(&manifest, SNAPSHOT_BATCH_BYTES), small);
     }
 }

@@ -11,7 +11,8 @@ use crate::planted::Planted;
 use crate::region::{META_REGION, overlap, peer_on};
 
 impl Apply {
-    pub(super) fn install(
+    /// The region becomes what the snapshot says. `ops` brings its rows, unless they are there.
+    pub(crate) fn install(
         &mut self,
         manifest: Box<SnapshotManifest>,
         ops: Vec<StateOp>,
@@ -38,11 +39,7 @@ impl Apply {
     }
 
     /// The region's record as the snapshot says; the applied index follows at the end of the round.
-    pub(crate) fn become_installed(
-        &mut self,
-        manifest: &SnapshotManifest,
-        effects: &mut ApplyEffects,
-    ) {
+    fn become_installed(&mut self, manifest: &SnapshotManifest, effects: &mut ApplyEffects) {
         self.region = manifest.region.clone().unwrap_or_default();
         if let Some(own) = peer_on(&self.region, self.shared.store) {
             self.highest_peer_id = self.highest_peer_id.max(own.id);

@@ -95,8 +95,7 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
         tracing::trace!(target: PROBE_TARGET, "snapshot: installed again at the start");
         let batch_bytes = self.shared.config.snapshot_batch_bytes;
         let ops = install(self.state, files, &key, &manifest, batch_bytes)?;
-        effects.batch.ops.extend(ops);
-        apply.become_installed(&manifest, &mut effects);
+        apply.install(Box::new(manifest), ops, &mut effects);
         self.finish(&mut apply, effects)?;
         let birth = RegionLog::default();
         let found = logs.get(&region).unwrap_or(&birth);

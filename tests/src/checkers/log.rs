@@ -98,6 +98,8 @@ pub struct LogModel {
     waiting: VecDeque<(u64, Vec<(u64, RegionWrite)>)>,
     /// Votes that have become durable and were not told yet: region, peer, hard state.
     votes: Vec<(u64, u64, HardState)>,
+    /// Regions whose intents have become durable and were not told yet.
+    intents: Vec<u64>,
 }
 
 /// What the log must be consistent with.
@@ -116,6 +118,13 @@ impl LogModel {
     /// The log of `region` that a crash would leave, if the region ever wrote.
     pub fn durable(&self, region: u64) -> Option<&Held> {
         self.durable.get(&region)
+    }
+
+    /// The intents that a crash would leave: region and index.
+    pub fn durable_intents(&self) -> Vec<(u64, u64)> {
+        let intents = self.durable.iter();
+        let intents = intents.filter_map(|(region, held)| Some((*region, held.snapshot()?.0)));
+        intents.collect()
     }
 
     /// The log of `region` as it is read.
@@ -203,6 +212,9 @@ impl LogModel {
     fn make_durable(&mut self, writes: &[(u64, RegionWrite)]) {
         for (region, write) in writes {
             apply(self.durable.entry(*region).or_default(), write);
+            if matches!(write.intent, Some(Some(_))) {
+                self.intents.push(*region);
+            }
             if let Some(record) = &write.record
                 && let Some(state) = record.hard_state
                 && state.vote != 0
@@ -215,6 +227,11 @@ impl LogModel {
     /// Votes that have become durable since the last call.
     pub fn take_votes(&mut self) -> Vec<(u64, u64, HardState)> {
         std::mem::take(&mut self.votes)
+    }
+
+    /// Regions whose intents have become durable since the last call.
+    pub fn take_intents(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.intents)
     }
 
     /// What was found on disk is what this model says.

@@ -36,6 +36,27 @@ use state::Undurable;
 /// All checkers of a run, shared by everything that is watched.
 pub type Shared = Arc<Mutex<Oracle>>;
 
+/// A step of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotStep {
+    /// Its build has begun.
+    Begun,
+    /// A part of it has come.
+    Came,
+    /// All of it has come, and is on the disk.
+    Received,
+    /// The intent is written, and perhaps not durable.
+    IntentWritten,
+    /// The intent is durable.
+    IntentDurable,
+    /// Its rows are in place, or at hand.
+    Placed,
+    /// The region's records say so.
+    Recorded,
+    /// The intent is removed, perhaps not for good.
+    IntentGone,
+}
+
 /// What is known of one store from outside.
 #[derive(Debug, Default)]
 pub struct StoreSeen {
@@ -55,6 +76,11 @@ pub struct StoreSeen {
     pub arrived: BTreeMap<u64, u64>,
     /// Regions whose rows are being replaced by those of a snapshot, step by step.
     pub replacing: BTreeMap<u64, Region>,
+    /// Regions whose rows came so, with the index of the snapshot: a crash may take back all of it but
+    /// them.
+    pub came: BTreeMap<u64, (u64, Region)>,
+    /// Steps of snapshots, by region, since somebody looked.
+    pub snapshot_steps: Vec<(u64, SnapshotStep)>,
     /// The newest descriptor of each region that left the store.
     pub shown: BTreeMap<u64, Region>,
     /// Its peers, as last looked at in this life.

@@ -201,6 +201,18 @@ impl Model {
         self.regions.get(&region)?.born
     }
 
+    /// Splits have made `region` out of `ancestor`.
+    pub fn descends(&self, region: u64, ancestor: u64) -> bool {
+        let mut link = self.born(region);
+        while let Some((parent, _)) = link {
+            if parent == ancestor {
+                return true;
+            }
+            link = self.born(parent);
+        }
+        false
+    }
+
     /// Applies the next entry of `region` for the first time anywhere.
     pub fn apply(&mut self, region: u64, entry: &Entry, checks: &mut Checks) -> Outcome {
         let mut outcome = Outcome::default();

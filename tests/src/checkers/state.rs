@@ -14,8 +14,8 @@ use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord};
 
 use super::consensus::Consensus;
 use super::log::Held;
-use super::model::{Applied, RowKey, within};
-use super::{Oracle, StoreSeen};
+use super::model::{Applied, Model, RowKey, within};
+use super::{Oracle, SnapshotStep, StoreSeen};
 use flotilla_raftstore::region::{META_REGION, peer_on};
 
 use crate::rules::Rule;
@@ -198,6 +198,7 @@ impl Oracle {
         seen.undurable.compacted = dropped.max(seen.undurable.compacted);
         let before = seen.applied.insert(region, index);
         seen.replacing.remove(&region);
+        seen.snapshot_steps.push((region, SnapshotStep::Recorded));
         let arrived = seen.arrived.entry(region).or_default();
         *arrived = index.max(*arrived);
         let before = before.and_then(|before| self.model.shape(region, before));
@@ -247,9 +248,10 @@ impl Oracle {
     }
 
     /// Rows of a snapshot go into the state before the region's records, one column family at a time.
-    pub fn rows_come(&mut self, store: u64, region: &Region) {
+    pub fn rows_come(&mut self, store: u64, region: &Region, index: u64) {
         let seen = self.store(store);
         seen.replacing.insert(region.id, region.clone());
+        seen.came.insert(region.id, (index, region.clone()));
     }
 
     /// Whatever was half in place is complete, or gone.
@@ -356,7 +358,7 @@ impl Oracle {
         let compacted = seen.undurable.compacted;
         let owners = self.model.owners(&seen.applied);
         for key in rows {
-            if seen.is_replaced(key, owners.of(key)) {
+            if seen.is_replaced(key, owners.of(key), &self.model) {
                 continue;
             }
             let expected = self.model.at(key, &owners);
@@ -365,7 +367,8 @@ impl Oracle {
             let same =
                 expected == found.as_ref() || (found.is_none() && dropped(expected, cf, compacted));
             self.checks.check(Rule::StateIsLog, same, || {
-                format!("store {store}: {key:?} holds {found:?}, the log says {expected:?}")
+                let owner = owners.of(key);
+                format!("store {store}: {key:?} of region {owner:?} holds {found:?}, the log says {expected:?}")
             });
         }
     }
@@ -425,6 +428,14 @@ impl Oracle {
         let is_cut = first || cuts.iter().any(|(_, cut)| *cut == applied);
         seen.undurable.cuts = vec![(0, applied.clone())];
         seen.survives.clone_from(&applied);
+        seen.came.retain(|region, (index, _)| {
+            let left = applied.get(region);
+            left.is_none_or(|left| left < index)
+        });
+        let came = seen.came.iter();
+        seen.replacing = came
+            .map(|(id, (_, region))| (*id, region.clone()))
+            .collect();
         seen.applied = applied;
         let stay = seen
             .buried
@@ -581,13 +592,14 @@ impl Oracle {
 }
 
 impl StoreSeen {
-    /// The row may be of a snapshot that is being put in place.
-    fn is_replaced(&self, key: &RowKey, owner: Option<u64>) -> bool {
+    /// The row may be of a snapshot that is being put in place. A crash may have taken back the split
+    /// that made its region, too: then the range is a parent's once more.
+    fn is_replaced(&self, key: &RowKey, owner: Option<u64>, model: &Model) -> bool {
         let covers = |(id, region): (&u64, &Region)| {
             let meta = *id == META_REGION;
             meta == (key.0 == Cf::CfMeta as i32)
                 && (meta || within(region, &key.1))
-                && owner.is_none_or(|owner| owner == *id)
+                && owner.is_none_or(|owner| owner == *id || model.descends(*id, owner))
         };
         self.replacing.iter().any(covers)
     }

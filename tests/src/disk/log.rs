@@ -6,8 +6,8 @@ use flotilla_engine::memory::{Fault, MemoryLog};
 use flotilla_engine::{EngineError, LogBatch, RaftLog, RegionLog, Result};
 use flotilla_proto::raft::Entry;
 
-use crate::checkers::Shared;
 use crate::checkers::log::LogContext;
+use crate::checkers::{Shared, SnapshotStep};
 use crate::trace::digest;
 
 /// The in-memory log; the checkers see every batch.
@@ -81,6 +81,14 @@ impl RaftLog for WatchedLog {
             buried: &seen.buried,
             committed: &|region, index| model.committed(region, index),
         };
+        let steps = batch.regions().filter_map(|(region, write)| {
+            let step = match write.intent.as_ref()? {
+                Some(_) => SnapshotStep::IntentWritten,
+                None => SnapshotStep::IntentGone,
+            };
+            Some((region, step))
+        });
+        seen.snapshot_steps.extend(steps);
         let (consensus, checks) = (&mut oracle.consensus, &mut oracle.checks);
         seen.log
             .appended(number, batch, &context, consensus, checks);
@@ -94,6 +102,10 @@ impl RaftLog for WatchedLog {
         oracle.store(self.store).log.synced(number);
         let votes = oracle.store(self.store).log.take_votes();
         oracle.durable_votes(votes);
+        let seen = oracle.store(self.store);
+        let intents = seen.log.take_intents().into_iter();
+        let steps = intents.map(|region| (region, SnapshotStep::IntentDurable));
+        seen.snapshot_steps.extend(steps);
         Ok(number)
     }
 

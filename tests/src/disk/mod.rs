@@ -86,6 +86,9 @@ impl Disk {
             oracle.durable_votes(votes);
             oracle.undurable_crashed(store);
             oracle.leases_end(store);
+            let seen = oracle.store(store);
+            drop(seen.log.take_intents());
+            seen.snapshot_steps.clear();
         }
         // What no sync covered is gone.
         let files = self.snapshots.crash(|_| 0);

@@ -244,7 +244,7 @@ impl SnapshotInstall for WatchedState {
         if let Some(region) = &manifest.region {
             let mut oracle = self.oracle.lock();
             oracle.note(format_args!("store {}: the rows of {key} come", self.store));
-            oracle.rows_come(self.store, region);
+            oracle.rows_come(self.store, region, manifest.index);
         }
         self.inner.install(files, key, manifest)
     }

@@ -8,12 +8,15 @@ use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
 use crate::rng::Rng;
 
 /// The disk calls that can fail.
-pub const POINTS: [FaultPoint; 5] = [
+pub const POINTS: [FaultPoint; 8] = [
     FaultPoint::Append,
     FaultPoint::Sync,
     FaultPoint::Read,
     FaultPoint::Write,
     FaultPoint::Flush,
+    FaultPoint::Ingest,
+    FaultPoint::SnapshotWrite,
+    FaultPoint::SnapshotRead,
 ];
 
 /// Rates per thousand steps or per thousand occasions, as each field says; 0: never.
@@ -28,6 +31,10 @@ pub struct Faults {
     pub power: u64,
     /// Chance per thousand that a start is cut short by another crash.
     pub crash_in_start: u64,
+    /// Chance per thousand that something else happens at a step of a snapshot.
+    pub at_snapshots: u64,
+    /// Chance per thousand that a store stays away for long after a crash.
+    pub away: u64,
     /// Stops in order per 10,000 steps.
     pub stop: u64,
     /// Failing disk calls, per 10,000 steps, in the order of [`POINTS`].
@@ -61,7 +68,16 @@ impl Faults {
         let crash = rate(60);
         let crash_before_sync = rate(60);
         let stop = rate(20);
-        let disk = [rate(12), rate(12), rate(100), rate(12), rate(30)];
+        let disk = [
+            rate(12),
+            rate(12),
+            rate(100),
+            rate(12),
+            rate(30),
+            rate(60),
+            rate(60),
+            rate(60),
+        ];
         Self {
             crash,
             crash_before_sync,
@@ -74,6 +90,8 @@ impl Faults {
             pd_late: rate(300),
             clock: rate(30),
             compaction: rate(30),
+            at_snapshots: rate(300),
+            away: rate(500),
             power: *rng.pick(&[0, 500, 1000]),
             crash_in_start: *rng.pick(&[0, 0, 300, 700]),
         }
@@ -177,18 +195,23 @@ impl Faults {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [append, sync, read, write, flush] = self.disk;
+        let [append, sync, read, write, flush, ingest, files, reads] = self.disk;
         let named = [
             ("crash", self.crash),
             ("crash before sync", self.crash_before_sync),
             ("power", self.power),
             ("crash in start", self.crash_in_start),
+            ("at snapshots", self.at_snapshots),
+            ("away", self.away),
             ("stop", self.stop),
             ("append", append),
             ("sync", sync),
             ("read", read),
             ("write", write),
             ("flush", flush),
+            ("ingest", ingest),
+            ("snapshot files", files),
+            ("snapshot reads", reads),
             ("full", self.full),
             ("pause", self.pause),
             ("pressure", self.pressure),

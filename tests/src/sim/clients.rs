@@ -34,7 +34,7 @@ impl Sim {
             Event::PressureOver(id) => self.nodes[&id.store].disk.state.force_pressure(None),
             Event::Serve { life, op } => self.serve(life, op),
             Event::Fetch { life, fetch } => self.fetch(life, fetch),
-            Event::Snapshot { life, task } => self.snapshot(life, *task),
+            Event::Snapshot(life) => self.snapshot(life),
             Event::Size { life, check } => self.measure(life, &check),
             Event::Pd {
                 life,

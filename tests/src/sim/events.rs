@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use flotilla_engine::FlushReason;
 use flotilla_proto::clock::Mono;
-use flotilla_raftstore::ReadContext;
 use flotilla_raftstore::effects::{Fetch, SizeCheck};
-use flotilla_raftstore::{PeerInput, SnapshotTask};
+use flotilla_raftstore::{PeerInput, ReadContext};
 use flotilla_router::Lane;
 
 use super::network::Flight;
@@ -50,13 +49,8 @@ pub(super) enum Event {
         /// Which.
         fetch: Fetch,
     },
-    /// Work on a snapshot is done.
-    Snapshot {
-        /// For whom.
-        life: LifeId,
-        /// What.
-        task: Box<SnapshotTask>,
-    },
+    /// A store's work on snapshots goes on.
+    Snapshot(LifeId),
     /// A region is measured.
     Size {
         /// For whom.
@@ -163,12 +157,12 @@ impl Event {
         match self {
             Self::Tick(life)
             | Self::Observe(life)
+            | Self::Snapshot(life)
             | Self::PressureOver(life)
             | Self::FlushDone { life, .. }
             | Self::Serve { life, .. }
             | Self::Fetch { life, .. }
             | Self::Size { life, .. }
-            | Self::Snapshot { life, .. }
             | Self::Send { life, .. }
             | Self::Unreachable { life, .. }
             | Self::Pd { life, .. } => Some(*life),

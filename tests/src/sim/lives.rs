@@ -1,9 +1,8 @@
 //! Stores fail, die, fall back to what their disks hold, and start again.
 
-use flotilla_engine::EngineError;
-use flotilla_engine::Pressure;
 use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
-use flotilla_engine::row::Expiry;
+use flotilla_engine::row::{DROP_DELAY_SECONDS, Expiry};
+use flotilla_engine::{EngineError, Pressure, SnapshotError};
 use flotilla_raftstore::StartError;
 use flotilla_raftstore::runtime::StoreFatal;
 
@@ -11,10 +10,20 @@ use super::stores::OBSERVE_EVERY;
 use super::{Event, Phase, Sim};
 use crate::faults::FaultPlan;
 use crate::rules::Rule;
-use crate::store::LifeId;
+use crate::store::{LifeId, Node};
 
 /// Starts in a row that a fault cuts short, at most.
 const FAILED_STARTS_MAX: u64 = 4;
+/// How long a store stays away after a crash, at most, in microseconds.
+const AWAY_MICROS_MAX: u64 = 10_000_000;
+/// What may fail in a start.
+const START_POINTS: [FaultPoint; 5] = [
+    FaultPoint::Write,
+    FaultPoint::Ingest,
+    FaultPoint::SnapshotRead,
+    FaultPoint::SnapshotWrite,
+    FaultPoint::Read,
+];
 
 impl Sim {
     // ---- faults ----
@@ -53,16 +62,31 @@ impl Sim {
             }
             FaultPlan::Clock(seconds) => self.move_clock(id, seconds),
             FaultPlan::Compaction => {
-                // Rows are dropped an hour after they expired.
-                let later = self.fault_rng.range(0..=7_200);
-                self.move_clock(id, later.cast_signed());
+                // Rows are dropped an hour after they expired: it gets late, everywhere.
+                let later = self.fault_rng.range(0..=7_200).cast_signed();
+                let now = self.now();
+                let nodes = self.nodes.values_mut();
+                nodes.for_each(|node| node.clock.jump(now, later));
                 self.compact(id);
             }
         }
     }
 
+    /// Where rows are dropped once they have expired for long enough, times of day stay so close that
+    /// they have expired for everybody: a snapshot carries what its sender has dropped, too.
     fn move_clock(&mut self, id: LifeId, seconds: i64) {
         let now = self.now();
+        let clocks = || self.nodes.values().map(|node| &node.clock);
+        let shown = |store: u64| self.nodes[&store].clock.wall(now).seconds();
+        let (mut seconds, near) = (seconds, DROP_DELAY_SECONDS / 2);
+        if self.world.faults.compaction > 0 {
+            let latest = clocks().map(|clock| clock.latest(now)).max().unwrap_or(0);
+            let first = clocks().map(|clock| clock.wall(now).seconds()).min();
+            let highest = first.unwrap_or(0) + near;
+            let to = shown(id.store).saturating_add_signed(seconds);
+            let to = to.min(highest).max(latest - near);
+            seconds = to.cast_signed() - shown(id.store).cast_signed();
+        }
         if let Some(node) = self.nodes.get_mut(&id.store) {
             node.clock.jump(now, seconds);
         }
@@ -80,19 +104,9 @@ impl Sim {
             .hit_if(dropped > 0, "fault: compaction dropped a row");
     }
 
-    fn inject(&mut self, id: LifeId, fault: Fault) {
+    pub(super) fn inject(&mut self, id: LifeId, fault: Fault) {
         let node = self.nodes.get_mut(&id.store);
-        let node = node.expect("stores are not removed");
-        node.fault_planned = true;
-        let disk = &node.disk;
-        match fault.point {
-            FaultPoint::Append | FaultPoint::Sync | FaultPoint::Read => disk.log.inject(fault),
-            FaultPoint::Write
-            | FaultPoint::Flush
-            | FaultPoint::Ingest
-            | FaultPoint::SnapshotWrite
-            | FaultPoint::SnapshotRead => disk.state.inject(fault),
-        }
+        inject(node.expect("stores are not removed"), fault);
     }
 
     pub(super) fn engine_failed(&mut self, id: LifeId, error: EngineError) {
@@ -103,7 +117,13 @@ impl Sim {
     pub(super) fn fatal(&mut self, id: LifeId, fatal: &StoreFatal) {
         self.note(format_args!("store {} stops: {fatal}", id.store));
         let text = fatal.to_string();
-        let by_disk = matches!(fatal, StoreFatal::Engine(error) if !matches!(**error, EngineError::Corrupt { .. }));
+        let by_disk = match fatal {
+            StoreFatal::Engine(error) => is_disk(error),
+            StoreFatal::Snapshot(error) => {
+                matches!(&**error, SnapshotError::Engine(error) if is_disk(error))
+            }
+            StoreFatal::Entry(_) | StoreFatal::Safety { .. } => false,
+        };
         {
             let mut oracle = self.oracle.lock();
             oracle.checks.check(Rule::EndsByDiskOnly, by_disk, || {
@@ -123,7 +143,12 @@ impl Sim {
                 text.contains("writing the state"),
                 "fault: state write failed",
             );
+            oracle.probes.hit_if(
+                matches!(fatal, StoreFatal::Snapshot(_)),
+                "fault: a snapshot's install failed",
+            );
         }
+        self.probe_snapshots_at_death(id);
         self.say_what_is_owed(id);
         self.die(id);
     }
@@ -161,6 +186,7 @@ impl Sim {
     }
 
     pub(super) fn crash(&mut self, id: LifeId) {
+        self.probe_snapshots_at_death(id);
         if let Some(life) = self
             .nodes
             .get(&id.store)
@@ -189,6 +215,7 @@ impl Sim {
         self.go_on(id.store);
         self.lose_flights(id);
         self.lose_transfers(id);
+        self.received.retain(|(receiver, _)| *receiver != id);
         self.hang_up(id);
         let now = self.now();
         if let Some(node) = self.nodes.get_mut(&id.store) {
@@ -198,7 +225,11 @@ impl Sim {
                 node.clock.reboot(now, &mut self.fault_rng);
             }
         }
-        let wait = self.rng.micros(1_000..=200_000);
+        let long = self.phase == Phase::Run && self.fault_rng.chance(self.world.faults.away);
+        let wait = match long {
+            true => self.rng.micros(500_000..=AWAY_MICROS_MAX),
+            false => self.rng.micros(1_000..=200_000),
+        };
         self.events.at(now + wait, Event::Start { store: id.store });
     }
 
@@ -234,12 +265,13 @@ impl Sim {
             && node.failed_starts < FAILED_STARTS_MAX
             && self.fault_rng.chance(self.world.faults.crash_in_start);
         if cut_short {
+            let point = START_POINTS[self.fault_rng.weighted(&[4, 2, 1, 1, 1])];
             let fault = Fault {
-                point: FaultPoint::Write,
+                point,
                 after: self.fault_rng.log_range(0..=6),
                 kind: FaultKind::Io,
             };
-            node.disk.state.inject(fault);
+            inject(node, fault);
         }
         match node.start(&self.world, &self.clock, &self.root) {
             Ok((replayed, regions)) => {
@@ -278,7 +310,7 @@ impl Sim {
 
     fn start_failed(&mut self, store: u64, cut_short: bool, error: &StartError) {
         self.note(format_args!("store {store}: the start fails: {error}"));
-        let planned = matches!(error, StartError::Engine(error) if !matches!(error, EngineError::Corrupt { .. }));
+        let planned = matches!(error, StartError::Engine(error) if is_disk(error));
         let node = self.nodes.get_mut(&store).expect("stores are not removed");
         node.failed_starts += 1;
         let again = node.failed_starts > 1;
@@ -323,5 +355,20 @@ impl Sim {
                 .is_some_and(|held| !held.entries.is_empty())
         });
         (missing, moved)
+    }
+}
+
+/// The disk has failed, and what it holds makes sense.
+fn is_disk(error: &EngineError) -> bool {
+    !matches!(error, EngineError::Corrupt { .. })
+}
+
+fn inject(node: &mut Node, fault: Fault) {
+    node.fault_planned = true;
+    let disk = &node.disk;
+    match fault.point {
+        FaultPoint::Append | FaultPoint::Sync | FaultPoint::Read => disk.log.inject(fault),
+        FaultPoint::Write | FaultPoint::Flush | FaultPoint::Ingest => disk.state.inject(fault),
+        FaultPoint::SnapshotWrite | FaultPoint::SnapshotRead => disk.snapshots.inject(fault),
     }
 }

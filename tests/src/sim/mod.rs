@@ -12,11 +12,12 @@ mod network;
 mod operators;
 mod pauses;
 mod placement;
+mod snapshots;
 mod stop;
 mod stores;
 mod transfers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use crate::pd::Pd;
 use crate::rng::Rng;
 use crate::rules::{Rule, Violation};
 use crate::run::Counts;
-use crate::store::{Clock, Life, Node, Surroundings, TransferId};
+use crate::store::{Clock, Life, LifeId, Node, Surroundings, TransferId};
 use crate::trace::Trace;
 use crate::world::World;
 
@@ -92,6 +93,8 @@ pub struct Sim {
     /// Snapshots on their way.
     transfers: BTreeMap<TransferId, Transfer>,
     transfers_begun: TransferId,
+    /// Snapshots that have come to a process and have no intent yet, by region.
+    received: BTreeSet<(LifeId, u64)>,
     /// What clients asked and heard.
     history: History,
     /// Requests of the last phase, and whether they were served.
@@ -147,6 +150,7 @@ impl Sim {
             history: History::default(),
             transfers: BTreeMap::new(),
             transfers_begun: 0,
+            received: BTreeSet::new(),
             served: BTreeMap::new(),
             rng: root.fork("run"),
             fault_rng: root.fork("faults"),

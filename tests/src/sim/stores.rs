@@ -1,13 +1,12 @@
 //! Stores run: their threads step, what they ask for comes, what they answer is heard.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
 use flotilla_engine::{FlushReason, KeyRange, SplitLimits, StateStore as _, split_check};
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::effects::{Fetch, MetaRole, RegionSize, SizeCheck};
 use flotilla_raftstore::region::META_REGION;
-use flotilla_raftstore::{PeerInput, RequestError, SnapshotTask, region};
+use flotilla_raftstore::{PeerInput, RequestError, region};
 
 use super::{Event, STEP_MICROS_MAX, Sim};
 use crate::checkers::machines::may_read;
@@ -72,6 +71,7 @@ impl Sim {
         }
         self.send_later(id);
         self.go_on_stopping(id);
+        self.snapshots_moved(id);
         let Some(node) = self.nodes.get(&id.store) else {
             return;
         };
@@ -170,12 +170,7 @@ impl Sim {
                         .at(self.now() + wait, Event::Fetch { life: id, fetch });
                 }
                 Asked::Offered(transfer, ok) => self.offered(transfer, ok),
-                Asked::Snapshot(task) => {
-                    let wait = self.wait(id.store, |paces| paces.fetch);
-                    let task = Box::new(task);
-                    self.events
-                        .at(self.now() + wait, Event::Snapshot { life: id, task });
-                }
+                Asked::Snapshot(task) => self.snapshot_asked(id, task),
                 Asked::SizeCheck(check) => {
                     let wait = self.wait(id.store, |paces| paces.fetch);
                     self.events
@@ -278,7 +273,7 @@ impl Sim {
     }
 
     /// How long one of a store's threads takes to get to it.
-    fn wait(&mut self, store: u64, which: impl Fn(&Paces) -> Pace) -> Duration {
+    pub(super) fn wait(&mut self, store: u64, which: impl Fn(&Paces) -> Pace) -> Duration {
         let pace = which(self.world.paces(store));
         self.nodes[&store].calm.wait(pace, &mut self.rng)
     }
@@ -355,17 +350,6 @@ impl Sim {
             self.probe("fault: log read failed");
         }
         life.runtime.to_peer(fetch.region, input);
-    }
-
-    pub(super) fn snapshot(&self, id: LifeId, task: SnapshotTask) {
-        let node = &self.nodes[&id.store];
-        let Some(life) = &node.life else { return };
-        let told = task.run(&*node.disk.state, &*node.disk.snapshots, |_| {
-            ControlFlow::Continue(())
-        });
-        if let Some((region, input)) = told {
-            life.runtime.to_peer(region, input);
-        }
     }
 
     pub(super) fn measure(&mut self, id: LifeId, check: &SizeCheck) {

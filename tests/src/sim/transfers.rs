@@ -2,17 +2,18 @@
 //! one on the way is told to both ends that are still there.
 
 use flotilla_engine::{Cf, SnapshotFiles, SnapshotKey, SnapshotResult};
+use flotilla_proto::metapb::{Peer, PeerRole, Region};
 use flotilla_proto::store::{PeerMessage, SnapshotManifest};
 use flotilla_raftstore::PeerInput;
 use flotilla_raftstore::effects::StoreInput;
+use flotilla_raftstore::region::peer_on;
 use prost::Message;
 
 use super::{Event, Sim};
+use crate::checkers::SnapshotStep;
 use crate::net::{Place, Way};
 use crate::store::{LifeId, TransferId};
 
-/// Bytes of a chunk, at most.
-const CHUNK_BYTES: u64 = 4_096;
 /// A store takes no snapshot larger than this.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
@@ -34,6 +35,15 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
+    pub(super) fn sender(&self) -> LifeId {
+        self.from
+    }
+
+    /// The process receives it.
+    pub(super) fn comes_to(&self, id: LifeId) -> bool {
+        self.receiving && self.receiver == Some(id)
+    }
+
     fn way(&self) -> Way {
         (Place::Store(self.from.store), Place::Store(self.to))
     }
@@ -48,6 +58,7 @@ impl Sim {
         let Some(Ok(manifest)) = manifest else {
             unreachable!("a message of the snapshot lane carries a manifest");
         };
+        self.probe_snapshot(to, &message, &manifest);
         self.transfers_begun += 1;
         let transfer = Transfer {
             from,
@@ -125,9 +136,16 @@ impl Sim {
     }
 
     fn chunk(&mut self, number: TransferId) {
+        let transfer = self.transfers.get(&number);
+        let at = transfer.and_then(|it| Some((it.receiver?, it.message.region_id)));
         match self.try_chunk(number) {
             Ok(true) => self.transfer_done(number),
-            Ok(false) => self.transfer_later(number),
+            Ok(false) => {
+                self.transfer_later(number);
+                if let Some((id, region)) = at {
+                    self.meet_snapshot(id, region, SnapshotStep::Came);
+                }
+            }
             Err(error) => {
                 self.note(format_args!("snapshot {number}: {error}"));
                 self.transfer_fails(number, "snapshot: a chunk failed");
@@ -150,7 +168,7 @@ impl Sim {
             return Ok(true);
         };
         let cf = Cf::try_from(file.cf).unwrap_or_default();
-        let chunk = from.read_chunk(&source, cf, offset, CHUNK_BYTES)?;
+        let chunk = from.read_chunk(&source, cf, offset, self.world.chunk_bytes)?;
         to.write_chunk(&target, cf, offset, &chunk)?;
         let next = offset + chunk.len() as u64;
         transfer.at = if next >= file.bytes {
@@ -166,12 +184,63 @@ impl Sim {
             return;
         };
         self.probe("snapshot: received");
+        self.probe_arrival(&transfer);
         self.tell_sender(&transfer, true);
+        let region = transfer.message.region_id;
         if let Some(life) = self.life(transfer.to) {
             let message = Box::new(transfer.message);
             life.runtime
                 .to_store(StoreInput::SnapshotReceived { message });
         }
+        if let Some(id) = transfer.receiver {
+            self.meet_snapshot(id, region, SnapshotStep::Received);
+        }
+    }
+
+    /// Who needs it, and what else is under way.
+    fn probe_snapshot(&self, to: u64, message: &PeerMessage, manifest: &SnapshotManifest) {
+        let region = message.region_id;
+        let second = self
+            .transfers
+            .values()
+            .any(|transfer| transfer.message.region_id == region);
+        let own = manifest.region.as_ref().and_then(|it| peer_on(it, to));
+        let mut oracle = self.oracle.lock();
+        let here = oracle.store(to).applied.contains_key(&region);
+        oracle
+            .probes
+            .hit_if(second, "snapshot: a second one of the region travels");
+        oracle.probes.hit(match own.map(Peer::role) {
+            _ if !here => "snapshot: to a new peer",
+            Some(PeerRole::Learner) => "snapshot: to a lagging learner",
+            _ => "snapshot: to a lagging voter",
+        });
+    }
+
+    /// What has happened since it was sent.
+    fn probe_arrival(&self, transfer: &Transfer) {
+        let region = transfer.message.region_id;
+        let inner = transfer.message.message.as_ref();
+        let term = inner.map_or(0, |inner| inner.term);
+        let mut newer = false;
+        if let Some((leader, _)) = self.leader_of(region)
+            && let Some(life) = self.life(leader.store)
+        {
+            life.look_at(region, |peer| newer = peer.raft().term() > term);
+        }
+        let mut oracle = self.oracle.lock();
+        let version = |region: Option<&Region>| {
+            let epoch = region.and_then(|region| region.region_epoch);
+            epoch.unwrap_or_default().version
+        };
+        let now = version(oracle.model.shape(region, u64::MAX));
+        let split = version(transfer.manifest.region.as_ref()) < now;
+        oracle
+            .probes
+            .hit_if(newer, "snapshot: another leads when it arrives");
+        oracle
+            .probes
+            .hit_if(split, "snapshot: its region was split on the way");
     }
 
     fn transfer_fails(&mut self, number: TransferId, why: &'static str) {

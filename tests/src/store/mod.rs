@@ -10,17 +10,18 @@ mod service;
 mod stopping;
 mod time;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_engine::RaftLog as _;
+use flotilla_engine::memory::MemorySnapshot;
 use flotilla_kv::{Latches, TtlClock};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::boot::{self, Boot, Replayed};
 use flotilla_raftstore::runtime::{Runtime, StoreFatal};
-use flotilla_raftstore::{Config, DurableWatch, RaftMachine, StartError};
+use flotilla_raftstore::{Config, DurableWatch, RaftMachine, SnapshotTask, StartError};
 use flotilla_router::{Lane, LogAppend, LogSync, Poller, Seeded};
 
 use crate::checkers::Shared;
@@ -92,6 +93,10 @@ pub struct Life {
     log: Arc<WatchedLog>,
     /// It is stopping in order, and this far.
     pub stopping: Option<Stopping>,
+    /// Work on snapshots, one after the other: the first is under way.
+    pub snapshots: VecDeque<SnapshotTask>,
+    /// What the build that is under way reads.
+    pub view: Option<MemorySnapshot>,
     /// Lanes whose sender will look at them soon.
     pub sending: BTreeSet<(u64, u8)>,
     /// Addresses that the raft poller has served and nobody has looked at yet.
@@ -256,6 +261,8 @@ impl Life {
             forced_flush: None,
             log: Arc::clone(&disk.log),
             stopping: None,
+            snapshots: VecDeque::new(),
+            view: None,
             sending: BTreeSet::new(),
             touched,
             looks: 0,

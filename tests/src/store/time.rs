@@ -78,11 +78,16 @@ impl NodeClock {
         Wall(seconds * 1000 + now.0 / 1_000_000)
     }
 
+    /// The latest time of day that the node has seen, in seconds.
+    pub fn latest(&self, now: Mono) -> u64 {
+        self.latest.max(self.wall(now).seconds())
+    }
+
     /// Moves the time of day, but never so far behind its latest that a row which a compaction dropped
     /// could be alive again.
     pub fn jump(&mut self, now: Mono, seconds: i64) {
         let shown = self.wall(now).seconds();
-        self.latest = self.latest.max(shown);
+        self.latest = self.latest(now);
         let lowest = self.latest - DROP_DELAY_SECONDS / 2;
         let to = shown.saturating_add_signed(seconds).max(lowest);
         self.offset += to.cast_signed() - shown.cast_signed();

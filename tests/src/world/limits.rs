@@ -29,6 +29,8 @@ pub(super) fn config(rng: &mut Rng) -> Config {
     } else {
         rng.log_range(512..=1 << 14)
     };
+    // Who falls behind by a little needs a snapshot.
+    let short = rng.chance(400);
     Config {
         tick,
         heartbeat: tick * 3,
@@ -49,8 +51,12 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         // A region of one key, with a row in each column family, must not be too large.
         region_bytes_max: split_bytes + 4 * entry,
         split_keys: if seldom { 1 << 40 } else { rng.range(4..=64) },
-        lag_entries_max: rng.range(0..=32),
-        truncate_entries_min: rng.log_range(1..=64),
+        lag_entries_max: if short {
+            rng.range(0..=2)
+        } else {
+            rng.range(0..=32)
+        },
+        truncate_entries_min: if short { 1 } else { rng.log_range(1..=64) },
         truncate_bytes_min: rng.log_range(64..=1 << 14),
         replay_bytes_max: replay,
         replay_page_bytes: rng.log_range(1..=4_096),

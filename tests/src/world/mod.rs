@@ -65,6 +65,8 @@ pub struct Paces {
     pub fetch: Pace,
     /// Flushes of the state.
     pub flush: Pace,
+    /// Work on snapshots.
+    pub snapshot: Pace,
     /// A request between its stages.
     pub serve: Pace,
 }
@@ -98,6 +100,8 @@ pub struct World {
     pub paces: Vec<Paces>,
     /// How the network behaves.
     pub net: NetRates,
+    /// Bytes of a chunk of a snapshot, at most.
+    pub chunk_bytes: u64,
     /// How far the stores' clocks run apart: per thousand of their rate, at most.
     pub drift: u64,
     /// What clients do.
@@ -135,6 +139,7 @@ impl Paces {
             sync: Pace::Swift,
             fetch: Pace::Swift,
             flush: Pace::Swift,
+            snapshot: Pace::Swift,
             serve: Pace::Swift,
         }
     }
@@ -148,6 +153,7 @@ impl Paces {
             sync: pace(),
             fetch: pace(),
             flush: pace(),
+            snapshot: pace(),
             serve: pace(),
         }
     }
@@ -187,11 +193,8 @@ impl World {
         // A region has keys.
         workload.keys = workload.keys.max(regions);
         let members = stores > 1 && root.fork("members").chance(600);
-        let mut faults = Faults::draw(&mut root.fork("fault rates")).among(stores);
+        let faults = Faults::draw(&mut root.fork("fault rates")).among(stores);
         if members {
-            // A snapshot carries what a store with a fast clock has dropped to one that would still read
-            // it; times of day hours apart are not tolerated.
-            faults.compaction = 0;
             // A read that a replica may serve does not notice that the replica ends meanwhile.
             workload.replica = 0;
         }
@@ -212,6 +215,7 @@ impl World {
             auto_flush_bytes: Some(memtable_bytes),
             paces,
             net: NetRates::draw(&mut root.fork("net rates")),
+            chunk_bytes: root.fork("chunks").log_range(64..=1 << 14),
             drift: *rng.pick(&[0, 10, 100, 100]),
             workload,
             members,
@@ -252,6 +256,8 @@ impl World {
             }
             "stops" => faults.stop = 0,
             "disk" => faults.disk = Default::default(),
+            "at-snapshots" => faults.at_snapshots = 0,
+            "away" => faults.away = 0,
             "pauses" => faults.pause = 0,
             "pressure" => faults.pressure = 0,
             "clock" => faults.clock = 0,
