@@ -153,7 +153,7 @@ impl<L: LogView> Raft<L> {
             ..self.message(kind, 0)
         };
         // A vote request says that the candidate voted for itself.
-        let queue = if pre {
+        let queue = if pre || self.log.plant.breaks(Planted::VoteRequestNotPersisted) {
             &mut self.send_now
         } else {
             &mut self.after_write

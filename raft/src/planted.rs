@@ -14,6 +14,8 @@ compile_error!("the feature `planted` breaks raft on purpose; it is for tests on
 pub enum Planted {
     /// A vote leaves before it is durable.
     VoteNotPersisted,
+    /// A candidate asks for votes before its own is durable.
+    VoteRequestNotPersisted,
     /// A candidate counts its own vote before it is durable.
     OwnVoteNotPersisted,
     /// An append is acknowledged before it is durable.
@@ -71,8 +73,9 @@ pub enum Planted {
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::VoteNotPersisted,
+        Self::VoteRequestNotPersisted,
         Self::OwnVoteNotPersisted,
         Self::AckNotPersisted,
         Self::VoteWithoutLogCheck,

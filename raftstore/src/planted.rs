@@ -56,6 +56,8 @@ pub enum Planted {
     ReadBeforeApplied,
     /// What is in the log and not decided is answered as not applied (contracts: C22).
     UnknownAsRefused,
+    /// What stays undecided for too long is never answered (contracts: C22).
+    UndecidedForgotten,
     /// A write is acknowledged when it is committed, applied or not.
     AnsweredBeforeApplied,
     /// A split is applied though the region was split since it was proposed.
@@ -65,7 +67,7 @@ pub enum Planted {
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::AckBeforeIntent,
         Self::IntentRemovedEarly,
         Self::IntentIgnoredAtStart,
@@ -88,6 +90,7 @@ impl Planted {
         Self::ReadUnconfirmed,
         Self::ReadBeforeApplied,
         Self::UnknownAsRefused,
+        Self::UndecidedForgotten,
         Self::AnsweredBeforeApplied,
         Self::SplitOfOldEpoch,
     ];

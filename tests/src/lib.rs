@@ -13,6 +13,7 @@
 //! | [`history`] | what clients asked and heard, and a search for an order of it |
 //! | [`rules`], [`probe`], [`trace`] | counters, rare paths, the transcript |
 //! | [`run`] | a seed from start to end, and many of them |
+//! | `planted` | bugs on purpose, behind the feature of that name |
 //! | [`scenario`] | small clusters step by step, as texts |
 //!
 //! `docs/simulation.md` says how to replay a seed, and what is not simulated.
@@ -24,6 +25,8 @@ pub mod faults;
 pub mod history;
 pub mod net;
 pub mod pd;
+#[cfg(feature = "planted")]
+pub mod planted;
 pub mod probe;
 pub mod rng;
 pub mod rules;

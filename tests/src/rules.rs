@@ -65,9 +65,12 @@ pub enum Rule {
     CommitByQuorum,
     /// No quorum of a configuration misses one of the next (faults: 9).
     QuorumsMeet,
+    /// Nobody campaigns with a committed change of the members unapplied (faults: 9).
+    CampaignsSettled,
     /// A message leaves only after what it claims is durable (faults: 11; contracts: C3).
     DurableBeforeSaid,
-    /// At no moment may two stores serve local reads of one key (contracts: C16).
+    /// At no moment may two stores serve local reads of one key, and nobody is elected in the
+    /// newest term while another may (contracts: C16).
     OneLease,
     /// Replicas that have applied the same hold the same (faults: 20).
     ReplicasAgree,
@@ -105,7 +108,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -135,6 +138,7 @@ impl Rule {
         Self::LeaderHasCommitted,
         Self::CommitByQuorum,
         Self::QuorumsMeet,
+        Self::CampaignsSettled,
         Self::DurableBeforeSaid,
         Self::OneLease,
         Self::ReplicasAgree,

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use parking_lot::Mutex;
 
 use super::fault::{Fault, FaultPoint, Faults};
+use super::planted::{Plant, Planted};
 use crate::snapshot::{Disk, Snapshots};
 use crate::{EngineError, Result};
 
@@ -29,6 +30,7 @@ struct Inner {
     /// Folders that were removed, and whose names no sync has covered since.
     removed: Vec<Folder>,
     faults: Faults,
+    plant: Plant,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -126,6 +128,12 @@ impl MemorySnapshots {
     /// Plans a fault.
     pub fn inject(&self, fault: Fault) {
         self.disk().inner.lock().faults.plan(fault);
+    }
+
+    /// Breaks a promise on purpose; see [`Planted`].
+    #[cfg(feature = "planted")]
+    pub fn plant(&self, rule: Planted) {
+        self.disk().inner.lock().plant.rule = Some(rule);
     }
 
     /// Flips a bit of the byte at `at` (counted over all files of all folders, in order, and beyond
@@ -260,9 +268,11 @@ impl Disk for MemoryDisk {
     }
 
     fn sync(&self, file: &mut MemoryFile) -> Result<()> {
-        self.written("syncing a snapshot", |_| {
+        self.written("syncing a snapshot", |inner| {
             let mut content = file.content.lock();
-            content.synced = content.bytes.len();
+            if !inner.plant.breaks(Planted::FilesNotSynced) {
+                content.synced = content.bytes.len();
+            }
             Ok(())
         })
     }

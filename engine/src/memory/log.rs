@@ -7,6 +7,7 @@ use flotilla_proto::store::{RaftRecord, SnapshotIntent, TruncationRecord};
 use parking_lot::Mutex;
 
 use super::fault::{Fault, FaultPoint, Faults};
+use super::planted::{Plant, Planted};
 use crate::region_log::{RegionLogBuilder, missing_entry};
 use crate::{EngineError, LogBatch, RaftLog, RegionLog, RegionWrite, Result};
 
@@ -32,6 +33,7 @@ struct Inner {
     faults: Faults,
     /// Indexes whose bytes have rotten.
     rotten: BTreeSet<(u64, u64)>,
+    plant: Plant,
 }
 
 type Waiting = Vec<(u64, RegionWrite)>;
@@ -101,6 +103,12 @@ impl MemoryLog {
         self.inner.lock().faults.plan(fault);
     }
 
+    /// Breaks a promise on purpose; see [`Planted`].
+    #[cfg(feature = "planted")]
+    pub fn plant(&self, rule: Planted) {
+        self.inner.lock().plant.rule = Some(rule);
+    }
+
     /// Damages the bytes of one entry: reading it from now on is a named corruption.
     pub fn rot(&self, region: u64, index: u64) {
         self.inner.lock().rotten.insert((region, index));
@@ -115,6 +123,9 @@ impl MemoryLog {
             number <= inner.appended,
             "batch {number} was never appended"
         );
+        if inner.plant.breaks(Planted::SyncSkipped) {
+            return Ok(number);
+        }
         while inner.synced < number {
             let batch = inner
                 .waiting

@@ -8,9 +8,12 @@
 mod disk;
 mod fault;
 mod log;
+mod planted;
 mod state;
 
 pub use disk::{MemoryDisk, MemoryFile, MemorySnapshots};
 pub use fault::{Fault, FaultKind, FaultPoint};
 pub use log::MemoryLog;
+#[cfg(feature = "planted")]
+pub use planted::Planted;
 pub use state::{MemorySnapshot, MemoryState};

@@ -9,6 +9,7 @@ use flotilla_proto::store::{ApplyRecord, RegionRecord, SnapshotManifest};
 use parking_lot::Mutex;
 
 use super::fault::{Fault, FaultPoint, Faults};
+use super::planted::{Plant, Planted};
 use crate::durable::DurableCuts;
 use crate::row::{self, Expiry};
 use crate::state::{orphaned, stored};
@@ -41,6 +42,7 @@ struct Inner {
     pressure: Option<Pressure>,
     flushes: BTreeMap<FlushReason, u64>,
     faults: Faults,
+    plant: Plant,
 }
 
 /// The whole state at one moment; a clone shares everything until one of the two is written.
@@ -90,6 +92,12 @@ impl MemoryState {
     /// Plans a fault.
     pub fn inject(&self, fault: Fault) {
         self.inner.lock().faults.plan(fault);
+    }
+
+    /// Breaks a promise on purpose; see [`Planted`].
+    #[cfg(feature = "planted")]
+    pub fn plant(&self, rule: Planted) {
+        self.inner.lock().plant.rule = Some(rule);
     }
 
     /// From now on a flush runs by itself whenever `bytes` have been written since the last.
@@ -157,7 +165,10 @@ impl Inner {
             return Ok(false);
         }
         self.faults.pass(FaultPoint::Flush, "flushing the state")?;
-        let image = self.flushing.pop_front().expect("not empty");
+        let mut image = self.flushing.pop_front().expect("not empty");
+        if self.plant.breaks(Planted::FlushOfOneFamily) {
+            image.rows[1..].clone_from_slice(&self.flushed.rows[1..]);
+        }
         assert!(image.cut >= self.flushed.cut, "flushes finish in order");
         self.flushed = image;
         Ok(true)
@@ -405,7 +416,12 @@ impl StateStore for MemoryState {
 
     fn refresh_durable(&self) -> Result<Vec<(u64, u64)>> {
         let mut inner = self.inner.lock();
-        let cut = inner.flushed.cut;
+        let early = inner.plant.breaks(Planted::DurableTooSoon);
+        let cut = if early {
+            inner.now.cut
+        } else {
+            inner.flushed.cut
+        };
         Ok(inner.cuts.advance(cut))
     }
 

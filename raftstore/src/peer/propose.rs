@@ -337,6 +337,10 @@ impl Peer {
             let Some(first) = self.proposals.appended.pop_front() else {
                 break;
             };
+            if self.shared.plants(Planted::UndecidedForgotten) {
+                std::mem::forget(first.owed);
+                continue;
+            }
             let reason = "leadership was lost before the write was committed";
             first.owed.refuse(&RequestError::Undetermined { reason });
         }

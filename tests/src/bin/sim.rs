@@ -343,12 +343,16 @@ fn keep(run: &Run, sum: &Sum) -> std::io::Result<()> {
 
 #[cfg(feature = "planted")]
 mod planted {
-    //! Does the net catch fish? Each planted bug breaks one rule in one place; some seed must notice.
+    //! `make planted`: every bug from several starting points, on all cores.
 
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
     use std::process::ExitCode;
+    use std::sync::{Mutex, mpsc};
 
-    use flotilla_raftstore::{Plant, Planted};
-    use flotilla_tests::run::{run_quietly, world_of};
+    use flotilla_tests::planted::{Bug, Hunted};
+    use indicatif::{ProgressBar, ProgressStyle};
+    use serde_json::{Value, json};
 
     /// What to break, and how hard to look.
     #[derive(clap::Args)]
@@ -365,23 +369,32 @@ mod planted {
         /// Starting points; the median over them is shown
         #[arg(long, default_value_t = 1)]
         rounds: u64,
+        /// Threads; as many as there are cores unless given
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// At the end everything as a table of the documentation
+        #[arg(long)]
+        table: bool,
+        /// A file that gets everything as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
     }
 
     /// Caught by a few dozen of the first seeds.
     const SHORT: [&str; 26] = [
-        "ChildForgetsLog",
-        "CommitNotStored",
-        "AppliedBeforeData",
-        "TruncateUndurable",
-        "EpochUncheckedAtApply",
-        "EpochUncheckedAtPropose",
-        "LeaseOverSplit",
-        "LeaseOutlivesLeader",
-        "ReadUnconfirmed",
-        "ReadBeforeApplied",
-        "UnknownAsRefused",
-        "AnsweredBeforeApplied",
-        "SplitOfOldEpoch",
+        "store::ChildForgetsLog",
+        "store::CommitNotStored",
+        "store::AppliedBeforeData",
+        "store::TruncateUndurable",
+        "store::EpochUncheckedAtApply",
+        "store::EpochUncheckedAtPropose",
+        "store::LeaseOverSplit",
+        "store::LeaseOutlivesLeader",
+        "store::ReadUnconfirmed",
+        "store::ReadBeforeApplied",
+        "store::UnknownAsRefused",
+        "store::AnsweredBeforeApplied",
+        "store::SplitOfOldEpoch",
         "raft::VoteNotPersisted",
         "raft::OwnVoteNotPersisted",
         "raft::AckNotPersisted",
@@ -397,72 +410,130 @@ mod planted {
         "raft::LeaseFromReceipt",
     ];
 
-    fn bugs() -> Vec<(String, Plant)> {
-        let store = Planted::ALL.into_iter().map(|bug| {
-            let plant = Plant {
-                store: Some(bug),
-                raft: None,
-            };
-            (format!("{bug:?}"), plant)
-        });
-        let raft = flotilla_raft::Planted::ALL.into_iter().map(|bug| {
-            let plant = Plant {
-                store: None,
-                raft: Some(bug),
-            };
-            (format!("raft::{bug:?}"), plant)
-        });
-        store.chain(raft).collect()
-    }
-
     pub(super) fn run(args: &Args) -> ExitCode {
         std::panic::set_hook(Box::new(|_| {}));
-        let mut missed = 0;
-        let mut seen = 0;
-        for (name, plant) in bugs() {
-            if !name.contains(&args.name) || (args.short && !SHORT.contains(&&*name)) {
-                continue;
-            }
-            seen += 1;
-            let mut caught: Vec<(u64, String)> = (0..args.rounds)
-                .filter_map(|round| hunt(plant, round * args.seeds + 1, args.seeds))
-                .collect();
-            caught.sort();
-            match caught.get(caught.len() / 2) {
-                Some((seeds, by)) if caught.len() as u64 == args.rounds => {
-                    println!("{name} caught by {by} after {seeds} seeds");
-                }
-                _ => {
-                    missed += 1;
-                    println!("{name} NOT CAUGHT by {} seeds", args.seeds);
-                }
-            }
+        let wanted = |bug: &Bug| {
+            let name = bug.name();
+            name.contains(&args.name) && (!args.short || SHORT.contains(&&*name))
+        };
+        let bugs: Vec<Bug> = Bug::all().filter(wanted).collect();
+        let mut hunted = hunt_all(&bugs, args);
+        hunted.sort_by_key(|hunted| bugs.iter().position(|bug| *bug == hunted.bug));
+        if args.table {
+            table(&hunted);
         }
-        println!("{} of {seen} planted bugs caught", seen - missed);
-        if missed == 0 && seen > 0 {
+        if let Some(path) = &args.json
+            && let Err(error) = std::fs::write(path, json_of(&hunted, args).to_string())
+        {
+            eprintln!("sim: {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+        let caught = hunted.iter().filter(|hunted| hunted.missed == 0).count();
+        println!("{caught} of {} planted bugs caught", bugs.len());
+        if caught == bugs.len() && caught > 0 {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
         }
     }
 
-    /// How many seeds it takes, and which check notices.
-    fn hunt(plant: Plant, first: u64, seeds: u64) -> Option<(u64, String)> {
-        (0..seeds).find_map(|nth| {
-            let mut world = world_of(first + nth);
-            world.config.plant = plant;
-            let failure = run_quietly(world, 0).err()?;
-            // What fails without the bug proves nothing.
-            run_quietly(world_of(first + nth), 0).ok()?;
-            let by = match failure.rule {
-                Some(rule) => format!("{rule:?}"),
-                None => format!("an assertion ({})", first_words(&failure.what)),
-            };
-            Some((nth + 1, by))
-        })
+    type Found = Option<(u64, String)>;
+
+    /// Every bug from every starting point. A bug's line comes when its last round is done.
+    fn hunt_all(bugs: &[Bug], args: &Args) -> Vec<Hunted> {
+        let rounds = args.rounds.max(1);
+        let work = (0..bugs.len()).flat_map(|bug| (0..rounds).map(move |round| (bug, round)));
+        let bar = ProgressBar::new(bugs.len() as u64 * rounds);
+        if let Ok(style) = ProgressStyle::with_template(
+            "{elapsed_precise} {bar:40} {pos}/{len} hunts, {eta} to go",
+        ) {
+            bar.set_style(style);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let jobs = args.jobs.unwrap_or(cores).max(1);
+        let work = Mutex::new(work);
+        let next = || work.lock().ok()?.next();
+        let (say, hear) = mpsc::channel::<(usize, Found)>();
+        let mut hunted = Vec::new();
+        std::thread::scope(|scope| {
+            for _ in 0..jobs {
+                let (say, next) = (say.clone(), &next);
+                scope.spawn(move || {
+                    while let Some((bug, round)) = next() {
+                        let found = bugs[bug].hunt(round * args.seeds + 1, args.seeds);
+                        if say.send((bug, found)).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            drop(say);
+            let mut found: BTreeMap<usize, Vec<Found>> = BTreeMap::new();
+            for (bug, round) in hear {
+                bar.inc(1);
+                let of = found.entry(bug).or_default();
+                of.push(round);
+                if of.len() as u64 == rounds {
+                    let done = Hunted::new(bugs[bug], std::mem::take(of));
+                    bar.suspend(|| println!("{}", line(&done, args.seeds)));
+                    hunted.push(done);
+                }
+            }
+        });
+        bar.finish_and_clear();
+        hunted
     }
 
-    fn first_words(text: &str) -> String {
-        text.chars().take(60).collect()
+    fn line(hunted: &Hunted, seeds: u64) -> String {
+        let name = hunted.bug.name();
+        let by = hunted.invariants().join(", ");
+        let rounds = hunted.seeds.len() as u64 + hunted.missed;
+        match (hunted.missed, hunted.median()) {
+            (0, Some(median)) => format!("{name} caught by {by} after {median} seeds"),
+            (missed, _) if missed == rounds => format!("{name} NOT CAUGHT by {seeds} seeds"),
+            (missed, _) => {
+                format!(
+                    "{name} NOT CAUGHT by {seeds} seeds from {missed} of {rounds} starting points, from others by {by}"
+                )
+            }
+        }
+    }
+
+    /// The table of `docs/simulation.md`.
+    fn table(hunted: &[Hunted]) {
+        println!("| bug | caught by | median of seeds | seeds |");
+        println!("|---|---|---|---|");
+        for hunted in hunted {
+            let by: Vec<String> = hunted
+                .invariants()
+                .iter()
+                .map(|rule| format!("`{rule}`"))
+                .collect();
+            let median = hunted
+                .median()
+                .map_or("-".to_owned(), |median| median.to_string());
+            let mut seeds: Vec<String> = hunted.seeds.iter().map(u64::to_string).collect();
+            seeds.extend((0..hunted.missed).map(|_| "-".to_owned()));
+            println!(
+                "| `{}` | {} | {median} | {} |",
+                hunted.bug.name(),
+                by.join(", "),
+                seeds.join(", ")
+            );
+        }
+    }
+
+    fn json_of(hunted: &[Hunted], args: &Args) -> Value {
+        let bugs = hunted.iter().map(|hunted| {
+            json!({
+                "bug": hunted.bug.name(),
+                "invariants": hunted.by,
+                "median": hunted.median(),
+                "seeds": hunted.seeds,
+                "missed": hunted.missed,
+            })
+        });
+        let bugs: Vec<Value> = bugs.collect();
+        json!({ "seeds_max": args.seeds, "rounds": args.rounds, "bugs": bugs })
     }
 }

@@ -42,8 +42,13 @@ impl Oracle {
         true
     }
 
-    /// A peer has got a lease; these others have one now, each by its own clock.
-    pub fn check_lease_alone(&mut self, store: u64, region: &Region, others: &[(u64, Region)]) {
+    /// A peer has got a lease, or was elected; these others have a lease now, each by its own clock.
+    pub fn check_lease_alone(
+        &mut self,
+        (store, may): (u64, &str),
+        region: &Region,
+        others: &[(u64, Region)],
+    ) {
         let both = |other: &&(u64, Region)| {
             let meta = [region.id, other.1.id].map(|id| id == META_REGION);
             match meta {
@@ -53,7 +58,7 @@ impl Oracle {
         };
         let other = others.iter().find(both);
         self.checks.check(Rule::OneLease, other.is_none(), || {
-            format!("store {store} may read {region:?} locally, and so may another: {other:?}")
+            format!("store {store} {may} {region:?}, and another may read locally: {other:?}")
         });
     }
 

@@ -2,7 +2,8 @@
 
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
-use flotilla_raft::LogView as _;
+use flotilla_proto::raft::EntryKind;
+use flotilla_raft::{LogView as _, Role};
 use flotilla_raftstore::peer::Peer;
 use flotilla_raftstore::{Begin, Delegates, ReadContext};
 
@@ -80,8 +81,33 @@ impl Oracle {
                 "store {store} region {region}: {before:?}, durable term {promised}, became {now:?}"
             )
         });
+        self.look_at_campaign(store, peer);
         self.look_at_group(peer, before.led, before.commit);
         true
+    }
+
+    /// Who campaigns knows the newest configuration that is committed in its log: the one before may
+    /// have quorums that miss those of the one behind it.
+    fn look_at_campaign(&mut self, store: u64, peer: &Peer) {
+        let (raft, region) = (peer.raft(), peer.region().id);
+        if !matches!(raft.role(), Role::PreCandidate | Role::Candidate) {
+            return;
+        }
+        let unapplied = raft.applied_index() + 1..raft.commit() + 1;
+        let held = self.stores[&store].log.held(region);
+        let mut entries = held
+            .into_iter()
+            .flat_map(|held| held.entries.range(unapplied.clone()));
+        let change = entries.find(|(_, entry)| entry.kind() == EntryKind::ConfChange);
+        let change = change.map(|(index, _)| *index);
+        self.checks.check(Rule::CampaignsSettled, change.is_none(), || {
+            format!(
+                "store {store} region {region}: a {:?} of term {} has applied {}, and the change of the members at {change:?} is committed",
+                raft.role(),
+                raft.term(),
+                raft.applied_index()
+            )
+        });
     }
 
     /// Whoever would be served locally now has a leader with a lease behind it, which has applied

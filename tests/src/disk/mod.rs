@@ -105,5 +105,11 @@ impl Disk {
         oracle.stores[&store].log.found(&found, &mut oracle.checks);
         oracle.state_crashed(store, &self.state.inner);
         self.state.auto_flush(world.auto_flush_bytes);
+        #[cfg(feature = "planted")]
+        if let Some(rule) = world.plants.engine {
+            self.log.inner.plant(rule);
+            self.state.inner.plant(rule);
+            self.snapshots.plant(rule);
+        }
     }
 }

@@ -291,6 +291,7 @@ impl Sim {
             wall: clock.wall(self.now()),
             mode: self.world.mode,
             replicas_bind: self.world.replicas_bind,
+            plant: self.world.plants.service,
         }
     }
 

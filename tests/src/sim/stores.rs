@@ -107,25 +107,32 @@ impl Sim {
             return;
         };
         let mut oracle = self.oracle.lock();
-        let elected = oracle.leaders_elected;
-        let mut leased = Vec::new();
+        let (mut leased, mut elected) = (Vec::new(), Vec::new());
         for region in touched {
             life.look_at(region, |peer| {
+                let before = oracle.leaders_elected;
                 let moved = oracle.look_at_peer(id.store, peer);
+                // In an old term one may still be elected, but commits nothing.
+                let newest = oracle.consensus.newest_term(region);
+                if oracle.leaders_elected > before && peer.raft().term() == newest {
+                    elected.push(peer.region().clone());
+                }
                 if moved && oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now) {
                     leased.push(peer.region().clone());
                 }
             });
         }
-        let elected = oracle.leaders_elected > elected;
         oracle.probes.hit_if(
-            elected && self.net.any_cut(),
+            !elected.is_empty() && self.net.any_cut(),
             "leader: elected while ways are cut",
         );
-        if !leased.is_empty() {
+        if !(leased.is_empty() && elected.is_empty()) {
             let others = self.leases_of_others(id.store);
+            for region in elected {
+                oracle.check_lease_alone((id.store, "is elected for"), &region, &others);
+            }
             for region in leased {
-                oracle.check_lease_alone(id.store, &region, &others);
+                oracle.check_lease_alone((id.store, "may read locally"), &region, &others);
             }
         }
         let queued = life.runtime.raft.queued_bytes();

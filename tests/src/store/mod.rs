@@ -28,7 +28,7 @@ use crate::checkers::Shared;
 use crate::checkers::answers::OpId;
 use crate::disk::{Disk, WatchedLog, WatchedState};
 use crate::rng::Rng;
-use crate::world::World;
+use crate::world::{Service, World};
 
 pub use actors::{Calm, Clock, Wake};
 pub use outside::{Answered, Asked, Inbox, Outside, TransferId};
@@ -251,7 +251,7 @@ impl Life {
             actors,
             wakes,
             outside,
-            inbox: Inbox::default(),
+            inbox: Inbox::new(world.plants.service == Some(Service::AnsweredTwice)),
             latches: Latches::new(),
             ttl: TtlClock::new(),
             requests: BTreeMap::new(),

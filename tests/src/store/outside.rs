@@ -28,7 +28,7 @@ pub enum Asked {
 }
 
 /// An answer that a store gave.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Answered {
     /// To a write.
     Write(OpId, Result<(), RequestError>),
@@ -59,10 +59,19 @@ pub struct Inbox(Arc<Mutex<Waiting>>);
 #[derive(Debug, Default)]
 struct Waiting {
     dead: bool,
+    /// Everything is said twice: a planted bug.
+    twice: bool,
     answers: Vec<Answered>,
 }
 
 impl Inbox {
+    /// One in which everything is said once, or twice.
+    pub fn new(twice: bool) -> Self {
+        let inbox = Self::default();
+        inbox.0.lock().twice = twice;
+        inbox
+    }
+
     /// The process is gone: what it would still say is not said.
     pub fn kill(&self) {
         self.0.lock().dead = true;
@@ -75,6 +84,9 @@ impl Inbox {
 
     fn say(&self, answer: Answered) {
         let mut waiting = self.0.lock();
+        if waiting.twice && !waiting.dead {
+            waiting.answers.push(answer.clone());
+        }
         if !waiting.dead {
             waiting.answers.push(answer);
         }

@@ -19,6 +19,7 @@ use crate::checkers::model::{ModelAt, RowKey};
 use crate::checkers::{Oracle, Shared};
 use crate::client::{Need, Plan, Request};
 use crate::rules::Rule;
+use crate::world::Service;
 
 /// A request being served.
 #[derive(Debug)]
@@ -137,6 +138,8 @@ pub struct Surroundings {
     pub mode: KeyMode,
     /// What a replica read has shown no later read may miss.
     pub replicas_bind: bool,
+    /// What the service breaks on purpose.
+    pub plant: Option<Service>,
 }
 
 impl Surroundings {
@@ -231,7 +234,8 @@ impl Life {
             {
                 let region = running.context.region;
                 let mut woken = Vec::new();
-                if let Some(lock) = running.lock.take() {
+                let kept = around.plant != Some(Service::UnknownUnlatched);
+                if let Some(lock) = running.lock.take_if(|_| kept) {
                     self.latches.detain(lock, region, term);
                     // It may be decided already.
                     let oracle = around.oracle.lock();
@@ -276,6 +280,11 @@ impl Life {
     }
 
     fn latch(&mut self, op: OpId, running: &mut Running, around: &Surroundings) -> Next {
+        let swap = running.request.need() == Need::ReadWrite;
+        if swap && around.plant == Some(Service::SwapUnlatched) {
+            running.lock = None;
+            return self.begin_read(op, running, around);
+        }
         let lock = running
             .lock
             .as_mut()

@@ -2,6 +2,7 @@
 //! runs differ in kind and not only in order.
 
 mod limits;
+mod plants;
 mod seats;
 
 use std::fmt;
@@ -20,6 +21,7 @@ use crate::faults::Faults;
 use crate::net::NetRates;
 use crate::rng::Rng;
 
+pub use plants::{Plants, Service};
 pub use seats::Seat;
 
 /// How long one kind of step waits before it runs, once there is something to do.
@@ -119,6 +121,8 @@ pub struct World {
     pub operations: u64,
     /// Attempts that they make at least.
     pub attempts_min: u64,
+    /// What is broken on purpose.
+    pub plants: Plants,
 }
 
 /// PD's answer to the time of day at the start of a run: seconds since the epoch.
@@ -224,6 +228,7 @@ impl World {
             faults,
             operations: rng.range(80..=400),
             attempts_min: 0,
+            plants: Plants::default(),
             config,
         }
     }
