@@ -132,6 +132,8 @@ impl Pick for SeededPick {
 pub struct Seeded<'a, N, F> {
     pick: SeededPick,
     actors: Vec<Box<dyn Actor<N, F> + 'a>>,
+    /// Those that are ready now. Kept for its memory only.
+    ready: Vec<usize>,
 }
 
 impl<'a, N: Copy, F> Seeded<'a, N, F> {
@@ -140,6 +142,7 @@ impl<'a, N: Copy, F> Seeded<'a, N, F> {
         Self {
             pick: SeededPick::new(seed),
             actors: Vec::new(),
+            ready: Vec::new(),
         }
     }
 
@@ -151,16 +154,16 @@ impl<'a, N: Copy, F> Seeded<'a, N, F> {
 
     /// Lets one of the actors that are ready take a step; answers which. `None`: none is ready.
     pub fn step(&mut self, now: N) -> Result<Option<usize>, F> {
-        let mut ready = Vec::with_capacity(self.actors.len());
+        self.ready.clear();
         for (number, actor) in self.actors.iter_mut().enumerate() {
             if actor.is_ready() {
-                ready.push(number);
+                self.ready.push(number);
             }
         }
-        if ready.is_empty() {
+        if self.ready.is_empty() {
             return Ok(None);
         }
-        let number = ready[self.pick.pick(Choice::Actor, ready.len())];
+        let number = self.ready[self.pick.pick(Choice::Actor, self.ready.len())];
         self.actors[number].step(now, &mut self.pick)?;
         Ok(Some(number))
     }

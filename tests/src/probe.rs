@@ -185,16 +185,25 @@ impl Probes {
     /// # Panics
     /// If there is no probe of that name.
     pub fn hit(&mut self, name: &str) {
+        let known = self.hit_known(name);
+        assert!(known, "no probe is called {name:?}");
+    }
+
+    /// Counts a hit of a probe that is in the lists; `false`: it is not.
+    fn hit_known(&mut self, name: &str) -> bool {
+        if let Some(hits) = self.hits.get_mut(name) {
+            *hits += 1;
+            return true;
+        }
+        // Both lists are long, and this comes once per probe and run.
         let known = ALL.iter().chain(NOT_YET).find(|probe| **probe == name);
-        let known = known.unwrap_or_else(|| panic!("no probe is called {name:?}"));
-        *self.hits.entry(known).or_default() += 1;
+        known.is_some_and(|known| self.hits.insert(known, 1).is_none())
     }
 
     /// Counts a hit of a probe inside the machines.
     pub fn reached(&mut self, name: String) {
-        match ALL.iter().chain(NOT_YET).find(|probe| **probe == name) {
-            Some(known) => *self.hits.entry(known).or_default() += 1,
-            None => *self.unlisted.entry(name).or_default() += 1,
+        if !self.hit_known(&name) {
+            *self.unlisted.entry(name).or_default() += 1;
         }
     }
 

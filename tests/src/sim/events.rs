@@ -56,7 +56,7 @@ pub(super) enum Event {
         /// For whom.
         life: LifeId,
         /// Which.
-        check: SizeCheck,
+        check: Box<SizeCheck>,
     },
     /// PD answers.
     Pd {

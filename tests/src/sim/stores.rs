@@ -180,6 +180,7 @@ impl Sim {
                 Asked::Snapshot(task) => self.snapshot_asked(id, task),
                 Asked::SizeCheck(check) => {
                     let wait = self.wait(id.store, |paces| paces.fetch);
+                    let check = Box::new(check);
                     self.events
                         .at(self.now() + wait, Event::Size { life: id, check });
                 }
