@@ -74,11 +74,11 @@ pub struct StoreSeen {
     pub buried: BTreeMap<u64, u64>,
     /// Regions that came as snapshots, and the newest index of one.
     pub arrived: BTreeMap<u64, u64>,
-    /// Regions whose rows are being replaced by those of a snapshot, step by step.
-    pub replacing: BTreeMap<u64, Region>,
-    /// Regions whose rows came so, with the index of the snapshot: a crash may take back all of it but
-    /// them.
-    pub came: BTreeMap<u64, (u64, Region)>,
+    /// Regions whose rows are being replaced by those of a snapshot, step by step, and its index.
+    pub replacing: BTreeMap<(u64, u64), Region>,
+    /// Regions whose rows came so: a crash may take back all of it but them. Of one region there may be
+    /// several, with the ranges that it had.
+    pub came: BTreeMap<(u64, u64), Region>,
     /// Steps of snapshots, by region, since somebody looked.
     pub snapshot_steps: Vec<(u64, SnapshotStep)>,
     /// The newest descriptor of each region that left the store.

@@ -197,7 +197,7 @@ impl Oracle {
         let seen = self.store(store);
         seen.undurable.compacted = dropped.max(seen.undurable.compacted);
         let before = seen.applied.insert(region, index);
-        seen.replacing.remove(&region);
+        seen.replacing.retain(|(id, _), _| *id != region);
         seen.snapshot_steps.push((region, SnapshotStep::Recorded));
         let arrived = seen.arrived.entry(region).or_default();
         *arrived = index.max(*arrived);
@@ -250,8 +250,8 @@ impl Oracle {
     /// Rows of a snapshot go into the state before the region's records, one column family at a time.
     pub fn rows_come(&mut self, store: u64, region: &Region, index: u64) {
         let seen = self.store(store);
-        seen.replacing.insert(region.id, region.clone());
-        seen.came.insert(region.id, (index, region.clone()));
+        seen.replacing.insert((region.id, index), region.clone());
+        seen.came.insert((region.id, index), region.clone());
     }
 
     /// Whatever was half in place is complete, or gone.
@@ -428,14 +428,11 @@ impl Oracle {
         let is_cut = first || cuts.iter().any(|(_, cut)| *cut == applied);
         seen.undurable.cuts = vec![(0, applied.clone())];
         seen.survives.clone_from(&applied);
-        seen.came.retain(|region, (index, _)| {
+        seen.came.retain(|(region, index), _| {
             let left = applied.get(region);
             left.is_none_or(|left| left < index)
         });
-        let came = seen.came.iter();
-        seen.replacing = came
-            .map(|(id, (_, region))| (*id, region.clone()))
-            .collect();
+        seen.replacing.clone_from(&seen.came);
         seen.applied = applied;
         let stay = seen
             .buried
@@ -595,7 +592,7 @@ impl StoreSeen {
     /// The row may be of a snapshot that is being put in place. A crash may have taken back the split
     /// that made its region, too: then the range is a parent's once more.
     fn is_replaced(&self, key: &RowKey, owner: Option<u64>, model: &Model) -> bool {
-        let covers = |(id, region): (&u64, &Region)| {
+        let covers = |((id, _), region): (&(u64, u64), &Region)| {
             let meta = *id == META_REGION;
             meta == (key.0 == Cf::CfMeta as i32)
                 && (meta || within(region, &key.1))

@@ -208,7 +208,7 @@ impl Sim {
         let seen = oracle.store(id.store);
         for (region, index) in seen.log.durable_intents() {
             let applied = seen.applied.get(&region).copied().unwrap_or(0);
-            let came = seen.came.get(&region).is_some_and(|came| came.0 == index);
+            let came = seen.came.contains_key(&(region, index));
             hits.push(match (applied >= index, came) {
                 (true, _) => "crash: before an intent goes",
                 (false, true) => "crash: rows of a snapshot came without their records",
