@@ -1,6 +1,7 @@
 //! What the machines are sent, and what they ask to be done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_engine::{
@@ -481,13 +482,16 @@ impl Fetch {
 #[derive(Debug)]
 #[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum PdTask {
-    /// A leader shows its region.
+    /// A leader shows its region: how much was written since the last time, which peers are behind,
+    /// which it has not heard of, and for how long.
     RegionHeartbeat {
         region: Region,
         leader: Peer,
         term: u64,
         size: RegionSize,
         written: RegionSize,
+        pending: Vec<Peer>,
+        down: Vec<(Peer, Duration)>,
     },
     /// Ids for a split; comes back as [`PeerInput::SplitIds`].
     AskSplit {

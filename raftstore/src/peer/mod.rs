@@ -13,6 +13,7 @@ mod members;
 mod propose;
 mod read;
 mod ready;
+mod report;
 mod snapshot;
 mod split;
 mod stall;
@@ -30,8 +31,8 @@ use flotilla_raft::{Raft, Restart, StepError};
 
 use crate::delegate::{Delegate, Serving};
 use crate::effects::{
-    Answer, ApplyReport, MetaRole, PdTask, PeerInput, RaftEffects, RaftInput, RegionChange,
-    RegionSize, Retired, StoreInput,
+    Answer, ApplyReport, MetaRole, PeerInput, RaftEffects, RaftInput, RegionChange, RegionSize,
+    Retired, StoreInput,
 };
 use crate::log_view::PeerLog;
 use crate::planted::Planted;
@@ -90,7 +91,7 @@ pub struct Peer {
     split_at: u64,
     /// This store was told that it is PD in this term.
     meta_announced: Option<u64>,
-    last_heartbeat: Option<Mono>,
+    reports: report::Reports,
     /// When a leader was heard of last, or PD was asked for one.
     led: Mono,
     /// The state batch of the last apply report.
@@ -188,7 +189,7 @@ impl Peer {
             member_at: made_at.map_or(0, |epoch| epoch.conf_ver),
             split_at,
             meta_announced: None,
-            last_heartbeat: None,
+            reports: report::Reports::default(),
             led: now,
             applied_cut: 0,
             promised: (0, 0),
@@ -374,10 +375,7 @@ impl Peer {
         }
         self.raft.tick(now);
         self.expire_proposals(now);
-        let due = self
-            .last_heartbeat
-            .is_none_or(|last| now - last >= self.shared.config.region_heartbeat);
-        if self.is_leader() && due {
+        if self.is_leader() && self.report_due(now) {
             self.report_region(now, effects);
             self.check_size_again(effects);
         }
@@ -558,20 +556,6 @@ impl Peer {
             _ if self.shared.plants(Planted::LeaseOutlivesLeader) => {}
             _ => self.delegate.revoke(),
         }
-    }
-
-    fn report_region(&mut self, now: Mono, effects: &mut RaftEffects) {
-        if self.region.id == META_REGION {
-            return;
-        }
-        self.last_heartbeat = Some(now);
-        effects.pd.push(PdTask::RegionHeartbeat {
-            region: self.region.clone(),
-            leader: self.meta,
-            term: self.raft.term(),
-            size: self.size_at_most(),
-            written: std::mem::take(&mut self.unreported),
-        });
     }
 
     /// Tells when this store has become PD: it leads the meta region and has applied all that

@@ -173,8 +173,20 @@ impl Desk {
         self.size_checks += effects.size_checks.len();
         for task in effects.pd {
             match task {
-                PdTask::RegionHeartbeat { region, .. } => {
-                    self.line(format!("  to PD: leads {}", describe_region(&region)));
+                PdTask::RegionHeartbeat {
+                    region,
+                    pending,
+                    down,
+                    ..
+                } => {
+                    let mut line = format!("  to PD: leads {}", describe_region(&region));
+                    for peer in pending {
+                        line += &format!(", {} is behind", peer.id);
+                    }
+                    for (peer, silent) in down {
+                        line += &format!(", {} is silent for {silent:?}", peer.id);
+                    }
+                    self.line(line);
                 }
                 PdTask::AskSplit {
                     epoch,

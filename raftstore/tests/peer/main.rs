@@ -119,6 +119,26 @@ fn a_write_in_the_log_is_kept_through_a_change_of_leader_until_it_is_replaced() 
     "#]]);
 }
 
+/// At once when it leads, when a peer has caught up, and every ten seconds.
+#[test]
+fn pd_hears_who_is_behind_who_has_caught_up_and_who_is_silent() {
+    let mut desk = Desk::new(&[1, 2, 3], Config::default());
+    desk.elect(6);
+    for _ in 0..25 {
+        desk.acknowledge(6, 6);
+        desk.run();
+        desk.tick(500);
+    }
+    let told = |line: &&str| line.starts_with("  to PD");
+    let told: Vec<&str> = desk.text.lines().filter(told).map(str::trim).collect();
+    desk.text = told.join("\n") + "\n";
+    desk.check(&expect![[r#"
+        to PD: leads 3["","")v1, 8 is behind, 12 is behind
+        to PD: leads 3["","")v1, 12 is behind
+        to PD: leads 3["","")v1, 12 is behind, 12 is silent for 10.5s
+    "#]]);
+}
+
 #[test]
 fn a_leader_that_comes_back_to_a_shorter_log_gives_indexes_again() {
     let mut desk = Desk::new(&[1, 2], Config::default());
