@@ -177,7 +177,16 @@ fn advance(cx: &Cx<'_>, running: &mut Running, region: &plan::Region) -> Option<
         return Some(Ending::Cancelled(Cancelled::MembersChanged));
     }
     running.step = next;
-    (next == running.operator.steps.len()).then_some(Ending::Done)
+    let Some(step) = running.operator.steps.get(next) else {
+        return Some(Ending::Done);
+    };
+    let lose = match step {
+        Step::RemovePeer { store } => std::slice::from_ref(store),
+        Step::EnterJoint { demote, .. } => demote,
+        _ => &[],
+    };
+    let moved = region.leader.is_some_and(|leader| lose.contains(&leader));
+    moved.then_some(Ending::Cancelled(Cancelled::LeaderMoved))
 }
 
 fn out_of_time(cx: &Cx<'_>, running: &Running) -> Option<Ending> {

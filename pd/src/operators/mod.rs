@@ -83,6 +83,8 @@ pub enum Cancelled {
     RangeChanged,
     /// Somebody else changed the region's members.
     MembersChanged,
+    /// The peer that was to go leads now.
+    LeaderMoved,
     /// The region is known no more.
     RegionGone,
     /// A store it needs is in this state now.
@@ -99,6 +101,7 @@ impl fmt::Display for Cancelled {
         match self {
             Self::RangeChanged => f.write_str("the region was split or merged"),
             Self::MembersChanged => f.write_str("the region's members changed otherwise"),
+            Self::LeaderMoved => f.write_str("the peer that was to go leads now"),
             Self::RegionGone => f.write_str("the region is gone"),
             Self::Store {
                 store,

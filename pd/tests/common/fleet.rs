@@ -200,8 +200,9 @@ impl Fleet {
             writeln!(self.lines, "tell store {}: {text}", stream.0).unwrap();
             let group = &self.groups[&order.region_id];
             assert_eq!(order.target_peer.map(|peer| peer.store_id), Some(stream.0));
-            assert_eq!(stream.0, group.leader);
-            self.orders.insert(order.region_id, order);
+            if stream.0 == group.leader {
+                self.orders.insert(order.region_id, order);
+            }
         }
     }
 
@@ -209,7 +210,8 @@ impl Fleet {
     pub fn obey(&mut self) {
         for (id, order) in std::mem::take(&mut self.orders) {
             let group = self.groups.get_mut(&id).unwrap();
-            if order.region_epoch == group.region.region_epoch {
+            let leads = order.target_peer.map(|peer| peer.store_id) == Some(group.leader);
+            if leads && order.region_epoch == group.region.region_epoch {
                 group.carry_out(&order);
             }
             self.beat(id);
