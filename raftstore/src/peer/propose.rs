@@ -79,6 +79,20 @@ impl Proposals {
         }
         None
     }
+
+    /// A snapshot takes the place of the log up to `index`. What waits there may be in it or not.
+    pub(super) fn overtaken(&mut self, index: u64) {
+        let reason = "a snapshot came instead of the log that would have told the outcome";
+        let appended = std::mem::take(&mut self.appended);
+        for one in appended {
+            if one.id.index > index {
+                self.appended.push_back(one);
+                continue;
+            }
+            tracing::trace!(target: PROBE_TARGET, "snapshot: in the place of entries that somebody waits for");
+            one.owed.refuse(&RequestError::Undetermined { reason });
+        }
+    }
 }
 
 impl Owed {

@@ -309,6 +309,7 @@ impl Peer {
         // No read that is under way counts, and none begins.
         self.delegate.outdate();
         self.delegate.publish(Serving::default());
+        self.proposals.overtaken(manifest.index);
         let held = self.raft.log_mut().take_restored_over();
         effects.log.0.clear(id, held);
         let point = TruncationRecord {
