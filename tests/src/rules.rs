@@ -80,6 +80,8 @@ pub enum Rule {
     IntentCoversState,
     /// A peer that has ended never acts again (faults: 16; contracts: C7).
     TombstoneStays,
+    /// While a peer is dying its region id makes no peer, and its range goes to nobody (contracts: C7).
+    DyingStaysAlone,
     /// A store has at most one peer of a region, the last that was made (faults: 16).
     OneLivePeer,
     /// A peer id is used once (faults: 16).
@@ -108,7 +110,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -145,6 +147,7 @@ impl Rule {
         Self::AckedSnapshotHasIntent,
         Self::IntentCoversState,
         Self::TombstoneStays,
+        Self::DyingStaysAlone,
         Self::OneLivePeer,
         Self::PeerIdsUnique,
         Self::RegionIdsUnique,

@@ -3,6 +3,7 @@
 
 pub mod answers;
 pub mod consensus;
+mod dying;
 pub mod leases;
 pub mod log;
 pub mod machines;
@@ -27,6 +28,7 @@ use crate::trace::Trace;
 
 use answers::Answers;
 use consensus::Consensus;
+use dying::Dying;
 use leases::Leases;
 use log::LogModel;
 use machines::PeerSeen;
@@ -72,6 +74,8 @@ pub struct StoreSeen {
     pub tombstones: BTreeMap<u64, u64>,
     /// Those of them that survive a crash.
     pub buried: BTreeMap<u64, u64>,
+    /// Peers whose tombstones a crash would take back, by region.
+    pub dying: BTreeMap<u64, Dying>,
     /// Regions that came as snapshots, and the newest index of one.
     pub arrived: BTreeMap<u64, u64>,
     /// Regions whose rows are being replaced by those of a snapshot, step by step, and its index.

@@ -225,8 +225,11 @@ impl Oracle {
             seen.terms.insert(id, u64::MAX);
             seen.terms_risen.push((id, u64::MAX));
             seen.tombstones.insert(id, peer);
+            seen.begins_to_die(record);
             return;
         }
+        self.check_lives_apart(store, region);
+        let seen = self.stores.entry(store).or_default();
         self.checks.check(
             Rule::TombstoneStays,
             ended.is_none_or(|ended| ended < peer),
@@ -440,6 +443,7 @@ impl Oracle {
             .all(|(region, peer)| tombstones.get(region).is_some_and(|left| left >= peer));
         let buried = std::mem::replace(&mut seen.buried, tombstones.clone());
         seen.tombstones = tombstones;
+        seen.dying.clear();
         self.checks.check(Rule::TombstoneStays, stay, || {
             format!("store {store}: of the tombstones {buried:?} a crash has taken some")
         });
@@ -519,6 +523,7 @@ impl Oracle {
         let seen = self.store(store);
         seen.survives = applied_of(left_by_crash);
         seen.buried = tombstones_of(left_by_crash);
+        seen.are_buried();
         let undurable = &mut seen.undurable;
         undurable.cuts.retain(|(number, _)| *number >= cut.cut);
         undurable.covered = undurable.covered.max(cut.covered);

@@ -73,6 +73,9 @@ impl RaftLog for WatchedLog {
             probes.hit_if(cut, "log: a tail is cut off");
         }
         oracle.log_grew(self.store, batch.stored_bytes());
+        for (region, write) in batch.regions() {
+            oracle.check_log_apart(self.store, region, write);
+        }
         let model = &oracle.model;
         let seen = oracle.stores.entry(self.store).or_default();
         let context = LogContext {

@@ -1,5 +1,7 @@
 //! Operators change the members of regions: peers come, catch up, vote, step back and go.
 
+use std::collections::BTreeMap;
+
 use flotilla_proto::metapb::{Peer, PeerRole, Region, RegionEpoch};
 use flotilla_raftstore::PeerInput;
 use flotilla_raftstore::effects::PeerChange;
@@ -9,6 +11,8 @@ use super::Sim;
 
 /// Voters that a region should have; with fewer or more the operators lean back to it.
 const VOTERS_WANTED: usize = 3;
+/// Chance per thousand that somebody is taken away though too few of the others run.
+const RECKLESS: u64 = 200;
 
 impl Sim {
     /// A change of the members of some region, mostly one that can be done.
@@ -28,6 +32,9 @@ impl Sim {
             true => self.wrong_change(&region),
             false => self.some_change(&region),
         };
+        if self.strands(&region, &changes) && !self.rng.chance(RECKLESS) {
+            return self.probe("members: nobody is taken away while too few are here");
+        }
         let mut epoch = region.region_epoch.unwrap_or_default();
         if wrong && self.rng.chance(300) {
             epoch = RegionEpoch {
@@ -105,6 +112,36 @@ impl Sim {
             (_, _) if !missing.is_empty() => vec![PeerChange::Learner(self.new_peer(&missing))],
             _ => Vec::new(),
         }
+    }
+
+    /// Somebody is taken away, and of the voters that stay no quorum runs: as PD would look at it. It
+    /// is not for ever (stores come back with what they held), so that now and then it is done.
+    fn strands(&self, region: &Region, changes: &[PeerChange]) -> bool {
+        let voters = region
+            .peers
+            .iter()
+            .filter(|peer| peer.role() == PeerRole::Voter);
+        let mut voters: BTreeMap<u64, u64> = voters.map(|peer| (peer.id, peer.store_id)).collect();
+        let before = voters.len();
+        for change in changes {
+            match change {
+                PeerChange::Remove { peer } => drop(voters.remove(peer)),
+                PeerChange::Learner(peer) => drop(voters.remove(&peer.id)),
+                PeerChange::Voter(_) => {}
+            }
+        }
+        let fewer = voters.len() < before;
+        for change in changes {
+            if let PeerChange::Voter(peer) = change {
+                voters.insert(peer.id, peer.store_id);
+            }
+        }
+        let now = self.now();
+        let runs = |store: &&u64| {
+            let node = self.nodes.get(*store);
+            node.is_some_and(|node| node.life.is_some() && !node.is_paused(now))
+        };
+        fewer && voters.values().filter(runs).count() * 2 <= voters.len()
     }
 
     fn removal(&mut self, peers: &[Peer]) -> PeerChange {

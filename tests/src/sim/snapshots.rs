@@ -115,7 +115,7 @@ impl Sim {
             "store {}: a snapshot of region {region}: {step:?}",
             id.store
         ));
-        match self.fault_rng.weighted(&[40, 15, 15, 15, 5, 10]) {
+        match self.fault_rng.weighted(&[35, 15, 25, 15, 5, 5]) {
             0 => self.crash(id),
             1 => {
                 let sender = self.transfers.values();
@@ -125,8 +125,14 @@ impl Sim {
                     self.crash(other);
                 }
             }
-            2 => self.move_leader(region),
-            3 => self.split_now(region),
+            2 => {
+                self.move_leader(region);
+                self.stall_transfers(region);
+            }
+            3 => {
+                self.split_now(region);
+                self.stall_transfers(region);
+            }
             4 => {
                 let time = self.fault_rng.micros(10_000..=1_000_000);
                 self.pause(id, time);
@@ -161,6 +167,19 @@ impl Sim {
                     .for_each(|life| life.look_at(region, |peer| to = peer.raft().id()));
                 return life.runtime.to_peer(region, PeerInput::Transfer { to });
             }
+        }
+    }
+
+    /// What is on its way takes so long that something else can happen first.
+    fn stall_transfers(&mut self, region: u64) {
+        let transfers = &self.transfers;
+        let of_region = |event: &Event| match event {
+            Event::Transfer(number) => transfers.get(number).is_some_and(|it| it.is_of(region)),
+            _ => false,
+        };
+        let late = self.now() + self.world.config.election_max * 2;
+        for event in self.events.extract(of_region) {
+            self.events.at(late, event);
         }
     }
 

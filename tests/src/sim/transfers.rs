@@ -39,6 +39,10 @@ impl Transfer {
         self.from
     }
 
+    pub(super) fn is_of(&self, region: u64) -> bool {
+        self.message.region_id == region
+    }
+
     /// The process receives it.
     pub(super) fn comes_to(&self, id: LifeId) -> bool {
         self.receiving && self.receiver == Some(id)

@@ -198,10 +198,6 @@ impl World {
         workload.keys = workload.keys.max(regions);
         let members = stores > 1 && root.fork("members").chance(600);
         let faults = Faults::draw(&mut root.fork("fault rates")).among(stores);
-        if members {
-            // A read that a replica may serve does not notice that the replica ends meanwhile.
-            workload.replica = 0;
-        }
         Self {
             seed,
             stores,
@@ -219,7 +215,7 @@ impl World {
             auto_flush_bytes: Some(memtable_bytes),
             paces,
             net: NetRates::draw(&mut root.fork("net rates")),
-            chunk_bytes: root.fork("chunks").log_range(64..=1 << 14),
+            chunk_bytes: root.fork("chunks").log_range(16..=1 << 14),
             drift: *rng.pick(&[0, 10, 100, 100]),
             workload,
             members,
