@@ -103,14 +103,16 @@ else
 endif
 
 .PHONY: planted
-planted: ## Break one rule of the store after the other: which check notices, after how many seeds
-	@$(CARGO) run --quiet -p flotilla-tests --features planted --bin sim -- planted $(BUG)
+planted: ## Break one rule after the other: which check notices, after how many seeds; make planted BUG=Lease
+	@$(CARGO) run --quiet -p flotilla-tests --features planted --bin sim -- planted $(BUG) $(PLANTED)
 
 .PHONY: test-planted
 test-planted: ## That the model of raft and the simulator notice bugs that are planted
 	$(CARGO) test -p flotilla-raft --features planted --test model planted -- --nocapture
 	$(CARGO) test -p flotilla-tests --features planted --test scenarios
 	$(CARGO) run --quiet -p flotilla-tests --features planted --bin sim -- planted --short --seeds 300
+	@if $(CARGO) check --quiet --release -p flotilla-raft --features planted 2>/dev/null; then \
+		echo "a release can be built with planted bugs"; exit 1; fi
 
 .PHONY: test-linked
 test-linked: system ## Tests of everything that links RocksDB, opens sockets or starts threads

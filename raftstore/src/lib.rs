@@ -40,9 +40,9 @@ pub use effects::{
 };
 pub use entry::{Command, EntryError, decode_command};
 pub use error::{RequestError, StartError};
-pub use planted::Plant;
 #[cfg(feature = "planted")]
 pub use planted::Planted;
+pub use planted::{PLANTED, Plant};
 pub use snapshot_task::SnapshotTask;
 pub use store::RaftMachine;
 pub use watch::DurableWatch;

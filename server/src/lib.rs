@@ -26,3 +26,8 @@ pub mod process;
 pub mod program;
 pub mod rpc;
 pub mod store;
+
+const _: () = assert!(
+    !flotilla_raftstore::PLANTED,
+    "the feature `planted` breaks rules on purpose; a server is not built with it"
+);

@@ -10,6 +10,8 @@ use flotilla_raftstore::region::{META_REGION, contains};
 
 /// Ids below this are given to the first regions.
 const FIRST_ID: u64 = 1000;
+/// The first multiple of this is the id that is given twice, where one is.
+const TWICE_EVERY: u64 = 16;
 
 /// The state of PD, outside of every store.
 #[derive(Debug)]
@@ -18,6 +20,8 @@ pub struct Pd {
     regions: BTreeMap<u64, Region>,
     /// Who leads a region, as the leader of the newest term said, with that term.
     leaders: BTreeMap<u64, (u64, Peer)>,
+    /// An id will be given twice: a planted bug.
+    twice: bool,
 }
 
 impl Default for Pd {
@@ -26,15 +30,22 @@ impl Default for Pd {
             next_id: FIRST_ID,
             regions: BTreeMap::new(),
             leaders: BTreeMap::new(),
+            twice: false,
         }
     }
 }
 
 impl Pd {
+    /// From now on an id is given twice, once.
+    pub fn give_twice(&mut self) {
+        self.twice = true;
+    }
+
     /// An id that was never given.
     pub fn id(&mut self) -> u64 {
         let id = self.next_id;
-        self.next_id += 1;
+        self.next_id += u64::from(!(self.twice && id.is_multiple_of(TWICE_EVERY)));
+        self.twice &= !id.is_multiple_of(TWICE_EVERY);
         id
     }
 

@@ -115,6 +115,8 @@ pub const ALL: &[&str] = &[
     "leader: elected while ways are cut",
     "log: a tail is cut off",
     "net: a queue is full",
+    "net: a rare message is late",
+    "snapshot: its offer is late",
     "read: asked of a deposed leader",
     "read: by index, while ways are cut",
     "split: committed by a later leader",

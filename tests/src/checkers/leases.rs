@@ -42,13 +42,8 @@ impl Oracle {
         true
     }
 
-    /// A peer has got a lease, or was elected; these others have a lease now, each by its own clock.
-    pub fn check_lease_alone(
-        &mut self,
-        (store, may): (u64, &str),
-        region: &Region,
-        others: &[(u64, Region)],
-    ) {
+    /// A peer has got a lease; these others have one now, each by its own clock.
+    pub fn check_lease_alone(&mut self, store: u64, region: &Region, others: &[(u64, Region)]) {
         let both = |other: &&(u64, Region)| {
             let meta = [region.id, other.1.id].map(|id| id == META_REGION);
             match meta {
@@ -58,7 +53,18 @@ impl Oracle {
         };
         let other = others.iter().find(both);
         self.checks.check(Rule::OneLease, other.is_none(), || {
-            format!("store {store} {may} {region:?}, and another may read locally: {other:?}")
+            format!("store {store} may read {region:?} locally, and so may another: {other:?}")
+        });
+    }
+
+    /// A peer was elected in the newest term: no other of its region may have a lease. Of another
+    /// region one may: the elected one may still have to apply the split that made it.
+    pub fn check_elected_alone(&mut self, store: u64, region: &Region, others: &[(u64, Region)]) {
+        let other = others.iter().find(|(_, leased)| leased.id == region.id);
+        self.checks.check(Rule::OneLease, other.is_none(), || {
+            format!(
+                "store {store} is elected for {region:?}, and another may read locally: {other:?}"
+            )
         });
     }
 

@@ -123,6 +123,14 @@ impl Net {
         }
     }
 
+    /// What is rare would hardly ever be late: in a world where things are, such a thing is held on its
+    /// way with a chance of so many in a thousand, while what follows goes on. Answers for how long.
+    pub fn hold(&mut self, way: Way, chance: u64) -> Option<Duration> {
+        let link = self.link(way);
+        let held = link.late > 0 && self.rng.chance(chance);
+        held.then(|| self.rng.micros(10_000..=5_000_000))
+    }
+
     /// Something that cannot be duplicated is asked or answered along `way`.
     pub fn call(&mut self, now: Mono, way: Way) -> Sent {
         if self.is_cut(way) || (!self.calm && self.rng.chance(self.rates.call_loss)) {

@@ -70,6 +70,10 @@ impl Sim {
         };
         life.runtime.to_peer(region.id, input);
         self.hear_answers(id);
+        // Who is new gets a snapshot from before the split, or learns of the child first.
+        if self.rng.chance(200) {
+            self.split_region(region);
+        }
     }
 
     fn some_change(&mut self, region: &Region) -> Vec<PeerChange> {

@@ -36,7 +36,7 @@ use crate::rules::{Rule, Violation};
 use crate::run::Counts;
 use crate::store::{Clock, Life, LifeId, Node, Surroundings, TransferId};
 use crate::trace::Trace;
-use crate::world::World;
+use crate::world::{Service, World};
 
 use events::{Event, Events};
 use transfers::Transfer;
@@ -121,6 +121,9 @@ impl Sim {
             .map(|id| (id, Node::create(id, &world, &oracle, &mut clocks)))
             .collect();
         let mut pd = Pd::default();
+        if world.plants.service == Some(Service::IdGivenTwice) {
+            pd.give_twice();
+        }
         world
             .first_regions()
             .iter()

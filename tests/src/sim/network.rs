@@ -27,6 +27,18 @@ pub(super) struct Flight {
     duplicate: bool,
 }
 
+/// How often a bulk with a rare message is held on its way, of a thousand.
+const RARE_HELD: u64 = 100;
+
+/// A message of a kind that is late too seldom by itself.
+fn is_rare(message: &PeerMessage) -> bool {
+    let kind = message.message.as_ref().map(|message| message.kind());
+    matches!(
+        kind,
+        Some(MessageKind::TimeoutNow | MessageKind::ReadIndexResponse)
+    )
+}
+
 impl Flight {
     fn way(&self) -> Way {
         (Place::Store(self.from.store), Place::Store(self.to))
@@ -120,7 +132,16 @@ impl Sim {
         if sent.overtakes {
             self.probe("net: a bulk may overtake others");
         }
+        let held = match flight.messages.iter().any(is_rare) {
+            true => self.net.hold(way, RARE_HELD),
+            false => None,
+        };
+        self.oracle
+            .lock()
+            .probes
+            .hit_if(held.is_some(), "net: a rare message is late");
         for at in sent.arrivals {
+            let at = at + held.unwrap_or_default();
             self.events.at(at, Event::Arrive(Box::new(flight.clone())));
         }
     }

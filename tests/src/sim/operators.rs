@@ -4,10 +4,13 @@ use bytes::Bytes;
 use flotilla_engine::row;
 use flotilla_proto::metapb::Region;
 use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
-use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::region::{META_REGION, strictly_inside};
 use flotilla_raftstore::{PeerInput, ReadContext};
 
 use super::{Event, Phase, Sim};
+
+/// How often keys are drawn for a split of one region.
+const SPLIT_TRIES: usize = 4;
 
 impl Sim {
     pub(super) fn operator_later(&mut self) {
@@ -62,27 +65,42 @@ impl Sim {
 
     /// A split by request, in up to four parts.
     fn split_somewhere(&mut self) {
-        if self.pd.regions().count() > self.world.regions_max {
-            return;
-        }
         let op = self.op();
-        let count = self.rng.range(1..=3);
-        let mut keys: Vec<_> = (0..count)
-            .map(|nth| self.world.workload.split_key(op, nth, &mut self.rng))
-            .collect();
-        keys.sort();
-        let inside = |region: &Region| {
-            keys.iter()
-                .any(|key| flotilla_raftstore::region::strictly_inside(region, key))
-        };
+        let keys = self.split_keys(op);
+        let inside = |region: &Region| keys.iter().any(|key| strictly_inside(region, key));
         let home = self
             .pd
             .regions()
             .find(|region| region.id != META_REGION && inside(region))
             .cloned();
-        let Some(region) = home.or_else(|| self.any_region()) else {
+        if let Some(region) = home.or_else(|| self.any_region()) {
+            self.split_at(op, &region, keys);
+        }
+    }
+
+    /// A split of this region, if a few tries find a key inside.
+    pub(super) fn split_region(&mut self, region: Region) {
+        for _ in 0..SPLIT_TRIES {
+            let op = self.op();
+            let keys = self.split_keys(op);
+            if keys.iter().any(|key| strictly_inside(&region, key)) {
+                return self.split_at(op, &region, keys);
+            }
+        }
+    }
+
+    fn split_keys(&mut self, op: u64) -> Vec<Bytes> {
+        let count = self.rng.range(1..=3);
+        let keys = (0..count).map(|nth| self.world.workload.split_key(op, nth, &mut self.rng));
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort();
+        keys
+    }
+
+    fn split_at(&mut self, op: u64, region: &Region, keys: Vec<Bytes>) {
+        if self.pd.regions().count() > self.world.regions_max {
             return;
-        };
+        }
         let context = self.rng.chance(700).then(|| ReadContext {
             region: region.id,
             epoch: region.region_epoch,

@@ -129,10 +129,10 @@ impl Sim {
         if !(leased.is_empty() && elected.is_empty()) {
             let others = self.leases_of_others(id.store);
             for region in elected {
-                oracle.check_lease_alone((id.store, "is elected for"), &region, &others);
+                oracle.check_elected_alone(id.store, &region, &others);
             }
             for region in leased {
-                oracle.check_lease_alone((id.store, "may read locally"), &region, &others);
+                oracle.check_lease_alone(id.store, &region, &others);
             }
         }
         let queued = life.runtime.raft.queued_bytes();

@@ -14,6 +14,8 @@ use crate::checkers::SnapshotStep;
 use crate::net::{Place, Way};
 use crate::store::{LifeId, TransferId};
 
+/// How often an offer is held on its way, of a thousand.
+const OFFERS_HELD: u64 = 200;
 /// A store takes no snapshot larger than this.
 const SNAPSHOT_BYTES_MAX: u64 = 1 << 30;
 
@@ -84,8 +86,22 @@ impl Sim {
             return;
         };
         let sent = self.net.call(self.now(), way);
+        let offer = self
+            .transfers
+            .get(&number)
+            .is_some_and(|transfer| transfer.receiver.is_none());
+        let held = match offer {
+            true => self.net.hold(way, OFFERS_HELD),
+            false => None,
+        };
+        self.oracle
+            .lock()
+            .probes
+            .hit_if(held.is_some(), "snapshot: its offer is late");
         match sent.arrivals.first() {
-            Some(at) => self.events.at(*at, Event::Transfer(number)),
+            Some(at) => self
+                .events
+                .at(*at + held.unwrap_or_default(), Event::Transfer(number)),
             None => self.transfer_fails(number, "snapshot: lost on the way"),
         }
     }

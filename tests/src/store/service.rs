@@ -234,8 +234,7 @@ impl Life {
             {
                 let region = running.context.region;
                 let mut woken = Vec::new();
-                let kept = around.plant != Some(Service::UnknownUnlatched);
-                if let Some(lock) = running.lock.take_if(|_| kept) {
+                if let Some(lock) = running.lock.take() {
                     self.latches.detain(lock, region, term);
                     // It may be decided already.
                     let oracle = around.oracle.lock();
@@ -281,9 +280,17 @@ impl Life {
 
     fn latch(&mut self, op: OpId, running: &mut Running, around: &Surroundings) -> Next {
         let swap = running.request.need() == Need::ReadWrite;
-        if swap && around.plant == Some(Service::SwapUnlatched) {
-            running.lock = None;
-            return self.begin_read(op, running, around);
+        let range = matches!(running.request, Request::DeleteRange(_));
+        match around.plant {
+            Some(Service::SwapUnlatched) if swap => {
+                running.lock = None;
+                return self.begin_read(op, running, around);
+            }
+            Some(Service::RangeUnlatched) if range => {
+                running.lock = None;
+                return self.plan(op, running, around);
+            }
+            _ => {}
         }
         let lock = running
             .lock

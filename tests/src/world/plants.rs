@@ -1,22 +1,28 @@
 //! What is broken on purpose in a world, beside the rules of stores and raft groups (`config.plant`).
 
-/// A rule of the service in front of a store, which the simulator plays itself.
+/// A rule of what the simulator plays itself: the service in front of a store, and PD.
+///
+/// A latch of unknown fate that goes at once is not among them: nothing comes of it. A swap reads where
+/// an entry of the leader's own term is applied, and before that one every older fate is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Service {
     /// An answer is given twice.
     AnsweredTwice,
     /// A compare-and-swap takes no latch (contracts: C18).
     SwapUnlatched,
-    /// The latch of a write of unknown fate goes at once (contracts: C18).
-    UnknownUnlatched,
+    /// A range delete takes no latch (contracts: C18).
+    RangeUnlatched,
+    /// PD gives an id twice (faults: 28).
+    IdGivenTwice,
 }
 
 impl Service {
     /// Every one of them.
-    pub const ALL: [Self; 3] = [
+    pub const ALL: [Self; 4] = [
         Self::AnsweredTwice,
         Self::SwapUnlatched,
-        Self::UnknownUnlatched,
+        Self::RangeUnlatched,
+        Self::IdGivenTwice,
     ];
 }
 
