@@ -175,7 +175,7 @@ impl Leading {
                 done::<calls::Bootstrap>(cx, token, self.plan_bootstrap(&request))
             }
             Request::PutStore(request) => {
-                done::<calls::PutStore>(cx, token, self.plan_put_store(&request))
+                done::<calls::PutStore>(cx, token, self.plan_put_store(cx, &request))
             }
             Request::PutClusterConfig(request) => {
                 done::<calls::PutClusterConfig>(cx, token, self.plan_cluster_config(&request))

@@ -114,7 +114,8 @@ impl Leading {
     }
 }
 
-fn changed(store: Store) -> (Vec<Mod>, Vec<Then>) {
+/// The row of a store with a new state.
+pub(crate) fn changed(store: Store) -> (Vec<Mod>, Vec<Then>) {
     let event = Event::StoreState {
         store: store.id,
         state: store.state().as_str_name(),

@@ -13,6 +13,7 @@ use crate::genesis::META_REGION;
 use crate::leading::{Leading, StoreReport};
 use crate::limits::{PEERS_MAX, STORE_LABELS_MAX, STORE_TEXT_BYTES_MAX, STORES_MAX};
 use crate::records::{self, ClusterRecord, Mod};
+use crate::removal::changed;
 use crate::reply::{Answer, Cx, Refusal};
 use crate::routes::Route;
 use crate::version::Version;
@@ -124,6 +125,7 @@ impl Leading {
 
     pub(crate) fn plan_put_store(
         &self,
+        cx: &Cx<'_>,
         request: &PutStoreRequest,
     ) -> Answer<Plan<PutStoreResponse>> {
         self.check_bootstrapped()?;
@@ -151,7 +153,7 @@ impl Leading {
         let holder = self.durable.stores.values().find(|other| {
             other.id != put.id && !is_tombstone(other) && other.address == put.address
         });
-        if let Some(holder) = holder {
+        if let Some(holder) = holder.filter(|holder| !self.is_silent(cx, holder.id)) {
             let text = format!(
                 "duplicated store address: {} is already registered by store {}",
                 put.address, holder.id
@@ -164,11 +166,27 @@ impl Leading {
             plan.mods.push(records::put_store(&store));
             plan = plan.then(Then::Event(store_put(&store)));
         }
+        if let Some(replaced) = holder.filter(|holder| holder.state() == StoreState::Up) {
+            let (mods, then) = changed(Store {
+                state: StoreState::Offline as i32,
+                ..replaced.clone()
+            });
+            plan.mods.extend(mods);
+            plan.then.extend(then);
+        }
         if let Some((row, version)) = self.raised_version(&store) {
             plan.mods.push(row);
             plan = plan.then(Then::Event(Event::ClusterVersion { version }));
         }
         Ok(plan)
+    }
+
+    /// Nobody has heard of the store for a while: who comes at its address is another, on an empty
+    /// disk, and takes its place.
+    fn is_silent(&self, cx: &Cx<'_>, store: u64) -> bool {
+        let heard = self.reports.get(&store).map(|report| report.at);
+        let silent = cx.now - heard.unwrap_or(self.since);
+        silent >= cx.config.schedule.store_disconnected_after
     }
 
     /// The cluster's version follows the smallest of its live stores, upwards only.

@@ -136,6 +136,40 @@ fn a_removal_can_be_taken_back() {
     assert!(!lines.contains("Tombstone"), "{lines}");
 }
 
+/// A node that lost its disk starts again where it was, as another store.
+#[test]
+fn a_store_at_the_address_of_one_that_is_silent_takes_its_place() {
+    let mut fleet = Fleet::with_region(3, 3, &[1, 2, 3]);
+    fleet.add(common::region(1, 1, "", ""));
+    fleet.report();
+    fleet.settle();
+    fleet.take();
+    fleet.silent.insert(3);
+    let mut again = store(9);
+    again.address = store(3).address;
+    let put = |fleet: &mut Fleet, store| {
+        let header = header();
+        let request = PutStoreRequest { header, store };
+        let token = fleet.world.send(calls::PutStore::request(request));
+        outcome(&fleet.world.answers.remove(&token).unwrap())
+    };
+    let early = put(&mut fleet, Some(again.clone()));
+    expect!["UNKNOWN duplicated store address: 10.0.0.3:20160 is already registered by store 3"]
+        .assert_eq(&early);
+    fleet.pass(Duration::from_secs(30));
+    assert_eq!(put(&mut fleet, Some(again.clone())), "ok");
+    fleet.report();
+    fleet.settle();
+    fleet.hear();
+    let lines = fleet.take();
+    for line in ["store 3: Offline", "region 3: done", "store 3: Tombstone"] {
+        assert!(lines.contains(line), "{line}:\n{lines}");
+    }
+    assert_eq!(put(&mut fleet, Some(again)), "ok", "it may start again");
+    let late = put(&mut fleet, Some(store(3)));
+    expect!["STORE_TOMBSTONE store 3 is a tombstone"].assert_eq(&late);
+}
+
 /// While part of the routes is unknown, nobody knows what is where.
 #[test]
 fn no_store_is_gone_before_all_regions_have_reported() {

@@ -336,6 +336,12 @@ impl Reporter {
             .transfer_leader
             .and_then(|transfer| transfer.peer)
         {
+            // As for changes of members, the region must be the one that PD saw (contracts: C21).
+            let serving = self.store.runtime.delegates.serving(region);
+            if !serving.is_ok_and(|serving| serving.region.region_epoch == instruction.region_epoch)
+            {
+                return;
+            }
             PeerInput::Transfer { to: to.id }
         } else if let Some(changes) = changes {
             let answer = Answer::new(move |outcome: Result<Region, _>| match outcome {
