@@ -181,7 +181,7 @@ pub enum PeerInput {
     /// A snapshot of the region was built, or could not be.
     SnapshotBuilt {
         life: u64,
-        result: Result<(SnapshotKey, SnapshotManifest), String>,
+        result: Result<(SnapshotKey, SnapshotManifest), Arc<SnapshotError>>,
     },
     /// What became of a snapshot message to `peer`: owed once for each that left.
     SnapshotSent { peer: u64, ok: bool },

@@ -78,7 +78,7 @@ impl SnapshotTask {
         pace: &mut Pace<'_>,
     ) -> PeerInput {
         let result = files.build(view, region, pace);
-        let result = result.map_err(|error| error.to_string());
+        let result = result.map_err(Arc::new);
         PeerInput::SnapshotBuilt { life, result }
     }
 }

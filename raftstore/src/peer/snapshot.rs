@@ -4,7 +4,9 @@
 //! truncation point (contracts: C6). Then the rows are put in place off the pollers, then the apply
 //! half writes the region's records; what was committed meanwhile waits for that.
 
-use flotilla_engine::{SnapshotKey, StateOp};
+use std::sync::Arc;
+
+use flotilla_engine::{SnapshotError, SnapshotKey, StateOp};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::RegionEpoch;
 use flotilla_proto::raft::{MessageKind, Snapshot, SnapshotMeta};
@@ -109,7 +111,7 @@ impl Peer {
     pub(super) fn on_snapshot_built(
         &mut self,
         now: Mono,
-        result: Result<(SnapshotKey, SnapshotManifest), String>,
+        result: Result<(SnapshotKey, SnapshotManifest), Arc<SnapshotError>>,
         effects: &mut RaftEffects,
     ) {
         self.snapshots.building = false;
@@ -118,10 +120,17 @@ impl Peer {
             Err(error) => {
                 tracing::warn!(
                     region = self.region.id,
-                    error,
+                    %error,
                     "a snapshot could not be built"
                 );
                 self.snapshots.failed = true;
+                // Files of an earlier one that could not be thrown away, unless somebody sends them.
+                if let SnapshotError::Exists { key } = &*error
+                    && !self.snapshots.outdated.contains(key)
+                {
+                    tracing::trace!(target: PROBE_TARGET, "snapshot: files of an earlier one are in the way");
+                    effects.snapshots.push(SnapshotTask::Discard { key: *key });
+                }
                 return;
             }
         };
@@ -412,7 +421,7 @@ impl Peer {
 
     pub(super) fn on_ingest_failed(
         &mut self,
-        error: std::sync::Arc<flotilla_engine::SnapshotError>,
+        error: Arc<SnapshotError>,
         effects: &mut RaftEffects,
     ) {
         effects.fatal = Some(StoreFatal::Snapshot(error));

@@ -528,6 +528,7 @@ impl Cluster {
             (_, "append") => (FaultPoint::Append, FaultKind::Io),
             (_, "sync") => (FaultPoint::Sync, FaultKind::Io),
             (_, "write") => (FaultPoint::Write, FaultKind::Io),
+            (_, "files") => (FaultPoint::SnapshotWrite, FaultKind::Io),
             _ => words.wrong("nothing fails in this way"),
         };
         let fault = Fault {
@@ -538,6 +539,7 @@ impl Cluster {
         let store = self.store(id);
         match point {
             FaultPoint::Write => store.state.inject(fault),
+            FaultPoint::SnapshotWrite => store.files.inject(fault),
             _ => store.log.inject(fault),
         }
     }

@@ -43,7 +43,7 @@
 //! |---|---|
 //! | `kill 2` · `crash 2 [keeping 1]` | the log keeps all writes · only those synced, and 1 more |
 //! | `flush 2` · `durable 2` | the state is flushed · the store looks how far it is |
-//! | `fail append 2` · `fail sync 2` · `fail write 2` · `full disk 2` | the next such call fails |
+//! | `fail append 2` · `fail sync 2` · `fail write 2` · `fail files 2` · `full disk 2` | the next such call fails; files are those of snapshots |
 //! | `recover 3 4` | go on with what these stopped stores have |
 //! | `PD is away` · `PD is back` · `PD forgets 3` · `PD tells 2 of 3` | |
 //!
