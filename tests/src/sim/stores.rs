@@ -115,7 +115,9 @@ impl Sim {
                 // In an old term one may still be elected, but commits nothing.
                 let newest = oracle.consensus.newest_term(region);
                 if oracle.leaders_elected > before && peer.raft().term() == newest {
-                    elected.push(peer.region().clone());
+                    // It may have to apply a split whose child is led elsewhere.
+                    let shape = oracle.model.shape(region, u64::MAX);
+                    elected.push(shape.unwrap_or(peer.region()).clone());
                 }
                 if moved && oracle.look_at_lease(id.store, peer, &life.runtime.delegates, now) {
                     leased.push(peer.region().clone());
