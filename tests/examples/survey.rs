@@ -37,5 +37,9 @@ fn main() {
             &seeds[..seeds.len().min(8)]
         );
     }
-    println!("never checked or reached: {:?}", summary.missing());
+    println!(
+        "never checked: {:?}; never reached: {:?}",
+        summary.missing(),
+        summary.never()
+    );
 }

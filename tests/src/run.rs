@@ -244,18 +244,20 @@ impl Summary {
         self.probes.add(&report.probes);
     }
 
-    /// Rules that were never checked, and probes that were never hit.
+    /// Rare paths that were never reached.
+    pub fn never(&self) -> Vec<&'static str> {
+        let never = probe::ALL.iter().copied();
+        never.filter(|name| self.probes.count(name) == 0).collect()
+    }
+
+    /// Rules that were never checked, and probes that nobody knows.
     pub fn missing(&self) -> Vec<String> {
         let rules = Rule::ALL
             .iter()
             .filter(|rule| !self.checks.contains_key(rule));
-        let probes = probe::ALL
-            .iter()
-            .filter(|probe| self.probes.count(probe) == 0);
         let unlisted = self.probes.unlisted().keys();
         rules
             .map(|rule| format!("{rule:?}"))
-            .chain(probes.map(ToString::to_string))
             .chain(unlisted.map(|name| format!("{name}: not in the list of probes")))
             .collect()
     }
@@ -282,7 +284,7 @@ impl fmt::Display for Summary {
         for (rule, count) in &self.checks {
             writeln!(f, "{count:>12}  {rule:?}")?;
         }
-        for probe in probe::ALL.iter().chain(probe::NOT_YET) {
+        for probe in probe::ALL {
             writeln!(f, "{:>12}  {probe}", self.probes.count(probe))?;
         }
         for (probe, count) in self.probes.unlisted() {
