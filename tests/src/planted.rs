@@ -121,7 +121,7 @@ impl Hunted {
     }
 }
 
-/// The rule that broke, or the assertion of the machines.
+/// The rule that broke, or the assertion of the machines, without its numbers.
 fn invariant(failure: &Failure) -> String {
     match failure.rule {
         Some(rule) => format!("{rule:?}"),
@@ -130,8 +130,12 @@ fn invariant(failure: &Failure) -> String {
                 .what
                 .strip_prefix("panic: ")
                 .unwrap_or(&failure.what);
-            let words: String = text.chars().take(60).collect();
-            format!("an assertion ({})", words.replace('\n', " "))
+            let line = text.lines().next().unwrap_or_default();
+            let line = line.replace(|letter: char| letter.is_ascii_digit(), "");
+            format!(
+                "an assertion ({})",
+                line.chars().take(80).collect::<String>()
+            )
         }
     }
 }
