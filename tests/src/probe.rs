@@ -165,6 +165,7 @@ pub const ALL: &[&str] = &[
     "snapshot: receiving failed",
     "snapshot: refused, the range is taken",
     // Inside the machines, and hardly ever.
+    "snapshot: a later one takes its place",
     "snapshot: files of an earlier one are in the way",
     "destroy: PD knows newer members",
     "destroy: rows of no region are removed at the start",

@@ -138,6 +138,7 @@ impl Sim {
         if !accepted {
             return self.transfer_fails(number, "snapshot: refused");
         }
+        self.end_earlier(number);
         let Some(transfer) = self.transfers.get_mut(&number) else {
             return;
         };
@@ -152,6 +153,25 @@ impl Sim {
                 self.note(format_args!("snapshot {number}: {error}"));
                 self.transfer_fails(number, "snapshot: receiving failed");
             }
+        }
+    }
+
+    /// An earlier one of the region that the store does not wait for any more ends: room and files are
+    /// those of `number`, which may have the same key.
+    fn end_earlier(&mut self, number: TransferId) {
+        let Some(new) = self.transfers.get(&number) else {
+            return;
+        };
+        let (to, region) = (new.to, new.message.region_id);
+        let earlier = self.transfers.iter().filter(|(id, transfer)| {
+            **id != number && transfer.to == to && transfer.receiving && transfer.is_of(region)
+        });
+        let earlier: Vec<TransferId> = earlier.map(|(id, _)| *id).collect();
+        for id in earlier {
+            if let Some(transfer) = self.transfers.get_mut(&id) {
+                transfer.receiving = false;
+            }
+            self.transfer_fails(id, "snapshot: a later one takes its place");
         }
     }
 
