@@ -69,7 +69,7 @@ pub use log_writer::{
 };
 pub use loopback::{Deliver, Loopback};
 pub use machine::{Executor, Lane, LogSink, Machine, Merge, Routed};
-pub use outgoing::{LaneLimits, OnReady, Outgoing, OutgoingConfig};
+pub use outgoing::{LaneLimits, OnReady, OnStore, Outgoing, OutgoingConfig};
 pub use poller::{Budget, Choice, Fifo, Pick, Poller};
 pub use router::{Handle, QUEUED_BYTES_MAX, Router, RouterConfig, SendError};
 pub use seeded::{Actor, LogAppend, LogSync, Seeded, SeededPick};

@@ -57,6 +57,9 @@ impl Default for OutgoingConfig {
 /// Tells the sender of a store that a lane of it is not empty any more.
 pub type OnReady = Arc<dyn Fn(Lane) + Send + Sync>;
 
+/// Tells whoever starts senders of a store that was not met before.
+pub type OnStore = Arc<dyn Fn(u64) + Send + Sync>;
+
 /// The queues to all stores. Cheap to clone; all clones are the same queues.
 pub struct Outgoing<R: Routed> {
     shared: Arc<Shared<R>>,
@@ -66,6 +69,7 @@ struct Shared<R> {
     config: OutgoingConfig,
     /// Written only when a store is met for the first time, or forgotten.
     stores: RwLock<BTreeMap<u64, Arc<StoreQueues<R>>>>,
+    on_store: RwLock<Option<OnStore>>,
     /// Bytes in all queues.
     bytes: AtomicU64,
     counters: OutgoingTally,
@@ -113,6 +117,7 @@ impl<R: Routed> Outgoing<R> {
         let shared = Shared {
             config,
             stores: RwLock::default(),
+            on_store: RwLock::new(None),
             bytes: AtomicU64::new(0),
             counters: OutgoingTally::default(),
         };
@@ -177,6 +182,14 @@ impl<R: Routed> Outgoing<R> {
         }
     }
 
+    /// Sets who is told of a store that gets its first queue; called at once for those that have one.
+    /// A store may be told twice. It is called on the thread that pushes: it must not wait.
+    pub fn on_store(&self, callback: OnStore) {
+        *self.shared.on_store.write() = Some(Arc::clone(&callback));
+        // After it is set: a store met meanwhile is told by whoever met it, or seen here.
+        self.stores().into_iter().for_each(|store| callback(store));
+    }
+
     /// Forgets a store and its callback; the messages that waited are given back, lane by lane.
     pub fn remove(&self, store: u64) -> Vec<R> {
         let Some(queues) = self.shared.stores.write().remove(&store) else {
@@ -220,7 +233,15 @@ impl<R: Routed> Outgoing<R> {
         if let Some(queues) = self.shared.stores.read().get(&store) {
             return Arc::clone(queues);
         }
-        Arc::clone(self.shared.stores.write().entry(store).or_default())
+        let mut stores = self.shared.stores.write();
+        let fresh = !stores.contains_key(&store);
+        let queues = Arc::clone(stores.entry(store).or_default());
+        drop(stores);
+        let callback = self.shared.on_store.read().clone();
+        if let Some(callback) = callback.filter(|_| fresh) {
+            callback(store);
+        }
+        queues
     }
 }
 

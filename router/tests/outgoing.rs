@@ -352,6 +352,32 @@ fn the_sender_of_a_store_is_told_when_a_lane_is_not_empty_any_more() {
 }
 
 #[test]
+fn a_store_is_told_of_when_it_is_met_also_one_met_before() {
+    let outgoing = tiny();
+    let push = |store| {
+        let message = Message {
+            name: "a".to_owned(),
+            store,
+            lane: Lane::Append,
+            bytes: 1,
+            key: None,
+        };
+        outgoing.push(message).expect("there is room");
+    };
+    push(1);
+    let met = Arc::new(Mutex::new(Vec::new()));
+    let note = Arc::clone(&met);
+    outgoing.on_store(Arc::new(move |store| note.lock().push(store)));
+    push(1);
+    push(2);
+    push(2);
+    assert_eq!(*met.lock(), [1, 2]);
+    outgoing.remove(1);
+    push(1);
+    assert_eq!(*met.lock(), [1, 2, 1]);
+}
+
+#[test]
 fn a_removed_store_gives_its_messages_back() {
     check(
         "listen 2

@@ -32,6 +32,9 @@ Examples:
   Start a node; the first start creates a cluster, later ones continue it:
       flotilla server --data-dir ./data
 
+  Add a node to that cluster:
+      flotilla server --data-dir ./data2 --addr 127.0.0.1:20161 --join 127.0.0.1:20160
+
   Listen on another address, with a configuration file:
       flotilla server --data-dir ./data --addr 127.0.0.1:4000 --config flotilla.toml
 
@@ -78,8 +81,8 @@ pub enum Command {
 const SERVER_LONG: &str = "\
 Run a node until it is stopped by SIGTERM or Ctrl-C.
 
-With an empty or missing data folder it creates a cluster of one node; with the folder of an \
-earlier run it continues that one. Once it serves it prints one line, `flotilla serves on ...`, to \
+With an empty or missing data folder it creates a cluster of one node, or joins the one of `--join`; \
+with the folder of an earlier run it continues that one. Once it serves it prints one line, `flotilla serves on ...`, to \
 standard output; everything else is logged to standard error.";
 
 const BENCH_LONG: &str = "\
@@ -109,6 +112,10 @@ pub struct ConfigArgs {
     /// Address that clients and other nodes dial [default: the one listened on]
     #[arg(long, value_name = "HOST:PORT")]
     advertise_addr: Option<String>,
+    /// Join the cluster of the node at this address, any of its nodes; without it a new data folder
+    /// becomes a cluster of its own
+    #[arg(long, value_name = "HOST:PORT")]
+    join: Option<String>,
     /// Serve /metrics and the JSON API on this address instead of the main one
     #[arg(long, value_name = "HOST:PORT")]
     status_addr: Option<String>,
@@ -157,6 +164,7 @@ impl ConfigArgs {
             ("addr", &self.addr),
             ("advertise-addr", &self.advertise_addr),
             ("status-addr", &self.status_addr),
+            ("join", &self.join),
             ("log-level", &self.log_level),
             ("log-format", &self.log_format),
         ];

@@ -4,7 +4,9 @@
 //!  net       one port: connections, limits, HTTP/1.1 and HTTP/2
 //!  http      /health, /metrics, PD's JSON API
 //!  rpc       the gRPC services: Tikv, PD, Keyspace, health
+//!  join      a new store joins a cluster
 //!  placement PD: the machine's driver, and what the store tells and asks it
+//!  peers     the transport between stores
 //!  store     databases, machines and their threads
 //!  node      all of it together: start, stop, what ends it
 //!  program   the command line, and the code the process ends with
@@ -17,10 +19,12 @@ pub mod config;
 pub mod demo;
 mod gauges;
 mod http;
+pub mod join;
 pub mod logging;
 pub mod metrics;
 pub mod net;
 pub mod node;
+pub mod peers;
 pub mod placement;
 pub mod process;
 pub mod program;

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub network: Arc<NetworkMetrics>,
     /// The store's threads and disk.
     pub store: Arc<StoreMetrics>,
+    /// The transport between stores.
+    pub peers: Arc<PeersMetrics>,
 }
 
 /// Registers one kind of metric; also does nothing, for tests.
@@ -119,6 +121,24 @@ group! {
     }
 }
 
+group! {
+    /// The transport between stores.
+    PeersMetrics {
+        bulk_messages: Histogram = "flotilla_peers_bulk_size", "Raft messages in one bulk message to another store.";
+        sent_bytes: Counter = "flotilla_peers_sent_bytes_total", "Bytes of raft messages sent to other stores.";
+        dropped: Counter = "flotilla_peers_dropped_total", "Raft messages dropped because their store could not be reached.";
+        reconnects: Counter = "flotilla_peers_broken_total", "Times a stream to another store broke or could not be made.";
+        received: Counter = "flotilla_peers_received_total", "Raft messages received from other stores.";
+        misattributed: Counter = "flotilla_peers_misattributed_total", "Raft messages dropped because they were not of the store at the other end.";
+        refused: Counter = "flotilla_peers_refused_total", "Streams of other stores that were refused.";
+        snapshots_sent: Counter = "flotilla_snapshots_sent_total", "Snapshots that another store has taken.";
+        snapshots_not_sent: Counter = "flotilla_snapshots_not_sent_total", "Snapshots that were refused or broke on their way.";
+        snapshot_bytes: Counter = "flotilla_snapshot_sent_bytes_total", "Bytes of snapshots sent to other stores.";
+        snapshots_received: Counter = "flotilla_snapshots_received_total", "Snapshots received whole.";
+        snapshots_not_received: Counter = "flotilla_snapshots_not_received_total", "Snapshots that were refused here or did not come whole.";
+    }
+}
+
 impl Default for Metrics {
     fn default() -> Self {
         Self::new()
@@ -139,6 +159,7 @@ impl Metrics {
             handle: recorder.handle(),
             network: Arc::new(NetworkMetrics::register(&recorder)),
             store: Arc::new(StoreMetrics::register(&recorder)),
+            peers: Arc::new(PeersMetrics::register(&recorder)),
             recorder,
             process: metrics_process::Collector::default(),
         }

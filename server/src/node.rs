@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flotilla_engine::EngineError;
+use flotilla_engine::{DataDir, EngineError};
+use flotilla_pd_client::PdClient;
 use flotilla_proto::keyspacepb::keyspace_server::KeyspaceServer;
 use flotilla_proto::pdpb::pd_server::PdServer;
+use flotilla_proto::raft::peers_server::PeersServer;
 use flotilla_proto::tikvpb::tikv_server::TikvServer;
+use flotilla_raftstore::region::META_REGION;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -17,10 +20,12 @@ use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, ConfigError, HostPort, Loaded};
 use crate::http::{self, Pages};
+use crate::join::{self, JoinError, Joined};
 use crate::metrics::Metrics;
 use crate::net::{self, BindError, Bound, Limits, Server};
-use crate::placement::{Driver, Reporter, WrongMode};
-use crate::rpc::{KeyspaceService, Kv, PdService, StopStreams, TikvService};
+use crate::peers::{self, Book, Receiver, Transport, remembered};
+use crate::placement::{Driver, PdHandle, Reporter, Unfit};
+use crate::rpc::{Forwarding, KeyspaceService, Kv, Leader, PdService, StopStreams, TikvService};
 use crate::store::{self, Fatal, FatalSink, OpenError, Store, Threads};
 
 /// How long a start waits for its own regions to elect their leaders.
@@ -40,9 +45,12 @@ pub enum StartError {
     /// The data folder and what is in it.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The cluster's keys are of another mode than configured.
+    /// Joining.
     #[error(transparent)]
-    Mode(#[from] WrongMode),
+    Join(#[from] JoinError),
+    /// The store does not fit its cluster.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// PD's address.
     #[error(transparent)]
     Placement(#[from] flotilla_pd_client::PdError),
@@ -112,7 +120,16 @@ impl Node {
         let advertised = config.advertised(bound.addr().port());
         let metrics = Arc::new(Metrics::new());
         let fatal = FatalSink::default();
-        let (store, threads, queue) = open(&path, &config, &advertised, &metrics, &fatal).await?;
+        let fresh = !DataDir::holds_store(&path).map_err(OpenError::from)?;
+        let joined = match &config.join {
+            Some(join) if fresh => Some(join::ask(join, bound.addr(), &advertised).await?),
+            _ => None,
+        };
+        let (store, threads, queue) =
+            open(&path, &config, &advertised, joined, &metrics, &fatal).await?;
+        if let Some(join) = config.join.as_ref().filter(|_| !fresh) {
+            join::check(join, bound.addr(), &advertised, store.ids).await?;
+        }
 
         let (tasks, roles) = queue.split();
         let (driver, pd) = Driver::new(Arc::clone(&store), &advertised, roles);
@@ -121,6 +138,14 @@ impl Node {
         let loopback = loopback(bound.addr());
         let (reporter, placement) =
             Reporter::new(Arc::clone(&store), loopback, advertised.clone(), tasks)?;
+        let asks = placement.client().clone();
+        let book = book(&store, &asks);
+        let transport = transport(&store, &advertised, &book, &config, &metrics);
+        running.0.push(tokio::spawn(transport.clone().run()));
+        let keeping = remembered::keep(Arc::clone(&store), Arc::clone(&book), asks);
+        running.0.push(tokio::spawn(keeping));
+        let join = config.join.as_ref().map(HostPort::to_string);
+        let leader = Leader::new(Arc::clone(&store), pd.clone(), book, join);
 
         let (health, health_service) = tonic_health::server::health_reporter();
         health
@@ -141,13 +166,19 @@ impl Node {
                 .max_decoding_message_size(message_max)
                 .max_encoding_message_size(usize::MAX),
         )
-        .add_service(
-            PdServer::new(PdService::new(pd.clone(), stopping))
+        .add_service(Forwarding::new(
+            PdServer::new(PdService::new(pd.clone(), stopping.clone()))
                 .max_decoding_message_size(message_max),
-        )
-        .add_service(
+            leader.clone(),
+        ))
+        .add_service(Forwarding::new(
             KeyspaceServer::new(KeyspaceService::new(pd.clone()))
                 .max_decoding_message_size(message_max),
+            leader,
+        ))
+        .add_service(
+            PeersServer::new(Receiver::new(&transport, stopping))
+                .max_decoding_message_size(bulk_max(&config)),
         )
         .add_service(health_service);
         let limits = Limits::of(&config);
@@ -173,25 +204,21 @@ impl Node {
         node.become_ready(pd, reporter).await
     }
 
-    /// Waits until the node leads its regions and PD knows the store; then takes requests.
-    async fn become_ready(
-        mut self,
-        pd: crate::placement::PdHandle,
-        reporter: Reporter,
-    ) -> Result<Self, StartError> {
+    /// Waits until PD knows the store; then takes requests.
+    async fn become_ready(mut self, pd: PdHandle, reporter: Reporter) -> Result<Self, StartError> {
+        let alone = is_alone(&self.store);
         let registered = async {
-            pd.led().await;
-            reporter.register().await?;
-            Ok(reporter)
+            if alone {
+                let led = tokio::time::timeout(ELECTION_WAIT, pd.led());
+                led.await.map_err(|_| StartError::NoLeader)?;
+            }
+            // With others it may take as long as they do not run.
+            Ok::<_, StartError>(reporter.register().await?)
         };
-        let reporter = tokio::select! {
+        tokio::select! {
             fatal = self.fatal.reported() => return Err(fatal.into()),
-            registered = tokio::time::timeout(ELECTION_WAIT, registered) => match registered {
-                Err(_) => return Err(StartError::NoLeader),
-                Ok(Err(error)) => return Err(StartError::Mode(error)),
-                Ok(Ok(reporter)) => reporter,
-            },
-        };
+            registered = registered => registered?,
+        }
         self.tasks.0.push(tokio::spawn(reporter.run()));
         self.serving.store(true, Ordering::Release);
         self.health
@@ -274,13 +301,68 @@ async fn open(
     path: &Path,
     config: &Config,
     advertised: &HostPort,
+    joined: Option<Joined>,
     metrics: &Arc<Metrics>,
     fatal: &FatalSink,
 ) -> Result<(Arc<Store>, Threads, store::PdQueue), StartError> {
     let (path, config, advertised) = (path.to_owned(), config.clone(), advertised.clone());
     let (metrics, fatal) = (Arc::clone(&metrics.store), fatal.clone());
-    let opening = move || store::start(&path, &config, &advertised, &metrics, &fatal);
+    let opening = move || {
+        let joined = joined.as_ref();
+        store::start(&path, &config, &advertised, joined, &metrics, &fatal)
+    };
     Ok(tokio::task::spawn_blocking(opening).await??)
+}
+
+/// The addresses of the other stores: as an earlier run knew them, until PD says otherwise.
+fn book(store: &Store, asks: &PdClient) -> Arc<Book> {
+    let book = Book::of(asks.clone());
+    let known = remembered::read(&store.path).into_iter();
+    // Its own address is an argument of the start.
+    book.remember(known.filter(|(id, _)| *id != store.ids.store_id));
+    Arc::new(book)
+}
+
+fn transport(
+    store: &Arc<Store>,
+    advertised: &HostPort,
+    book: &Arc<Book>,
+    config: &Config,
+    metrics: &Metrics,
+) -> Transport {
+    let disk = Arc::clone(&store.disk);
+    let reserve = config.disk_reserve().0;
+    Transport::new(peers::Parts {
+        ids: store.ids,
+        address: advertised.to_string(),
+        machines: Arc::new(store.runtime.clone()),
+        files: store.snapshots.clone(),
+        book: Arc::clone(book),
+        // It is there twice until it is installed.
+        room: Arc::new(move |bytes| {
+            let needed = bytes.saturating_mul(2).saturating_add(reserve);
+            let full = disk.free() < needed;
+            full.then(|| "the disk has no room for the snapshot".to_owned())
+        }),
+        metrics: Arc::clone(&metrics.peers),
+        snapshot_bandwidth: config.snapshot_bandwidth.0,
+        snapshots_max: config.snapshots_max,
+    })
+}
+
+/// The largest message between stores: a bulk or an append, and the entry that made it so large.
+fn bulk_max(config: &Config) -> usize {
+    let append = config.append_max.memory();
+    config.message_max.memory().saturating_add(append)
+}
+
+/// Whether the store is the only member of the meta region, so that nobody else may come to lead it.
+fn is_alone(store: &Store) -> bool {
+    let serving = store.runtime.delegates.serving(META_REGION);
+    serving.is_ok_and(|serving| {
+        let mut peers = serving.region.peers.iter();
+        peers.all(|peer| peer.store_id == store.ids.store_id)
+    })
 }
 
 fn serve(

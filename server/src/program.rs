@@ -132,14 +132,14 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<()> {
         }
     };
     println!("flotilla serves on {}", node.advertised());
-    let created = if node.store().created {
-        "created"
-    } else {
-        "continued"
+    let how = match node.store() {
+        store if !store.created => "continued",
+        _ if loaded.config.join.is_some() => "joined",
+        _ => "created",
     };
     let ids = node.store().ids;
     tracing::info!(addr = %node.addr(), advertised = %node.advertised(), cluster = ids.cluster_id, store = ids.store_id,
-        "serving; the cluster was {created}");
+        "serving; the cluster was {how}");
     tokio::select! {
         signal = stop => {
             let signal = signal.context("the runtime is ending")?;

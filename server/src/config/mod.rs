@@ -35,6 +35,7 @@ pub struct Config {
     pub addr: HostPort,
     pub advertise_addr: Option<HostPort>,
     pub status_addr: Option<HostPort>,
+    pub join: Option<HostPort>,
     pub allow_plaintext: bool,
     pub stop_timeout: Duration,
     pub log_level: LogLevel,
@@ -52,6 +53,8 @@ pub struct Config {
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
     pub stall_timeout: Duration,
+    pub snapshot_bandwidth: ByteSize,
+    pub snapshots_max: usize,
     pub key_mode: KeyMode,
     pub block_cache: Option<ByteSize>,
     pub state_write_buffer: ByteSize,
@@ -96,6 +99,7 @@ impl Default for Config {
             addr: DEFAULT_ADDR.parse().expect("a constant address"),
             advertise_addr: None,
             status_addr: None,
+            join: None,
             allow_plaintext: false,
             stop_timeout: Duration::from_secs(10),
             log_level: LogLevel::Info,
@@ -113,6 +117,8 @@ impl Default for Config {
             keepalive_interval: Duration::from_secs(20),
             keepalive_timeout: Duration::from_secs(20),
             stall_timeout: Duration::from_secs(60),
+            snapshot_bandwidth: ByteSize::mib(100),
+            snapshots_max: 4,
             key_mode: KeyMode::Auto,
             block_cache: None,
             state_write_buffer: ByteSize::mib(128),
@@ -189,6 +195,7 @@ settings! {
     "addr" addr "HOST:PORT to listen on: gRPC for clients, PD and stores, and HTTP. Port 0 takes any free one.";
     "advertise-addr" advertise_addr "HOST:PORT that clients and other nodes dial; required when addr is a wildcard.";
     "status-addr" status_addr "HOST:PORT for /metrics and the JSON API, when they should not be on addr.";
+    "join" join "HOST:PORT of any node of the cluster that a new store joins; without it a new store creates a cluster.";
     "allow-plaintext" allow_plaintext "Listen beyond loopback. This version has no TLS: anybody who reaches the port can read and write.";
     "stop-timeout" stop_timeout "How long a stop waits for requests under way before it closes their connections.";
     "log.level" log_level "error, warn, info, debug or trace.";
@@ -206,6 +213,8 @@ settings! {
     "network.keepalive-interval" keepalive_interval "Pause before a silent connection is asked for a sign of life.";
     "network.keepalive-timeout" keepalive_timeout "Time to give it.";
     "network.stall-timeout" stall_timeout "A connection that has taken nothing of its waiting answers for this long is closed.";
+    "network.snapshot-bandwidth" snapshot_bandwidth "Bytes per second that region snapshots to all other stores may take together.";
+    "network.snapshots-max" snapshots_max "Region snapshots that are sent at once; as many again are received.";
     "storage.key-mode" key_mode "plain (raw API v1), encoded (API v2 and transactions) or auto: the first use decides.";
     "storage.block-cache" block_cache "Cache of data blocks; 30 % of memory, at least 64MiB, unless set.";
     "storage.state-write-buffer" state_write_buffer "Memory for applied writes that are not in files yet.";

@@ -34,6 +34,10 @@ const SPLIT_SIZE_MIN: ByteSize = ByteSize(16 << 10);
 /// Nothing is repeated more often than this, or given up sooner: it would be all that a node does, or
 /// never get anywhere.
 const OFTEN: Duration = Duration::from_millis(100);
+/// Less, and a snapshot would be outdated before it has arrived.
+const BANDWIDTH_MIN: ByteSize = ByteSize::mib(1);
+/// More would share the bandwidth until none gets anywhere.
+const SNAPSHOTS: (usize, usize) = (1, 64);
 /// Regions are woken one by one.
 const TICK_MIN: Duration = Duration::from_millis(10);
 /// A flush may take this long on any disk.
@@ -171,6 +175,12 @@ impl Loaded {
         if let Some(threads) = &config.runtime_threads {
             self.within("threads.runtime", threads, THREADS)?;
         }
+        self.within("network.snapshots-max", &config.snapshots_max, SNAPSHOTS)?;
+        self.within(
+            "network.snapshot-bandwidth",
+            &config.snapshot_bandwidth,
+            (BANDWIDTH_MIN, ByteSize(u64::MAX)),
+        )?;
         let window = (WINDOW_MIN, WINDOW_MAX);
         self.within("network.stream-window", &config.stream_window, window)?;
         self.within(

@@ -478,6 +478,16 @@ impl PdHandle {
         }
     }
 
+    /// Whether this node serves PD now.
+    pub fn is_leading(&self) -> bool {
+        self.leads.borrow().is_some()
+    }
+
+    /// Whether the start has had its time: whoever asks for a leader that is not there is told so.
+    pub fn has_started(&self) -> bool {
+        tokio::time::Instant::now() >= self.start_ends
+    }
+
     /// Waits until this node serves PD.
     pub async fn led(&self) {
         let mut leads = self.leads.clone();

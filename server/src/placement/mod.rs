@@ -8,4 +8,4 @@ mod driver;
 mod reporter;
 
 pub use driver::{Driver, HeartbeatSender, Heartbeats, PdHandle};
-pub use reporter::{Placement, Reporter, WrongMode};
+pub use reporter::{Placement, Reporter, Unfit, WrongMode};

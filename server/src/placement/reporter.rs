@@ -33,6 +33,11 @@ const ASKS_MAX: usize = 64;
 pub struct Placement(PdClient);
 
 impl Placement {
+    /// The client that asks: one connection for the whole node.
+    pub fn client(&self) -> &PdClient {
+        &self.0
+    }
+
     /// Decides the cluster's key mode, unless it is decided; returns the one that holds.
     ///
     /// # Errors
@@ -75,6 +80,17 @@ impl Placement {
 pub struct WrongMode {
     configured: KeyMode,
     recorded: KeyMode,
+}
+
+/// Why the store must not serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// For its cluster's keys.
+    #[error(transparent)]
+    Mode(#[from] WrongMode),
+    /// PD does not take it: it was removed, or another store has its address.
+    #[error("PD does not take this store: {0}")]
+    Refused(PdError),
 }
 
 /// The task that speaks with PD.
@@ -126,21 +142,22 @@ impl Reporter {
     /// Registers the store and learns the key mode; tries until PD answers.
     ///
     /// # Errors
-    /// The configuration asks for another key mode than the cluster has.
-    pub async fn register(&self) -> Result<(), WrongMode> {
+    /// PD refuses the store, or the configuration asks for another key mode than the cluster has.
+    pub async fn register(&self) -> Result<(), Unfit> {
         loop {
             match self.try_register().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(recorded)) => {
                     self.store.set_mode(recorded);
                     return match self.store.configured_mode {
-                        Some(configured) if configured != recorded => Err(WrongMode {
+                        Some(configured) if configured != recorded => Err(Unfit::Mode(WrongMode {
                             configured,
                             recorded,
-                        }),
+                        })),
                         _ => Ok(()),
                     };
                 }
+                Err(error @ PdError::Refused { .. }) => return Err(Unfit::Refused(error)),
                 // The client has tried for a while by itself.
                 Err(error) => tracing::warn!(%error, "cannot register the store, trying again"),
             }

@@ -2,7 +2,7 @@
 //!
 //! `kv` carries a command of `flotilla-kv` out: checks, latches, local reads, proposals. `tikv` is
 //! the service in front of it, `batch` the same calls over one stream. `pd` and `keyspace` hand
-//! their calls to the placement driver.
+//! their calls to the placement driver; `forward` hands them to the node that leads it.
 
 /// Hands unary calls over to PD; their messages are in the module `$messages`.
 macro_rules! pd_calls {
@@ -26,12 +26,14 @@ macro_rules! pd_calls {
 mod batch;
 mod deadline;
 mod envelope;
+mod forward;
 mod keyspace;
 mod kv;
 mod pd;
 mod stopping;
 mod tikv;
 
+pub use forward::{Forwarding, Leader};
 pub use keyspace::KeyspaceService;
 pub use kv::Kv;
 pub use pd::PdService;

@@ -27,13 +27,13 @@ impl StopStreams {
 
 impl Stopping {
     /// Waits until the node stops.
-    pub(super) async fn wait(&mut self) {
+    pub(crate) async fn wait(&mut self) {
         // It fails when the node is gone, which is as good.
         let _ = self.0.wait_for(|stop| *stop).await;
     }
 
     /// What such a stream ends with: the client connects again, elsewhere or later.
-    pub(super) fn status() -> Status {
+    pub(crate) fn status() -> Status {
         Status::unavailable("the node is stopping")
     }
 }

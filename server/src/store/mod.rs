@@ -19,7 +19,7 @@ mod observer;
 mod open;
 mod worker;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -42,6 +42,7 @@ pub use measured::MeasuredLog;
 pub use open::{OpenError, descriptor};
 
 use crate::config::{ByteSize, Config, HostPort};
+use crate::join::Joined;
 use crate::metrics::StoreMetrics;
 use measured::{ApplyRounds, RaftRounds};
 use observer::Observer;
@@ -78,11 +79,14 @@ pub struct Store {
     pub fatal: FatalSink,
     /// The block cache, for metrics.
     pub block_cache: BlockCache,
-    /// The cluster was created by this start.
+    /// The store was created by this start.
     pub created: bool,
+    /// The data folder.
+    pub path: PathBuf,
     /// The mode the configuration asks for.
     pub configured_mode: Option<KeyMode>,
-    snapshots: Arc<SnapshotFolder>,
+    /// The files of region snapshots.
+    pub snapshots: Arc<SnapshotFolder>,
     expiry: Arc<Expiry>,
 }
 
@@ -133,8 +137,8 @@ pub struct Threads {
     _dir: DataDir,
 }
 
-/// Opens the store in `path`, replays its log, and starts its threads. Blocks for as long as the
-/// replay takes.
+/// Opens the store in `path`, or creates one, replays its log, and starts its threads. Blocks for as
+/// long as the replay takes.
 ///
 /// # Errors
 /// See [`OpenError`].
@@ -142,11 +146,12 @@ pub fn start(
     path: &Path,
     config: &Config,
     advertised: &HostPort,
+    joined: Option<&Joined>,
     metrics: &Arc<StoreMetrics>,
     fatal: &FatalSink,
 ) -> Result<(Arc<Store>, Threads, PdQueue), OpenError> {
     check_room(path, config)?;
-    let opened = open::open(path, config, advertised, metrics)?;
+    let opened = open::open(path, config, advertised, joined, metrics)?;
     let ids = opened.dir.ids();
     let seed = clock::wall().0 ^ u64::from(std::process::id()).rotate_left(48) ^ ids.cluster_id;
     let raft_config = config.raftstore(seed);
@@ -184,6 +189,7 @@ pub fn start(
         block_cache: opened.block_cache,
         snapshots: opened.snapshots,
         created: opened.created,
+        path: path.to_owned(),
         configured_mode: open::configured_mode(config),
         expiry: opened.expiry,
     });

@@ -19,7 +19,9 @@ use flotilla_raftstore::boot;
 use super::clock;
 use super::measured::MeasuredLog;
 use crate::config::{self, ByteSize, Config, HostPort};
+use crate::join::Joined;
 use crate::metrics::StoreMetrics;
+use crate::peers::remembered;
 
 /// The block cache's share of the machine's memory, in percent, and the least it gets.
 const BLOCK_CACHE_PERCENT: u64 = 30;
@@ -54,6 +56,9 @@ pub enum OpenError {
         /// The reserve.
         reserve: ByteSize,
     },
+    /// Where PD is cannot be written down.
+    #[error("cannot write pd.peers into the data folder: {0}")]
+    PdPeers(io::Error),
     /// No more threads.
     #[error("cannot start the store's threads: {0}")]
     Threads(io::Error),
@@ -67,23 +72,26 @@ pub(super) struct Opened {
     pub(super) snapshots: Arc<SnapshotFolder>,
     pub(super) expiry: Arc<Expiry>,
     pub(super) block_cache: BlockCache,
-    /// The cluster was created by this start.
+    /// The store was created by this start.
     pub(super) created: bool,
 }
 
-/// Opens the store in `path`, or creates a cluster there if the folder is missing or empty.
+/// Opens the store in `path`. If the folder is missing or empty, creates a store there: of the cluster
+/// that was `joined`, or of a new one.
 pub(super) fn open(
     path: &Path,
     config: &Config,
     advertised: &HostPort,
+    joined: Option<&Joined>,
     metrics: &Arc<StoreMetrics>,
 ) -> Result<Opened, OpenError> {
     let created = !DataDir::holds_store(path)?;
     let mut dir = if created {
-        let ids = StoreIds {
+        let new = StoreIds {
             cluster_id: new_cluster_id(),
             store_id: FIRST_STORE,
         };
+        let ids = joined.map_or(new, |joined| joined.ids);
         DataDir::create(path, ids, clock::wall())?
     } else {
         DataDir::open(path)?
@@ -102,8 +110,10 @@ pub(super) fn open(
     };
     let state = rocks::open_state(&dir, &state)?;
     let snapshots = rocks::open_snapshots(&dir)?;
-    if created {
-        create_cluster(&mut dir, &state, config, advertised)?;
+    match joined {
+        Some(joined) if created => create_member(&mut dir, joined)?,
+        None if created => create_cluster(&mut dir, &state, config, advertised)?,
+        _ => {}
     }
     let log = Arc::new(MeasuredLog::new(log, Arc::clone(metrics)));
     Ok(Opened {
@@ -141,6 +151,12 @@ fn create_cluster(
     state.flush_all(FlushReason::Manual)?;
     dir.finish()?;
     Ok(())
+}
+
+/// Where PD is, durable before `store.toml` says that there is a store. Its regions come by messages.
+fn create_member(dir: &mut DataDir, joined: &Joined) -> Result<(), OpenError> {
+    remembered::write(dir.path(), &joined.stores).map_err(OpenError::PdPeers)?;
+    Ok(dir.finish()?)
 }
 
 /// What PD is told of this store.

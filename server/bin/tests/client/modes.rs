@@ -3,6 +3,7 @@
 
 use flotilla::config::KeyMode;
 use flotilla::node::StartError;
+use flotilla::placement::Unfit;
 use tikv_client::RawClient;
 
 use crate::support::stock::{client, client_in, key, patient, range};
@@ -106,7 +107,10 @@ async fn a_configured_mode_is_kept() {
     let error = node
         .refused_with(|config| config.key_mode = KeyMode::Plain)
         .await;
-    assert!(matches!(error, StartError::Mode(_)), "{error}");
+    assert!(
+        matches!(error, StartError::Unfit(Unfit::Mode(_))),
+        "{error}"
+    );
     let text = error.to_string();
     assert!(text.contains("storage.key-mode = plain"), "{text}");
     assert!(text.contains("keys are encoded"), "{text}");

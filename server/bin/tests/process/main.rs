@@ -13,11 +13,13 @@
 //! | `disk` | a full disk |
 //! | `crash` | `kill -9` at any moment |
 //! | `stop` | SIGTERM and Ctrl-C |
+//! | `cluster` | nodes that join, and those that must not |
 //!
 //! `FLOTILLA_SEED` gives a random test the seed that it printed first: what is written, and when the
 //! node is killed. `FLOTILLA_KILLS` says how often.
 
 mod client;
+mod cluster;
 mod connections;
 mod crash;
 mod dice;

@@ -1,0 +1,210 @@
+//! Several nodes: they join by any of them, every one of them is PD for clients, and what does not
+//! belong together is refused.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use flotilla_proto::pdpb as p;
+use tempfile::TempDir;
+
+use crate::client::{Call, Client, End, cas, put, wait};
+use crate::node::{EXIT_FAILED, Node, Process, eventually, flotilla, server_args};
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn joining(dir: &Path, join: &str, settings: &[&str]) -> Vec<String> {
+    let mut args = server_args(dir, settings);
+    args.extend(["--join".to_owned(), join.to_owned()]);
+    args
+}
+
+fn join(dir: &Path, other: &Node) -> Node {
+    Node::of(flotilla(joining(dir, other.addr(), &[])), dir)
+}
+
+/// The stores that the PD behind `client` knows: ids and addresses, ascending.
+fn stores(client: &Client) -> Vec<(u64, String)> {
+    eventually("PD to answer", || try_stores(client))
+}
+
+fn try_stores(client: &Client) -> Option<Vec<(u64, String)>> {
+    let request = p::GetAllStoresRequest {
+        header: client.header(),
+        ..p::GetAllStoresRequest::default()
+    };
+    let found = wait(client.pd().get_all_stores(request)).ok()?;
+    let stores = found.into_inner().stores.into_iter();
+    let mut stores: Vec<_> = stores.map(|store| (store.id, store.address)).collect();
+    stores.sort_unstable();
+    Some(stores)
+}
+
+/// A timestamp, by a stream of its own.
+fn timestamp(client: &Client) -> (i64, i64) {
+    let request = p::TsoRequest {
+        header: client.header(),
+        count: 1,
+        ..p::TsoRequest::default()
+    };
+    let stream = wait(client.pd().tso(tokio_stream::iter([request]))).expect("a stream");
+    let answer = wait(stream.into_inner().message()).expect("no error");
+    let timestamp = answer.and_then(|answer| answer.timestamp);
+    let timestamp = timestamp.expect("a timestamp");
+    (timestamp.physical, timestamp.logical)
+}
+
+#[test]
+fn any_node_is_pd_and_takes_in_others() {
+    let dirs = [folder(), folder(), folder()];
+    let first = Node::start(dirs[0].path(), &[]);
+    let second = join(dirs[1].path(), &first);
+    let third = join(dirs[2].path(), &second);
+    let nodes = [first, second, third];
+    let clients = nodes.each_ref().map(Client::connect);
+    let addrs = nodes.each_ref().map(Node::addr);
+
+    let mut last = (0, 0);
+    for client in &clients {
+        assert_eq!(client.cluster, clients[0].cluster);
+        let found = stores(client);
+        assert_eq!(
+            found.iter().map(|(_, addr)| addr).collect::<Vec<_>>(),
+            addrs
+        );
+        let next = timestamp(client);
+        assert!(next > last, "{next:?} after {last:?}");
+        last = next;
+    }
+    // A client of any node finds the regions.
+    eventually("a write to be taken", || {
+        try_send(&nodes, "row", put("row", "value"))
+    });
+    let swap = cas("row", Some(Bytes::from_static(b"value")), "value");
+    let [first, second, third] = nodes;
+    let nodes = [third, second, first];
+    eventually("the row to be found", || {
+        try_send(&nodes, "row", swap.clone())
+    });
+}
+
+#[test]
+fn a_node_that_joined_finds_its_cluster_again() {
+    let dirs = [folder(), folder()];
+    let first = Node::start(dirs[0].path(), &[]);
+    let second = join(dirs[1].path(), &first);
+    let (cluster, before) = {
+        let client = Client::connect(&second);
+        (client.cluster, stores(&client))
+    };
+
+    // Without --join, under another address: the folder says where PD is.
+    second.kill9();
+    let second = Node::start(dirs[1].path(), &[]);
+    let client = Client::connect(&second);
+    assert_eq!(client.cluster, cluster);
+    let expected = [before[0].clone(), (before[1].0, second.addr().to_owned())];
+    assert_eq!(stores(&client), expected);
+
+    // With it, too; it is not needed.
+    second.stop();
+    let second = join(dirs[1].path(), &first);
+    second.logs(&["join is not needed"]);
+    assert_eq!(stores(&Client::connect(&second)).len(), 2);
+
+    // PD is away for a while.
+    let addr = first.addr().to_owned();
+    first.kill9();
+    let first = eventually("the port to be free", || {
+        let mut args = server_args(dirs[0].path(), &[]);
+        args.extend(["--set".to_owned(), format!("advertise-addr={addr}")]);
+        args.iter_mut()
+            .filter(|arg| *arg == "127.0.0.1:0")
+            .for_each(|arg| arg.clone_from(&addr));
+        Node::try_of(flotilla(args), dirs[0].path()).ok()
+    });
+    let answer = eventually("PD to be found again", || {
+        let client = Client::connect(&second);
+        client.try_route(b"row").ok().flatten()
+    });
+    assert_eq!(answer.leader.store_id, before[0].0);
+    first.stop();
+}
+
+/// The node of a store.
+fn node_of<'a>(nodes: &'a [Node], client: &Client, store: u64) -> Option<&'a Node> {
+    let found = try_stores(client)?.into_iter().find(|(id, _)| *id == store);
+    let (_, addr) = found?;
+    nodes.iter().find(|node| node.addr() == addr)
+}
+
+/// Sends `call` for `key` to whoever leads it, if that is one of `nodes` and takes it.
+fn try_send(nodes: &[Node], key: &str, call: Call) -> Option<End> {
+    let client = Client::connect(&nodes[0]);
+    let route = client.try_route(key.as_bytes()).ok().flatten()?;
+    let node = node_of(nodes, &client, route.leader.store_id)?;
+    let end = Client::connect(node).send(call, route.context());
+    matches!(end, End::Done).then_some(end)
+}
+
+#[track_caller]
+fn refused(args: &[String], parts: &[&str]) {
+    Process::spawn(flotilla(args))
+        .wait()
+        .refused(EXIT_FAILED, parts);
+}
+
+#[test]
+fn joins_that_cannot_be_meant_are_refused_and_leave_nothing() {
+    let (dir, new) = (folder(), folder());
+    let new = new.path().join("store");
+    let node = Node::start(dir.path(), &[]);
+
+    // Itself: by the address that it would listen on.
+    let mut oneself = joining(&new, "127.0.0.1:20999", &[]);
+    oneself
+        .iter_mut()
+        .filter(|arg| *arg == "127.0.0.1:0")
+        .for_each(|arg| "127.0.0.1:20999".clone_into(arg));
+    refused(&oneself, &["127.0.0.1:20999", "this node's own address"]);
+
+    let advertised = format!("advertise-addr={}", node.addr());
+    let taken = joining(&new, node.addr(), &[&advertised]);
+    refused(&taken, &["this node's own address"]);
+
+    // Nobody there.
+    let nobody = joining(&new, "127.0.0.1:1", &[]);
+    refused(&nobody, &["cannot join by 127.0.0.1:1"]);
+    assert!(!new.exists(), "nothing was made");
+}
+
+#[test]
+fn a_store_does_not_go_from_one_cluster_to_another() {
+    let (one, other) = (folder(), folder());
+    let node = Node::start(one.path(), &[]);
+    Node::start(other.path(), &[]).stop();
+    let cluster = Client::connect(&node).cluster.to_string();
+    let moved = joining(other.path(), node.addr(), &[]);
+    refused(&moved, &["belongs to cluster", &cluster, "its own cluster"]);
+    // It is what it was.
+    Node::start(other.path(), &[]).stop();
+}
+
+#[test]
+fn an_address_that_another_store_has_is_refused() {
+    let (dir, new) = (folder(), folder());
+    let first = Node::start(dir.path(), &[]);
+    let second = join(new.path(), &first);
+    let addr = format!("advertise-addr={}", second.addr());
+    let third = folder();
+    let taken = joining(third.path(), first.addr(), &[&addr]);
+    refused(
+        &taken,
+        &[
+            second.addr(),
+            "PD does not take this store",
+            "duplicated store address",
+        ],
+    );
+}

@@ -1,0 +1,142 @@
+//! A new store joins a cluster: any of its nodes says which cluster it is, and gives the store its id.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use flotilla_engine::StoreIds;
+use flotilla_pd_client::{ClientConfig, PdClient, PdError};
+use flotilla_proto::metapb::StoreState;
+
+use crate::config::HostPort;
+
+/// How long a node with data of its own asks the node of `--join` whether it is of the same cluster.
+const CHECK_MAX: Duration = Duration::from_secs(1);
+
+/// Why a node does not join.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// It was told to join itself.
+    #[error(
+        "join = {0} is this node's own address: give that of a node that serves, or none to create a cluster"
+    )]
+    Oneself(HostPort),
+    /// The data folder belongs to another cluster than the node that was to be joined.
+    #[error(
+        "the data folder belongs to cluster {own}, and the node at {join} to cluster {other}: give the address of a \
+         node of its own cluster, or an empty data folder"
+    )]
+    OtherCluster {
+        /// The folder's.
+        own: u64,
+        /// The other node's.
+        other: u64,
+        /// Its address.
+        join: HostPort,
+    },
+    /// The node was asked in vain.
+    #[error("cannot join by {join}: {source}")]
+    Pd {
+        /// Who was asked.
+        join: HostPort,
+        /// What came of it.
+        source: PdError,
+    },
+}
+
+/// What a new store is told.
+#[derive(Debug)]
+pub struct Joined {
+    /// The cluster's id and the store's own.
+    pub ids: StoreIds,
+    /// All stores that are there, with their addresses.
+    pub stores: Vec<(u64, String)>,
+}
+
+/// Asks the node at `join` for an id. Nothing is created here yet, and nothing there but the id.
+///
+/// # Errors
+/// See [`JoinError`].
+pub async fn ask(
+    join: &HostPort,
+    bound: SocketAddr,
+    advertised: &HostPort,
+) -> Result<Joined, JoinError> {
+    refuse_oneself(join, bound, advertised).await?;
+    let failed = |source| JoinError::Pd {
+        join: join.clone(),
+        source,
+    };
+    let pd = PdClient::new(ClientConfig::new(vec![join.to_string()])).map_err(failed)?;
+    let cluster_id = pd.cluster_id().await.map_err(failed)?;
+    let stores = pd.get_all_stores(true).await.map_err(failed)?;
+    let store_id = *pd.alloc_id(1).await.map_err(failed)?.start();
+    let live = stores
+        .into_iter()
+        .filter(|store| store.state() != StoreState::Tombstone);
+    Ok(Joined {
+        ids: StoreIds {
+            cluster_id,
+            store_id,
+        },
+        stores: live.map(|store| (store.id, store.address)).collect(),
+    })
+}
+
+/// A node with data of its own needs nobody to join; one of another cluster is a mistake all the same.
+///
+/// # Errors
+/// [`JoinError::Oneself`], [`JoinError::OtherCluster`].
+pub async fn check(
+    join: &HostPort,
+    bound: SocketAddr,
+    advertised: &HostPort,
+    ids: StoreIds,
+) -> Result<(), JoinError> {
+    refuse_oneself(join, bound, advertised).await?;
+    let config = ClientConfig {
+        cluster_id: Some(ids.cluster_id),
+        give_up_after: CHECK_MAX,
+        ..ClientConfig::new(vec![join.to_string()])
+    };
+    let failed = |source| JoinError::Pd {
+        join: join.clone(),
+        source,
+    };
+    match PdClient::new(config).map_err(failed)?.cluster_id().await {
+        Err(PdError::OtherCluster {
+            expected, found, ..
+        }) => Err(JoinError::OtherCluster {
+            own: expected,
+            other: found,
+            join: join.clone(),
+        }),
+        Err(error) => {
+            tracing::warn!(%join, %error, "the node to join does not answer; the data folder says enough");
+            Ok(())
+        }
+        Ok(_) => {
+            tracing::info!(%join, "the data folder holds a store already: join is not needed");
+            Ok(())
+        }
+    }
+}
+
+async fn refuse_oneself(
+    join: &HostPort,
+    bound: SocketAddr,
+    advertised: &HostPort,
+) -> Result<(), JoinError> {
+    // One that cannot be resolved is not oneself; connecting says what is wrong with it.
+    let resolved: Vec<SocketAddr> = match tokio::net::lookup_host(join.to_string()).await {
+        Ok(found) => found.collect(),
+        Err(_) => Vec::new(),
+    };
+    let here = |addr: &SocketAddr| {
+        let wildcard = bound.ip().is_unspecified() && addr.ip().is_loopback();
+        addr.port() == bound.port() && (addr.ip() == bound.ip() || wildcard)
+    };
+    if join == advertised || resolved.iter().any(here) {
+        return Err(JoinError::Oneself(join.clone()));
+    }
+    Ok(())
+}

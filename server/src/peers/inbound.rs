@@ -1,0 +1,197 @@
+//! Snapshots in: offered to the store machine, written chunk by chunk, checked, handed over. Whatever
+//! ends one, the store machine is told, and the files that were begun here go.
+//!
+//! One that breaks begins again from its first byte: the raft group decides then whether the same
+//! snapshot is still wanted, which it mostly is not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_engine::{Cf, SnapshotError, SnapshotFiles, SnapshotKey, snapshot_bytes};
+use flotilla_proto::raft::{MessageKind, SnapshotChunk, SnapshotRequest, SnapshotResponse};
+use flotilla_proto::store::{PeerMessage, SnapshotManifest};
+use flotilla_raftstore::Answer;
+use flotilla_raftstore::effects::StoreInput;
+use prost::Message as _;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tonic::{Status, Streaming};
+
+use super::Shared;
+use crate::net::Call;
+
+/// Bytes of a snapshot that is taken: far more than a region may hold.
+const BYTES_MAX: u64 = 64 << 30;
+/// A sender that is silent this long is given up. It may wait for its share of the bandwidth.
+const CHUNK_WAIT: Duration = Duration::from_secs(30);
+
+/// Receives the snapshot that `message` offers, and answers to its sender by `tell`.
+pub(super) async fn take(
+    shared: Arc<Shared>,
+    message: PeerMessage,
+    mut incoming: Streaming<SnapshotRequest>,
+    call: Option<Call>,
+    tell: mpsc::Sender<Result<SnapshotResponse, Status>>,
+) {
+    let taken = try_take(&shared, message, &mut incoming, call.as_ref(), &tell).await;
+    let counter = match &taken {
+        Ok(()) => &shared.parts.metrics.snapshots_received,
+        Err(_) => &shared.parts.metrics.snapshots_not_received,
+    };
+    counter.increment(1);
+    // The sender may have gone.
+    let _ = tell
+        .send(taken.map(|()| SnapshotResponse { received: true }))
+        .await;
+}
+
+async fn try_take(
+    shared: &Arc<Shared>,
+    message: PeerMessage,
+    incoming: &mut Streaming<SnapshotRequest>,
+    call: Option<&Call>,
+    tell: &mpsc::Sender<Result<SnapshotResponse, Status>>,
+) -> Result<(), Status> {
+    let busy = |_| Status::resource_exhausted("too many snapshots are on their way to this store");
+    let _turn = Arc::clone(&shared.receiving)
+        .try_acquire_owned()
+        .map_err(busy)?;
+    let manifest = manifest_of(&message)
+        .ok_or_else(|| Status::invalid_argument("the message carries no snapshot"))?;
+    if let Some(full) = (shared.parts.room)(snapshot_bytes(&manifest)) {
+        return Err(Status::resource_exhausted(full));
+    }
+    let mut accepted = offer(shared, &message).await?;
+    // A sender that is gone is found by the next chunk, which does not come.
+    let _ = tell.send(Ok(SnapshotResponse { received: false })).await;
+
+    let key = SnapshotKey::incoming(&manifest);
+    on_files(shared, move |files| files.receive(&manifest, BYTES_MAX)).await?;
+    accepted.writing = Some(key);
+    loop {
+        let late = |_| Status::deadline_exceeded("no chunk came for a while");
+        let next = timeout(CHUNK_WAIT, incoming.message())
+            .await
+            .map_err(late)??;
+        let _held = call.map(Call::message);
+        let Some(request) = next else { break };
+        let chunk = request
+            .chunk
+            .ok_or_else(|| Status::invalid_argument("a chunk is missing"))?;
+        let cf = checked(&chunk)?;
+        on_files(shared, move |files| {
+            files.write_chunk(&key, cf, chunk.offset, &chunk.data)
+        })
+        .await?;
+    }
+    on_files(shared, move |files| files.finish_receive(&key)).await?;
+    accepted.received(message);
+    Ok(())
+}
+
+/// What a snapshot message describes.
+pub(super) fn manifest_of(message: &PeerMessage) -> Option<SnapshotManifest> {
+    let inner = message.message.as_ref()?;
+    let snapshot = inner.snapshot.as_ref()?;
+    let manifest = SnapshotManifest::decode(snapshot.manifest.clone()).ok()?;
+    (inner.kind() == MessageKind::Snapshot).then_some(manifest)
+}
+
+/// The column family of a chunk that came as it was sent.
+fn checked(chunk: &SnapshotChunk) -> Result<Cf, Status> {
+    if crc32c::crc32c(&chunk.data) != chunk.crc {
+        return Err(Status::data_loss("a chunk was damaged on its way"));
+    }
+    Cf::try_from(chunk.cf).map_err(|_| Status::invalid_argument("no such column family"))
+}
+
+/// Asks the store machine whether there is room for the snapshot's range.
+async fn offer(shared: &Arc<Shared>, message: &PeerMessage) -> Result<Accepted, Status> {
+    let (tell, told) = oneshot::channel();
+    let answer = Answer::new(move |result| {
+        // Whoever offered has gone; then nobody says what became of the snapshot, and the range is
+        // free again when the store's patience ends.
+        let _ = tell.send(result);
+    });
+    let message = Box::new(message.clone());
+    let region = message.region_id;
+    let accepted = Accepted {
+        shared: Arc::clone(shared),
+        region,
+        writing: None,
+        over: false,
+    };
+    shared
+        .parts
+        .machines
+        .to_store(StoreInput::SnapshotOffer { message, answer });
+    match told.await {
+        Ok(Ok(())) => Ok(accepted),
+        refused => {
+            accepted.refused();
+            Err(Status::resource_exhausted(match refused {
+                Ok(Err(error)) => error.to_string(),
+                _ => "the store is stopping".to_owned(),
+            }))
+        }
+    }
+}
+
+/// A snapshot that the store machine keeps room for. Dropped, it is abandoned.
+struct Accepted {
+    shared: Arc<Shared>,
+    region: u64,
+    /// Files that were begun here, and are nobody else's.
+    writing: Option<SnapshotKey>,
+    over: bool,
+}
+
+impl Accepted {
+    /// It was not accepted after all: nothing is owed.
+    fn refused(mut self) {
+        self.over = true;
+    }
+
+    /// All of it is here and durable.
+    fn received(mut self, message: PeerMessage) {
+        self.over = true;
+        let message = Box::new(message);
+        let input = StoreInput::SnapshotReceived { message };
+        self.shared.parts.machines.to_store(input);
+    }
+}
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        if self.over {
+            return;
+        }
+        let (shared, region, writing) = (Arc::clone(&self.shared), self.region, self.writing);
+        let abandon = move || {
+            if let Some(key) = writing
+                && let Err(error) = shared.parts.files.discard(&key)
+            {
+                // What is left is an orphan for the next start.
+                tracing::warn!(%key, %error, "a snapshot's files were not removed");
+            }
+            let input = StoreInput::SnapshotAbandoned { region };
+            shared.parts.machines.to_store(input);
+        };
+        // Without a runtime the node is gone as well.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(abandon);
+        }
+    }
+}
+
+/// Work on files, off the threads of the sockets.
+async fn on_files<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&dyn SnapshotFiles) -> Result<T, SnapshotError> + Send + 'static,
+) -> Result<T, Status> {
+    let files = Arc::clone(&shared.parts.files);
+    let done = tokio::task::spawn_blocking(move || work(&*files)).await;
+    let stopping = |_| Status::unavailable("the node is stopping");
+    let refused = |error: SnapshotError| Status::aborted(error.to_string());
+    done.map_err(stopping)?.map_err(refused)
+}

@@ -1,0 +1,173 @@
+//! Snapshots out: each on a connection of its own, so that its chunks do not stand before messages.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_engine::{Cf, SnapshotKey};
+use flotilla_proto::raft::peers_client::PeersClient;
+use flotilla_proto::raft::{SnapshotChunk, SnapshotRequest, SnapshotResponse};
+use flotilla_proto::store::{PeerMessage, SnapshotFile};
+use flotilla_raftstore::PeerInput;
+use flotilla_raftstore::effects::Outbound;
+use flotilla_router::Lane;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Streaming;
+
+use super::inbound::manifest_of;
+use super::{Broken, Shared, connect};
+
+/// Bytes of a chunk, at most.
+const CHUNK_BYTES: u64 = 1 << 20;
+/// Chunks between the file and the socket.
+const CHUNKS_AHEAD: usize = 2;
+/// How long the receiver may take to accept, and, once it has all, to check and sync it.
+const ANSWER_WAIT: Duration = Duration::from_secs(60);
+
+/// Sends the snapshots that come for `store`, until it is dropped.
+pub(super) async fn run(shared: &Arc<Shared>, store: u64, ready: &Notify) {
+    // Dropped with this, they end.
+    let mut transfers = JoinSet::new();
+    loop {
+        ready.notified().await;
+        while transfers.try_join_next().is_some() {}
+        let outgoing = shared.parts.machines.outgoing();
+        for outbound in outgoing.drain(store, Lane::Snapshot, u64::MAX) {
+            transfers.spawn(transfer(Arc::clone(shared), outbound));
+        }
+    }
+}
+
+/// Sends one, and tells its peer what became of it.
+async fn transfer(shared: Arc<Shared>, Outbound { store, message }: Outbound) {
+    let _turn = shared.sending.acquire().await;
+    let region = message.region_id;
+    let peer = message.to_peer.as_ref().map_or(0, |to| to.id);
+    let sent = send(&shared, store, message).await;
+    let metrics = &shared.parts.metrics;
+    match &sent {
+        Ok(bytes) => {
+            metrics.snapshots_sent.increment(1);
+            tracing::info!(region, store, bytes, "sent a snapshot");
+        }
+        Err(why) => {
+            metrics.snapshots_not_sent.increment(1);
+            tracing::info!(region, store, %why, "could not send a snapshot");
+        }
+    }
+    let ok = sent.is_ok();
+    let machines = &shared.parts.machines;
+    machines.to_peer(region, PeerInput::SnapshotSent { peer, ok });
+}
+
+/// The bytes that were sent.
+async fn send(shared: &Arc<Shared>, store: u64, message: PeerMessage) -> Result<u64, Broken> {
+    let manifest = manifest_of(&message)
+        .ok_or_else(|| Broken::Snapshot("the message has no manifest".into()))?;
+    let key = SnapshotKey::outgoing(&manifest);
+    let channel = connect(shared, store).await.inspect_err(|_| {
+        shared.parts.book.doubt(store);
+    })?;
+    let (parts, body) = mpsc::channel(CHUNKS_AHEAD);
+    let offer = SnapshotRequest {
+        hello: Some(shared.hello(store)),
+        message: Some(message),
+        chunk: None,
+    };
+    // There is room, and the other half is here.
+    let _ = parts.try_send(offer);
+    let mut stub = PeersClient::new(channel);
+    let call = stub.snapshot(ReceiverStream::new(body));
+    let mut answers = in_time(call).await?.into_inner();
+    answer(&mut answers, false).await?;
+    let mut bytes = 0;
+    for file in &manifest.files {
+        tokio::select! {
+            // Nothing is said before the end, but that it does not go on.
+            early = answers.message() => {
+                early?;
+                return Err(Broken::Ended("it ended before it had all"));
+            }
+            sent = send_file(shared, key, file, &parts) => bytes += sent?,
+        }
+    }
+    drop(parts);
+    answer(&mut answers, true).await?;
+    Ok(bytes)
+}
+
+async fn send_file(
+    shared: &Arc<Shared>,
+    key: SnapshotKey,
+    file: &SnapshotFile,
+    parts: &mpsc::Sender<SnapshotRequest>,
+) -> Result<u64, Broken> {
+    let cf = file.cf();
+    let mut offset = 0;
+    while offset < file.bytes {
+        let chunk = read(shared, key, cf, offset).await?;
+        let length = chunk.data.len() as u64;
+        if length == 0 {
+            return Err(Broken::Snapshot(format!("{key}: {cf:?} is cut short")));
+        }
+        shared.bandwidth.take(length).await;
+        offset += length;
+        let request = SnapshotRequest {
+            hello: None,
+            message: None,
+            chunk: Some(chunk),
+        };
+        let stuck = |_| Broken::Ended("it takes no more");
+        if timeout(ANSWER_WAIT, parts.send(request))
+            .await
+            .map_err(stuck)?
+            .is_err()
+        {
+            // Its answer says why, and is being waited for.
+            return std::future::pending().await;
+        }
+        shared.parts.metrics.snapshot_bytes.increment(length);
+    }
+    Ok(offset)
+}
+
+async fn read(
+    shared: &Arc<Shared>,
+    key: SnapshotKey,
+    cf: Cf,
+    offset: u64,
+) -> Result<SnapshotChunk, Broken> {
+    let files = Arc::clone(&shared.parts.files);
+    let read = tokio::task::spawn_blocking(move || {
+        let data = files.read_chunk(&key, cf, offset, CHUNK_BYTES)?;
+        let crc = crc32c::crc32c(&data);
+        Ok::<_, flotilla_engine::SnapshotError>((data, crc))
+    });
+    let read = read
+        .await
+        .map_err(|_| Broken::Ended("the node is stopping"))?;
+    let (data, crc) = read.map_err(|error| Broken::Snapshot(error.to_string()))?;
+    let cf = cf.into();
+    Ok(SnapshotChunk {
+        cf,
+        offset,
+        data,
+        crc,
+    })
+}
+
+/// Waits for the answer that says `received`.
+async fn answer(answers: &mut Streaming<SnapshotResponse>, received: bool) -> Result<(), Broken> {
+    match in_time(answers.message()).await? {
+        Some(answer) if answer.received == received => Ok(()),
+        Some(_) => Err(Broken::Ended("it answers out of turn")),
+        None => Err(Broken::Ended("it closed the stream")),
+    }
+}
+
+async fn in_time<T>(call: impl Future<Output = Result<T, tonic::Status>>) -> Result<T, Broken> {
+    let late = |_| Broken::Ended("it does not answer");
+    Ok(timeout(ANSWER_WAIT, call).await.map_err(late)??)
+}
