@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use bytes::Bytes;
+use flotilla_proto::metapb::{PeerRole, Region};
 use flotilla_proto::pdpb as p;
 use tempfile::TempDir;
 
@@ -146,6 +147,61 @@ fn try_send(nodes: &[Node], key: &str, call: Call) -> Option<End> {
     let node = node_of(nodes, &client, route.leader.store_id)?;
     let end = Client::connect(node).send(call, route.context());
     matches!(end, End::Done).then_some(end)
+}
+
+#[test]
+fn kill_9_of_a_leader_loses_nothing_and_the_others_go_on() {
+    const ROWS: usize = 20;
+    let dirs = [folder(), folder(), folder()];
+    let mut nodes = vec![Node::start(dirs[0].path(), &[])];
+    for dir in &dirs[1..] {
+        nodes.push(join(dir.path(), &nodes[0]));
+    }
+    let client = Client::connect(&nodes[0]);
+    eventually("PD to bring every region to three voters", || {
+        let voters = |region: &Region| {
+            let peers = region.peers.iter();
+            peers.filter(|peer| peer.role() == PeerRole::Voter).count()
+        };
+        let regions = client.regions();
+        (!regions.is_empty() && regions.iter().all(|region| voters(region) == 3)).then_some(())
+    });
+    // Its own region is not among those that it shows.
+    for node in &nodes {
+        node.logs(&["PD's own region has voters", "voters=3"]);
+    }
+    for row in 0..ROWS {
+        let key = format!("row-{row}");
+        eventually("a write to be taken", || {
+            try_send(&nodes, &key, put(key.clone(), "value"))
+        });
+    }
+
+    let leader = client.route(b"row-0").leader.store_id;
+    let gone = node_of(&nodes, &client, leader)
+        .expect("it runs")
+        .addr()
+        .to_owned();
+    let (killed, others): (Vec<_>, Vec<_>) =
+        nodes.into_iter().partition(|node| node.addr() == gone);
+    let dir = killed[0].dir().to_owned();
+    killed.into_iter().for_each(Node::kill9);
+    eventually("the others to take a write", || {
+        try_send(&others, "row-0", put("row-0", "later"))
+    });
+
+    // Back, under another address.
+    let back = Node::start(&dir, &[]);
+    let nodes: Vec<_> = others.into_iter().chain([back]).collect();
+    for row in 0..ROWS {
+        let key = format!("row-{row}");
+        let before = if row == 0 { "later" } else { "value" };
+        // It changes nothing, and is done only if that is the row.
+        let swap = cas(key.clone(), Some(before.into()), before);
+        eventually("the row to be found", || {
+            try_send(&nodes, &key, swap.clone())
+        });
+    }
 }
 
 #[track_caller]
