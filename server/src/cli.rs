@@ -9,6 +9,7 @@ use flotilla_benches::Bench;
 
 use crate::config::{ConfigError, Layers, Loaded};
 use crate::demo::DemoArgs;
+use crate::recover::Recover;
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
@@ -73,6 +74,9 @@ pub enum Command {
     /// Measure a running cluster
     #[command(subcommand, long_about = BENCH_LONG)]
     Bench(Bench),
+    /// Go on after the stores that held a majority are lost for good
+    #[command(subcommand, long_about = RECOVER_LONG)]
+    Recover(Recover),
     /// Print the configuration that a node would run with
     #[command(long_about = CONFIG_LONG)]
     Config(PrintArgs),
@@ -90,6 +94,14 @@ Measure a running cluster from outside, as its users see it.
 
 `ycsb` is the usual yardstick, through the stock Rust client. `raw` issues bare RPCs and takes turns \
 with an echo server, so that the ratio shows what the store costs beyond the RPC itself.";
+
+const RECOVER_LONG: &str = "\
+Go on after the stores that held a majority of some regions are lost for good.
+
+Stop every store that is left. Run `inspect` on each, `plan` over all the reports, read what it says is \
+lost, run `apply` with the plan on each, and start them. Each of those regions goes on with the one \
+replica whose log is the longest, and gets new ones as soon as there are stores for them. Writes that \
+only the lost stores had are gone. A store that was lost must never be started again.";
 
 const CONFIG_LONG: &str = "\
 Print the configuration that a node would run with, as a TOML file.

@@ -28,6 +28,7 @@ pub mod peers;
 pub mod placement;
 pub mod process;
 pub mod program;
+pub mod recover;
 pub mod rpc;
 pub mod store;
 

@@ -16,6 +16,7 @@ mod disk;
 mod fatal;
 mod measured;
 mod observer;
+mod offline;
 mod open;
 mod worker;
 
@@ -39,6 +40,7 @@ pub use applied::{Applied, Held};
 pub use disk::DiskWatch;
 pub use fatal::{Fatal, FatalSink};
 pub use measured::MeasuredLog;
+pub use offline::OfflineStore;
 pub use open::{OpenError, descriptor};
 
 use crate::config::{ByteSize, Config, HostPort};
