@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
-use comfy_table::{Table, presets};
+use comfy_table::Table;
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use flotilla_engine::{FlushReason, StateBatch, StateOp, StateStore};
 use flotilla_pd::records::{self, Durable};
 use flotilla_pd_client::{ClientConfig, PdClient};
@@ -177,7 +178,7 @@ fn show(plan: &Plan) {
         plan.untouched
     );
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_style(UTF8_HORIZONTAL_ONLY);
     table.set_header([
         "region",
         "from",

@@ -18,7 +18,6 @@ use crate::config::ByteSize;
 const BLOCK_CACHE: ByteSize = ByteSize::mib(8);
 
 /// The databases of a stopped store. Its folder is locked for as long as this lives.
-#[derive(Debug)]
 pub struct OfflineStore {
     /// The raft log.
     pub log: RocksLog,
@@ -26,6 +25,12 @@ pub struct OfflineStore {
     pub state: RocksState,
     snapshots: SnapshotFolder,
     dir: DataDir,
+}
+
+impl std::fmt::Debug for OfflineStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("OfflineStore").field(&self.path()).finish()
+    }
 }
 
 impl OfflineStore {

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::client::{Call, Client, End, cas, put, wait};
 use crate::node::{EXIT_FAILED, Node, Process, eventually, flotilla, server_args};
 
-fn folder() -> TempDir {
+pub(crate) fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
@@ -26,7 +26,7 @@ fn join(dir: &Path, other: &Node) -> Node {
 }
 
 /// The stores that the PD behind `client` knows: ids and addresses, ascending.
-fn stores(client: &Client) -> Vec<(u64, String)> {
+pub(crate) fn stores(client: &Client) -> Vec<(u64, String)> {
     eventually("PD to answer", || try_stores(client))
 }
 
@@ -141,7 +141,7 @@ fn node_of<'a>(nodes: &'a [Node], client: &Client, store: u64) -> Option<&'a Nod
 }
 
 /// Sends `call` for `key` to whoever leads it, if that is one of `nodes` and takes it.
-fn try_send(nodes: &[Node], key: &str, call: Call) -> Option<End> {
+pub(crate) fn try_send(nodes: &[Node], key: &str, call: Call) -> Option<End> {
     let client = Client::connect(&nodes[0]);
     let route = client.try_route(key.as_bytes()).ok().flatten()?;
     let node = node_of(nodes, &client, route.leader.store_id)?;
@@ -149,10 +149,8 @@ fn try_send(nodes: &[Node], key: &str, call: Call) -> Option<End> {
     matches!(end, End::Done).then_some(end)
 }
 
-#[test]
-fn kill_9_of_a_leader_loses_nothing_and_the_others_go_on() {
-    const ROWS: usize = 20;
-    let dirs = [folder(), folder(), folder()];
+/// A cluster of three nodes that has brought every region to three voters.
+pub(crate) fn three_voters(dirs: &[TempDir; 3]) -> Vec<Node> {
     let mut nodes = vec![Node::start(dirs[0].path(), &[])];
     for dir in &dirs[1..] {
         nodes.push(join(dir.path(), &nodes[0]));
@@ -170,6 +168,15 @@ fn kill_9_of_a_leader_loses_nothing_and_the_others_go_on() {
     for node in &nodes {
         node.logs(&["PD's own region has voters", "voters=3"]);
     }
+    nodes
+}
+
+#[test]
+fn kill_9_of_a_leader_loses_nothing_and_the_others_go_on() {
+    const ROWS: usize = 20;
+    let dirs = [folder(), folder(), folder()];
+    let nodes = three_voters(&dirs);
+    let client = Client::connect(&nodes[0]);
     for row in 0..ROWS {
         let key = format!("row-{row}");
         eventually("a write to be taken", || {

@@ -14,6 +14,7 @@
 //! | `crash` | `kill -9` at any moment |
 //! | `stop` | SIGTERM and Ctrl-C |
 //! | `cluster` | nodes that join, and those that must not |
+//! | `recover` | a majority that is lost for good |
 //!
 //! `FLOTILLA_SEED` gives a random test the seed that it printed first: what is written, and when the
 //! node is killed. `FLOTILLA_KILLS` says how often.
@@ -27,6 +28,7 @@ mod disk;
 mod folder;
 mod messages;
 mod node;
+mod recover;
 mod requests;
 mod settings;
 mod stop;
