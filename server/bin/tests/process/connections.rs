@@ -151,7 +151,7 @@ fn get_big(client: &Client) -> k::RawGetRequest {
 }
 
 /// Clients ask for much and read nothing: the node's memory stays bounded, others are served, and
-/// in the end the connections are closed. `put_off` counts the answers that had to wait.
+/// in the end the connections that hold any are closed. `put_off` counts the answers that had to wait.
 #[track_caller]
 fn check_unread(
     clients: u64,
@@ -168,13 +168,16 @@ fn check_unread(
         ask(&client, deaf).expect("the node takes what it is asked");
     }
 
+    // Who comes when the first has taken all the room gets refusals alone, and its socket may hold all of
+    // them: it is not stalled.
+    let due = if put_off == REFUSED { 1 } else { clients };
     let (mut most, mut served) = (0, 0);
     eventually("the node to close the connections", || {
         most = most.max(node.resident().saturating_sub(resident));
         assert_eq!(client.get("row"), Some("value".into()));
         served += 1;
         let closed = node.metric("flotilla_connections_stalled_total ");
-        (closed == clients).then_some(())
+        (closed >= due).then_some(())
     });
     println!("{} MiB more at most, {served} looks", most / MIB);
     assert!(most <= UNREAD_MEMORY, "{most} bytes");
