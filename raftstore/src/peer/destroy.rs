@@ -4,7 +4,7 @@ use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
 
 use super::Peer;
-use crate::effects::{ApplyInput, Outbound, PdTask, RaftEffects, RaftInput, StoreInput};
+use crate::effects::{ApplyInput, MetaRole, Outbound, PdTask, RaftEffects, RaftInput, StoreInput};
 use crate::{PROBE_TARGET, STORE_ADDRESS};
 
 impl Peer {
@@ -125,5 +125,8 @@ impl Peer {
         self.delegate.outdate();
         self.delegate.suspend();
         self.drop_owed();
+        if self.meta_announced.take().is_some() {
+            effects.meta_role.push(MetaRole::Follows);
+        }
     }
 }

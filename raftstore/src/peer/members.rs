@@ -103,6 +103,14 @@ impl Peer {
         if peer.id == 0 || peer.store_id == 0 {
             return Err("a peer without an id or a store".to_owned());
         }
+        // Its store may have had a later one, and would not take it (contracts: C33). A PD that was deposed
+        // may still give such an id.
+        if let Some(later) = self.region.peers.iter().find(|other| other.id > peer.id) {
+            return Err(format!(
+                "peer {} is older than peer {} of the region: ids rise, ask PD for another one",
+                peer.id, later.id
+            ));
+        }
         let mut others = self.region.peers.iter().chain(added);
         match others.find(|other| other.store_id == peer.store_id) {
             Some(other) => Err(format!(
