@@ -32,8 +32,7 @@ use destroy::Dying;
 use early::Early;
 pub(crate) use seen::Seen;
 use snapshots::Reserved;
-pub use snapshots::SNAPSHOTS_AT_ONCE_MAX;
-pub(crate) use snapshots::manifest_of;
+pub use snapshots::{SNAPSHOTS_AT_ONCE_MAX, manifest_of};
 
 /// What all machines of a store know.
 #[derive(Debug)]

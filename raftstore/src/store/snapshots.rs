@@ -188,7 +188,7 @@ impl Store {
 }
 
 /// The manifest that a snapshot message carries.
-pub(crate) fn manifest_of(message: &PeerMessage) -> Option<SnapshotManifest> {
+pub fn manifest_of(message: &PeerMessage) -> Option<SnapshotManifest> {
     let snapshot = message.message.as_ref()?.snapshot.as_ref()?;
     SnapshotManifest::decode(snapshot.manifest.clone()).ok()
 }

@@ -12,7 +12,6 @@ use flotilla_proto::raft::{MessageKind, SnapshotChunk, SnapshotRequest, Snapshot
 use flotilla_proto::store::{PeerMessage, SnapshotManifest};
 use flotilla_raftstore::Answer;
 use flotilla_raftstore::effects::StoreInput;
-use prost::Message as _;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
@@ -91,10 +90,8 @@ async fn try_take(
 
 /// What a snapshot message describes.
 pub(super) fn manifest_of(message: &PeerMessage) -> Option<SnapshotManifest> {
-    let inner = message.message.as_ref()?;
-    let snapshot = inner.snapshot.as_ref()?;
-    let manifest = SnapshotManifest::decode(snapshot.manifest.clone()).ok()?;
-    (inner.kind() == MessageKind::Snapshot).then_some(manifest)
+    let kind = message.message.as_ref()?.kind();
+    flotilla_raftstore::store::manifest_of(message).filter(|_| kind == MessageKind::Snapshot)
 }
 
 /// The column family of a chunk that came as it was sent.
