@@ -254,18 +254,18 @@ pub enum StoreInput {
     /// A peer will be destroyed: from here on nothing else may take its place.
     Dying { region: u64 },
     /// Another store has a snapshot for a peer here. Accepted: its range is kept free until it was
-    /// received, and the sender goes on. Whoever receives it owes one of the next two inputs, and throws
-    /// away only files that it began to write itself: others may belong to an open intent.
+    /// received, and the sender goes on. Whoever receives it owes one of the next two inputs, however long
+    /// it takes, and throws away only files that it began to write itself: others may belong to an open
+    /// intent.
     SnapshotOffer {
         message: Box<PeerMessage>,
         answer: Answer<()>,
     },
     /// An accepted snapshot is whole and durable: the message that came with it.
     SnapshotReceived { message: Box<PeerMessage> },
-    /// An accepted snapshot will not come.
-    SnapshotAbandoned { region: u64 },
-    /// The peer has no use for the snapshot that was received for it.
-    SnapshotUnused { region: u64 },
+    /// An accepted snapshot will not come, or nobody wants what was received. The range is free when no
+    /// file of it is left: if `gone` is false, that is tried again.
+    SnapshotUnused { key: SnapshotKey, gone: bool },
     /// A snapshot's intent is written: the region will have this range and no other.
     Installing { region: Region },
     /// A snapshot is in place.

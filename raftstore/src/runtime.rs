@@ -228,9 +228,9 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
         }
     }
 
-    /// An input that must not be lost. A peer that is gone needs it no more.
+    /// An input that must not be lost.
     pub fn to_peer(&self, region: u64, input: PeerInput) {
-        let _gone = self.raft.force_send(region, RaftInput::Peer(input));
+        self.tell(region, RaftInput::Peer(input));
     }
 
     /// Looks how far the state is durable and tells the machines what is new. Owed every 100 ms
@@ -247,10 +247,15 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
         Ok(())
     }
 
+    /// An input for a peer, or for the store machine at [`STORE_ADDRESS`], that must not be lost.
+    /// A peer that is gone, or a store that is stopping, needs it no more.
+    pub fn tell(&self, address: u64, input: RaftInput) {
+        let _gone = self.raft.force_send(address, input);
+    }
+
     /// An input for the store machine that must not be lost.
     pub fn to_store(&self, input: StoreInput) {
-        // A store that is stopping needs it no more.
-        let _stopping = self.raft.force_send(STORE_ADDRESS, RaftInput::Store(input));
+        self.tell(STORE_ADDRESS, RaftInput::Store(input));
     }
 
     /// A message of another store: for its peer, or for the store machine where there is none. One

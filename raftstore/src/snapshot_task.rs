@@ -9,7 +9,8 @@ use flotilla_engine::{
 };
 use flotilla_proto::store::SnapshotManifest;
 
-use crate::effects::PeerInput;
+use crate::STORE_ADDRESS;
+use crate::effects::{PeerInput, RaftInput, StoreInput};
 
 /// Something to do with the files of a snapshot.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,21 +28,24 @@ pub enum SnapshotTask {
     },
     /// Nobody needs it any more.
     Discard { key: SnapshotKey },
+    /// It was received, and nobody wants it; comes back as [`StoreInput::SnapshotUnused`].
+    Refuse { key: SnapshotKey },
 }
 
 impl SnapshotTask {
-    /// Does it, and says what to tell which region's peer. `pace` is told the bytes that a build
-    /// writes; it may wait.
+    /// Does it, and says what to tell at which address. `pace` is told the bytes that a build writes; it
+    /// may wait.
     pub fn run<S: SnapshotInstall>(
         self,
         state: &S,
         files: &impl SnapshotFiles,
         mut pace: impl FnMut(u64) -> ControlFlow<()>,
-    ) -> Option<(u64, PeerInput)> {
+    ) -> Option<(u64, RaftInput)> {
+        let to_peer = |region, input| Some((region, RaftInput::Peer(input)));
         match self {
             Self::Build { region, life } => {
                 let view = state.background_snapshot();
-                Some((region, Self::build(&view, files, region, life, &mut pace)))
+                to_peer(region, Self::build(&view, files, region, life, &mut pace))
             }
             Self::Install {
                 region,
@@ -56,14 +60,17 @@ impl SnapshotTask {
                         error: Arc::new(error),
                     },
                 };
-                Some((region, input))
+                to_peer(region, input)
             }
             Self::Discard { key } => {
                 // What stays is an orphan, which the next start removes.
-                if let Err(error) = files.discard(&key) {
-                    tracing::warn!(%key, %error, "a snapshot's files were not removed");
-                }
+                discard(files, &key);
                 None
+            }
+            Self::Refuse { key } => {
+                let gone = discard(files, &key);
+                let unused = StoreInput::SnapshotUnused { key, gone };
+                Some((STORE_ADDRESS, RaftInput::Store(unused)))
             }
         }
     }
@@ -81,6 +88,15 @@ impl SnapshotTask {
         let result = result.map_err(Arc::new);
         PeerInput::SnapshotBuilt { life, result }
     }
+}
+
+/// Whether none of its files is left.
+fn discard(files: &impl SnapshotFiles, key: &SnapshotKey) -> bool {
+    let discarded = files.discard(key);
+    if let Err(error) = &discarded {
+        tracing::warn!(%key, %error, "a snapshot's files were not removed");
+    }
+    discarded.is_ok()
 }
 
 /// Rows in place at once, or the changes that put them there with the region's records.

@@ -156,7 +156,7 @@ pub const ALL: &[&str] = &[
     "snapshot: waits until a split is durable",
     "snapshot: received",
     "snapshot: refused",
-    "snapshot: accepted and never received",
+    "snapshot: files of one that is not wanted stay",
     "creation: refused, a snapshot has the range",
     "snapshot: a chunk failed",
     "snapshot: built too late",
@@ -165,7 +165,6 @@ pub const ALL: &[&str] = &[
     "snapshot: receiving failed",
     "snapshot: refused, the range is taken",
     // Inside the machines, and hardly ever.
-    "snapshot: a later one takes its place",
     "snapshot: files of an earlier one are in the way",
     "destroy: PD knows newer members",
     "destroy: rows of no region are removed at the start",

@@ -292,14 +292,11 @@ impl Peer {
         true
     }
 
-    /// The raft group had no use for what was received.
+    /// The raft group had no use for what was received. Its range is free when its files are gone.
     pub(super) fn drop_offered(&mut self, effects: &mut RaftEffects) {
         if let Some(key) = self.snapshots.offered.take() {
             tracing::trace!(target: PROBE_TARGET, "snapshot: received and not wanted any more");
-            let region = self.region.id;
-            let unused = RaftInput::Store(StoreInput::SnapshotUnused { region });
-            effects.to_raft.push((STORE_ADDRESS, unused));
-            effects.snapshots.push(SnapshotTask::Discard { key });
+            effects.snapshots.push(SnapshotTask::Refuse { key });
         }
     }
 

@@ -35,6 +35,12 @@ pub(super) struct Heir {
     hard_state: HardState,
 }
 
+impl Heir {
+    pub(super) fn is_of(&self, region: u64) -> bool {
+        self.child.id == region
+    }
+}
+
 const RANGE_LIVES: &str = "creation: refused, a live region has the range";
 
 const BIRTH: HardState = HardState {

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_engine::ByteBudget;
+use flotilla_engine::{ByteBudget, SnapshotKey};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
 use flotilla_proto::store::{PeerMessage, PeerState, RaftRecord, RegionRecord};
@@ -81,6 +81,8 @@ pub struct Store {
     sleeping: BTreeMap<u64, RaftRecord>,
     /// Ranges kept free for snapshots, by region (contracts: C35).
     reserved: BTreeMap<u64, Reserved>,
+    /// Snapshots that nobody wants, whose files could not be removed yet.
+    unwanted: Vec<SnapshotKey>,
     /// Being destroyed, by region (contracts: C7).
     dying: BTreeMap<u64, Dying>,
     /// Machines that were told to stop to make room for a child of the same region.
@@ -124,6 +126,7 @@ impl Store {
             early: Early::default(),
             sleeping,
             reserved: BTreeMap::new(),
+            unwanted: Vec::new(),
             dying: BTreeMap::new(),
             replaced: BTreeMap::new(),
             durable_cut: 0,
@@ -193,10 +196,8 @@ impl Store {
                 self.on_offer(now, *message, answer, effects);
             }
             StoreInput::SnapshotReceived { message } => self.on_received(*message, effects),
-            StoreInput::SnapshotAbandoned { region } | StoreInput::SnapshotUnused { region } => {
-                self.on_unreserved(region);
-            }
-            StoreInput::Installing { region } => self.on_installing(now, region),
+            StoreInput::SnapshotUnused { key, gone } => self.on_unused(key, gone),
+            StoreInput::Installing { region } => self.on_installing(region),
             StoreInput::Installed { region } => self.on_installed(region),
             StoreInput::LogStalls => self.on_log_stalls(now, effects),
             StoreInput::Dying { region } => self.on_dying(region),
@@ -206,7 +207,7 @@ impl Store {
     }
 
     fn tick(&mut self, now: Mono, effects: &mut RaftEffects) {
-        self.expire_reserved(now);
+        self.refuse_again(effects);
         self.heartbeat(now, effects);
     }
 
@@ -278,6 +279,13 @@ impl Store {
             cleared: None,
             messages: Vec::new(),
         });
+    }
+
+    /// A child of this id waits for what a blank peer had promised.
+    fn inherits(&self, region: u64) -> bool {
+        let of =
+            |written: &Written| matches!(written, Written::Inherited(heir) if heir.is_of(region));
+        self.writes.values().any(of)
     }
 
     fn on_written(&mut self, now: Mono, number: u64, effects: &mut RaftEffects) {

@@ -21,12 +21,8 @@ pub const SNAPSHOTS_AT_ONCE_MAX: usize = 8;
 pub(super) struct Reserved {
     /// What the region will be.
     region: Region,
-    /// When it was accepted.
-    since: Mono,
-    /// Its files are here, and its peer has been told.
-    received: bool,
-    /// The peer has written the intent.
-    installing: bool,
+    /// The snapshot that was accepted; `None`: the peer has written its intent.
+    waits: Option<SnapshotKey>,
 }
 
 impl Reserved {
@@ -53,12 +49,9 @@ impl Store {
             tracing::trace!(target: PROBE_TARGET, "{reason}");
             return answer.give(Err(RequestError::Busy { reason }));
         }
-        let region = manifest.region.unwrap_or_default();
         let reserved = Reserved {
-            region,
-            since: now,
-            received: false,
-            installing: false,
+            waits: Some(SnapshotKey::incoming(&manifest)),
+            region: manifest.region.unwrap_or_default(),
         };
         self.reserved.insert(message.region_id, reserved);
         if !self.blank.contains_key(&message.region_id) && !self.lives(message.region_id) {
@@ -81,7 +74,9 @@ impl Store {
         if own.is_none() || own != message.to_peer.map(|to| to.id) {
             return Err("snapshot: refused, it does not name the peer here");
         }
-        if self.refuse_message(message).is_some() && !self.lives(id) {
+        // Where a blank peer makes room for a child nobody would take what was received.
+        let starts = self.replaced.contains_key(&id) || self.inherits(id);
+        if starts || (self.refuse_message(message).is_some() && !self.lives(id)) {
             return Err("snapshot: refused, the peer may not be made here");
         }
         if self.reserved.contains_key(&id) {
@@ -122,50 +117,45 @@ impl Store {
     /// It is whole: raft decides whether it is still wanted.
     pub(super) fn on_received(&mut self, message: PeerMessage, effects: &mut RaftEffects) {
         let region = message.region_id;
-        let Some(reserved) = self.reserved.get_mut(&region) else {
+        let key = manifest_of(&message).map(|manifest| SnapshotKey::incoming(&manifest));
+        let waits = |reserved: &Reserved| reserved.waits == key;
+        if !self.reserved.get(&region).is_some_and(waits) {
             // Its peer has ended meanwhile.
             tracing::trace!(target: PROBE_TARGET, "snapshot: received for a peer that has ended");
-            if let Some(manifest) = manifest_of(&message) {
-                let key = SnapshotKey::incoming(&manifest);
-                effects.snapshots.push(SnapshotTask::Discard { key });
-            }
-            return;
-        };
-        reserved.received = true;
+            let refuse = |key| SnapshotTask::Refuse { key };
+            return effects.snapshots.extend(key.map(refuse));
+        }
         let input = PeerInput::Message(Box::new(message));
         effects.to_raft.push((region, RaftInput::Peer(input)));
     }
 
-    /// It will not come, or nobody wants it.
-    pub(super) fn on_unreserved(&mut self, region: u64) {
-        let waiting = |reserved: &Reserved| !reserved.installing;
-        if self.reserved.get(&region).is_some_and(waiting) {
-            self.reserved.remove(&region);
+    /// It will not come, or nobody wants it. Files that are left would be in the way of the next one, so
+    /// the range waits for them; the region may have made room for a later one of a later peer.
+    pub(super) fn on_unused(&mut self, key: SnapshotKey, gone: bool) {
+        if !gone {
+            tracing::trace!(target: PROBE_TARGET, "snapshot: files of one that is not wanted stay");
+            self.unwanted.push(key);
+            return;
+        }
+        let waits = |reserved: &Reserved| reserved.waits == Some(key);
+        if self.reserved.get(&key.region).is_some_and(waits) {
+            self.reserved.remove(&key.region);
         }
     }
 
-    /// What was accepted and does not come is not waited for: its sender may have ended.
-    pub(super) fn expire_reserved(&mut self, now: Mono) {
-        let patience = self.shared.config.stale_check;
-        self.reserved.retain(|_, reserved| {
-            let waits = reserved.received || now - reserved.since < patience;
-            if !waits {
-                tracing::trace!(target: PROBE_TARGET, "snapshot: accepted and never received");
-            }
-            waits
-        });
+    /// With a tick: files that could not be removed are tried again.
+    pub(super) fn refuse_again(&mut self, effects: &mut RaftEffects) {
+        let refuse = |key| SnapshotTask::Refuse { key };
+        effects
+            .snapshots
+            .extend(self.unwanted.drain(..).map(refuse));
     }
 
     /// From here on the region is what the snapshot says, also after a crash.
-    pub(super) fn on_installing(&mut self, now: Mono, region: Region) {
+    pub(super) fn on_installing(&mut self, region: Region) {
         let id = region.id;
-        let reserved = Reserved {
-            region,
-            since: now,
-            received: true,
-            installing: true,
-        };
-        self.reserved.insert(id, reserved);
+        let waits = None;
+        self.reserved.insert(id, Reserved { region, waits });
     }
 
     /// The old range is free, the new one is the region's.

@@ -60,13 +60,13 @@ async fn try_take(
     if let Some(full) = (shared.parts.room)(snapshot_bytes(&manifest)) {
         return Err(Status::resource_exhausted(full));
     }
-    let mut accepted = offer(shared, &message).await?;
+    let key = SnapshotKey::incoming(&manifest);
+    let mut accepted = offer(shared, &message, key).await?;
     // A sender that is gone is found by the next chunk, which does not come.
     let _ = tell.send(Ok(SnapshotResponse { received: false })).await;
 
-    let key = SnapshotKey::incoming(&manifest);
     on_files(shared, move |files| files.receive(&manifest, BYTES_MAX)).await?;
-    accepted.writing = Some(key);
+    accepted.writing = true;
     loop {
         let late = |_| Status::deadline_exceeded("no chunk came for a while");
         let next = timeout(CHUNK_WAIT, incoming.message())
@@ -103,19 +103,21 @@ fn checked(chunk: &SnapshotChunk) -> Result<Cf, Status> {
 }
 
 /// Asks the store machine whether there is room for the snapshot's range.
-async fn offer(shared: &Arc<Shared>, message: &PeerMessage) -> Result<Accepted, Status> {
+async fn offer(
+    shared: &Arc<Shared>,
+    message: &PeerMessage,
+    key: SnapshotKey,
+) -> Result<Accepted, Status> {
     let (tell, told) = oneshot::channel();
     let answer = Answer::new(move |result| {
-        // Whoever offered has gone; then nobody says what became of the snapshot, and the range is
-        // free again when the store's patience ends.
+        // Whoever offered has gone, and has said so by dropping what is accepted.
         let _ = tell.send(result);
     });
     let message = Box::new(message.clone());
-    let region = message.region_id;
     let accepted = Accepted {
         shared: Arc::clone(shared),
-        region,
-        writing: None,
+        key,
+        writing: false,
         over: false,
     };
     shared
@@ -134,12 +136,13 @@ async fn offer(shared: &Arc<Shared>, message: &PeerMessage) -> Result<Accepted, 
     }
 }
 
-/// A snapshot that the store machine keeps room for. Dropped, it is abandoned.
+/// A snapshot that the store machine keeps room for, until it is told otherwise: no second one of the
+/// region comes meanwhile. Dropped, it is abandoned.
 struct Accepted {
     shared: Arc<Shared>,
-    region: u64,
-    /// Files that were begun here, and are nobody else's.
-    writing: Option<SnapshotKey>,
+    key: SnapshotKey,
+    /// Its files were begun here, and are nobody else's.
+    writing: bool,
     over: bool,
 }
 
@@ -163,15 +166,14 @@ impl Drop for Accepted {
         if self.over {
             return;
         }
-        let (shared, region, writing) = (Arc::clone(&self.shared), self.region, self.writing);
+        let (shared, key, writing) = (Arc::clone(&self.shared), self.key, self.writing);
         let abandon = move || {
-            if let Some(key) = writing
-                && let Err(error) = shared.parts.files.discard(&key)
-            {
-                // What is left is an orphan for the next start.
+            let mut gone = true;
+            if writing && let Err(error) = shared.parts.files.discard(&key) {
+                gone = false;
                 tracing::warn!(%key, %error, "a snapshot's files were not removed");
             }
-            let input = StoreInput::SnapshotAbandoned { region };
+            let input = StoreInput::SnapshotUnused { key, gone };
             shared.parts.machines.to_store(input);
         };
         // Without a runtime the node is gone as well.

@@ -49,7 +49,7 @@ enum Told {
     Unreachable(u64, u64),
     Sent { peer: u64, ok: bool },
     Received(u64),
-    Abandoned(u64),
+    Unused(u64, bool),
 }
 
 /// Machines that note down, and answer to offers as they are set to.
@@ -92,7 +92,7 @@ impl Machines for Stub {
             StoreInput::SnapshotReceived { message } => {
                 self.note(Told::Received(message.region_id))
             }
-            StoreInput::SnapshotAbandoned { region } => self.note(Told::Abandoned(region)),
+            StoreInput::SnapshotUnused { key, gone } => self.note(Told::Unused(key.region, gone)),
             other => unreachable!("{other:?}"),
         }
     }
@@ -529,7 +529,10 @@ async fn a_snapshot_that_breaks_is_abandoned_and_its_files_go() {
         };
         assert_eq!(status.code(), code, "{word}: {status}");
         let told = two.next().await;
-        assert!(matches!(told, Told::Abandoned(REGION)), "{word}: {told:?}");
+        assert!(
+            matches!(told, Told::Unused(REGION, true)),
+            "{word}: {told:?}"
+        );
         assert_eq!(two.files.list().expect("readable"), [], "{word}");
     };
     check("flipped", Code::DataLoss, vec![chunk(b"abc", 1)]).await;

@@ -75,8 +75,8 @@ pub(super) fn spawn_snapshots<L: RaftLog, S: SnapshotInstall>(
         .spawn(move || {
             for task in tasks {
                 let go_on = |_| ControlFlow::Continue(());
-                if let Some((region, input)) = task.run(&*runtime.state, &*files, go_on) {
-                    runtime.to_peer(region, input);
+                if let Some((address, input)) = task.run(&*runtime.state, &*files, go_on) {
+                    runtime.tell(address, input);
                 }
             }
         })

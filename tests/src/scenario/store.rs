@@ -159,13 +159,15 @@ impl Actor<Mono, StoreFatal> for Worker {
                 let region = manifest.region.as_ref().map_or(0, |region| region.id);
                 format!("puts snapshot {term}/{index} of region {region} in place")
             }
-            SnapshotTask::Discard { key } => format!("throws away {key}"),
+            SnapshotTask::Discard { key } | SnapshotTask::Refuse { key } => {
+                format!("throws away {key}")
+            }
         };
         self.outside.0.lock().told.push(told);
         let go_on = |_| ControlFlow::Continue(());
         let done = task.run(&*self.runtime.state, &*self.files, go_on);
-        if let Some((region, input)) = done {
-            self.runtime.to_peer(region, input);
+        if let Some((address, input)) = done {
+            self.runtime.tell(address, input);
         }
         Ok(())
     }

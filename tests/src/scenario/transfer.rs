@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use flotilla_engine::memory::MemorySnapshots;
-use flotilla_engine::{Cf, SnapshotFiles, SnapshotKey, SnapshotResult};
+use flotilla_engine::{Cf, SnapshotError, SnapshotFiles, SnapshotKey, SnapshotResult};
 use flotilla_proto::store::SnapshotManifest;
 use flotilla_raftstore::{Answer, PeerInput, RequestError, StoreInput};
 use parking_lot::Mutex;
@@ -125,6 +125,10 @@ impl Cluster {
                         false
                     }
                     Err(error) => {
+                        if matches!(error, SnapshotError::Exists { .. }) {
+                            // Nothing was begun.
+                            transfer.files = 0;
+                        }
                         self.say_of(to, format!("the snapshot does not arrive: {error}"));
                         self.abandon(transfer);
                         false
@@ -137,8 +141,10 @@ impl Cluster {
     fn abandon(&mut self, transfer: &Transfer) {
         let to = transfer.flying.to;
         if self.runs(to) {
-            let region = transfer.flying.message.region_id;
-            let input = StoreInput::SnapshotAbandoned { region };
+            let key = SnapshotKey::incoming(&transfer.manifest);
+            let begun = transfer.files > 0;
+            let gone = !begun || self.stores[&to].files.discard(&key).is_ok();
+            let input = StoreInput::SnapshotUnused { key, gone };
             self.process(to).runtime.to_store(input);
         }
         self.tell_sender(transfer, false);

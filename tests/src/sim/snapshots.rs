@@ -7,7 +7,7 @@ use flotilla_engine::StateStore as _;
 use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
 use flotilla_proto::metapb::PeerRole;
 use flotilla_raftstore::region::peer_on;
-use flotilla_raftstore::{PeerInput, ReadContext, SnapshotTask};
+use flotilla_raftstore::{PeerInput, RaftInput, ReadContext, SnapshotTask};
 
 use super::transfers::Transfer;
 use super::{Event, Phase, Sim};
@@ -67,7 +67,7 @@ impl Sim {
             (SnapshotTask::Build { region, life }, Some(view)) => {
                 let files = &*disk.snapshots;
                 let input = SnapshotTask::build(&view, files, region, life, &mut go_on);
-                Some((region, input))
+                Some((region, RaftInput::Peer(input)))
             }
             (task, _) => task.run(&*disk.state, &*disk.snapshots, go_on),
         };
@@ -75,13 +75,16 @@ impl Sim {
             self.snapshot_later(id);
         }
         let Some((region, input)) = told else { return };
-        let placed = matches!(input, PeerInput::Ingested { .. });
-        let failed = matches!(&input, PeerInput::SnapshotBuilt { result: Err(_), .. });
+        let (mut placed, mut failed) = (false, false);
+        if let RaftInput::Peer(input) = &input {
+            placed = matches!(input, PeerInput::Ingested { .. });
+            failed = matches!(input, PeerInput::SnapshotBuilt { result: Err(_), .. });
+        }
         if failed {
             self.probe("fault: a snapshot's build failed");
         }
         if let Some(life) = self.life(id.store) {
-            life.runtime.to_peer(region, input);
+            life.runtime.tell(region, input);
         }
         if placed {
             self.meet_snapshot(id, region, SnapshotStep::Placed);

@@ -138,7 +138,7 @@ impl Sim {
         if !accepted {
             return self.transfer_fails(number, "snapshot: refused");
         }
-        self.end_earlier(number);
+        self.assert_alone(number);
         let Some(transfer) = self.transfers.get_mut(&number) else {
             return;
         };
@@ -156,23 +156,21 @@ impl Sim {
         }
     }
 
-    /// An earlier one of the region that the store does not wait for any more ends: room and files are
-    /// those of `number`, which may have the same key.
-    fn end_earlier(&mut self, number: TransferId) {
+    /// A store keeps room for one snapshot of a key: a second one would write the same files.
+    fn assert_alone(&self, number: TransferId) {
         let Some(new) = self.transfers.get(&number) else {
             return;
         };
-        let (to, region) = (new.to, new.message.region_id);
-        let earlier = self.transfers.iter().filter(|(id, transfer)| {
-            **id != number && transfer.to == to && transfer.receiving && transfer.is_of(region)
-        });
-        let earlier: Vec<TransferId> = earlier.map(|(id, _)| *id).collect();
-        for id in earlier {
-            if let Some(transfer) = self.transfers.get_mut(&id) {
-                transfer.receiving = false;
-            }
-            self.transfer_fails(id, "snapshot: a later one takes its place");
-        }
+        let key = SnapshotKey::incoming(&new.manifest);
+        let same = |(id, other): (&TransferId, &Transfer)| {
+            let same = (other.to, SnapshotKey::incoming(&other.manifest)) == (new.to, key);
+            *id != number && other.receiving && same
+        };
+        assert!(
+            !self.transfers.iter().any(same),
+            "store {} has accepted {key} twice",
+            new.to
+        );
     }
 
     fn chunk(&mut self, number: TransferId) {
@@ -293,14 +291,11 @@ impl Sim {
             .receiver
             .and_then(|id| self.life(id.store).filter(|life| life.id == id));
         if let Some(life) = there.filter(|_| transfer.receiving) {
-            if transfer.writing {
-                let key = SnapshotKey::incoming(&transfer.manifest);
-                // What is left is an orphan for the next start.
-                let _left = self.nodes[&transfer.to].disk.snapshots.discard(&key);
-            }
-            let region = transfer.message.region_id;
+            let key = SnapshotKey::incoming(&transfer.manifest);
+            let files = &self.nodes[&transfer.to].disk.snapshots;
+            let gone = !transfer.writing || files.discard(&key).is_ok();
             life.runtime
-                .to_store(StoreInput::SnapshotAbandoned { region });
+                .to_store(StoreInput::SnapshotUnused { key, gone });
         }
     }
 
