@@ -17,9 +17,22 @@ const LOG_BATCHES: &str = "flotilla_log_batches_total";
 const LOG_ENTRIES: &str = "flotilla_log_entries_total";
 const LOG_BYTES: &str = "flotilla_log_bytes_total";
 const CPU_SECONDS: &str = "process_cpu_seconds_total";
+const PEER_MESSAGES: &str = "flotilla_peers_bulk_size_sum";
+const PEER_BULKS: &str = "flotilla_peers_bulk_size_count";
 
 /// What is kept of a page.
-const NAMES: [&str; 5] = [LOG_SYNCS, LOG_BATCHES, LOG_ENTRIES, LOG_BYTES, CPU_SECONDS];
+const NAMES: [&str; 7] = [
+    LOG_SYNCS,
+    LOG_BATCHES,
+    LOG_ENTRIES,
+    LOG_BYTES,
+    CPU_SECONDS,
+    PEER_MESSAGES,
+    PEER_BULKS,
+];
+
+/// What an etcd node calls the same.
+const ETCD_LOG_SYNCS: &str = "etcd_disk_wal_fsync_duration_seconds_count";
 
 /// A node that does not answer within this has no counters.
 const SCRAPE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -126,7 +139,11 @@ fn parse(page: &str) -> Counters {
     let mut counters = Counters::new();
     for line in page.lines().filter(|line| !line.starts_with('#')) {
         let name_end = line.find(['{', ' ']).unwrap_or(line.len());
-        let Some(name) = NAMES.iter().find(|name| **name == &line[..name_end]) else {
+        let called = match &line[..name_end] {
+            ETCD_LOG_SYNCS => LOG_SYNCS,
+            other => other,
+        };
+        let Some(name) = NAMES.iter().find(|name| **name == called) else {
             continue;
         };
         // Label values may hold any character; the value stands behind the last brace.
@@ -202,6 +219,7 @@ impl ServerReport {
                 log_entries: per(LOG_ENTRIES, 1.0),
                 log_bytes: per(LOG_BYTES, 1.0),
                 cpu_us: per(CPU_SECONDS, 1e6),
+                peer_messages: per(PEER_MESSAGES, 1.0),
             })
         };
         Self {
@@ -211,6 +229,10 @@ impl ServerReport {
             log_entries: get(LOG_ENTRIES),
             log_bytes: get(LOG_BYTES),
             cpu_s: get(CPU_SECONDS),
+            messages_per_bulk: get(PEER_MESSAGES)
+                .zip(get(PEER_BULKS))
+                .filter(|(_, bulks)| *bulks > 0.0)
+                .map(|(messages, bulks)| messages / bulks),
             per_operation: shares(operations),
             per_write: shares(writes),
         }

@@ -148,6 +148,8 @@ async fn run_driver(drive: Drive) -> anyhow::Result<raw::Report> {
         records: 1_000_000,
         value_size: drive.value_size,
         echo: None,
+        batch: false,
+        etcd: Vec::new(),
         stock: false,
         duration: drive.duration,
         warmup: drive.warmup,

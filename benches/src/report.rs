@@ -153,6 +153,8 @@ pub struct ServerReport {
     pub log_bytes: Option<f64>,
     /// Processor time of the server, `process_cpu_seconds_total`.
     pub cpu_s: Option<f64>,
+    /// Raft messages in one bulk to another store, on average; absent when none was sent.
+    pub messages_per_bulk: Option<f64>,
     /// The same, divided by the successful operations of the phase.
     pub per_operation: Option<ServerShares>,
     /// The same, divided by the successful operations that write; absent when there were none.
@@ -172,4 +174,6 @@ pub struct ServerShares {
     pub log_bytes: Option<f64>,
     /// Processor time of the server, microseconds.
     pub cpu_us: Option<f64>,
+    /// Raft messages to other stores.
+    pub peer_messages: Option<f64>,
 }

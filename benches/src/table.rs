@@ -107,6 +107,7 @@ pub(crate) fn server(server: &ServerReport) -> String {
             (shares.log_entries, "log entries"),
             (shares.log_bytes, "log bytes"),
             (shares.cpu_us, "us server CPU"),
+            (shares.peer_messages, "raft messages"),
         ];
         let known = figures
             .into_iter()
@@ -118,9 +119,13 @@ pub(crate) fn server(server: &ServerReport) -> String {
     };
     // Where every operation writes, once is enough.
     let mixed = server.per_operation != server.per_write;
+    let bulks = server
+        .messages_per_bulk
+        .map(|messages| format!("{} raft messages a bulk", figure(messages)));
     let lines = [
         shares("operation", server.per_operation.filter(|_| mixed)),
         shares("write", server.per_write),
+        bulks,
     ];
     let lines: Vec<_> = lines.into_iter().flatten().collect();
     if lines.is_empty() {

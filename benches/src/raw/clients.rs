@@ -13,7 +13,9 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 use serde::Serialize;
 
 use super::{
-    cluster::{Cluster, Route},
+    batch::{Asked, Told},
+    cluster::{Cluster, Connection, Route},
+    etcd::Etcd,
     keys::Stretch,
 };
 use crate::{
@@ -31,29 +33,113 @@ pub enum Operation {
     Get,
     /// Write records, new ones and old ones alike
     Put,
+    /// Both, each half of the time
+    Mixed,
+}
+
+impl Operation {
+    /// Whether it needs records to be there.
+    pub(super) fn reads(self) -> bool {
+        self != Self::Put
+    }
 }
 
 /// Where calls go.
 #[derive(Clone, Debug)]
 pub(super) enum Target {
-    /// To the leader of the key's region.
-    Cluster(Arc<Cluster>),
+    /// To the leader of the key's region, in this way.
+    Cluster(Arc<Cluster>, Way),
     /// To one server, whatever the key.
     Server(Arc<Route>),
+    /// To another store altogether.
+    Etcd(Arc<Etcd>),
 }
 
-impl Target {
-    async fn route(&self, key: &[u8]) -> Result<Arc<Route>, Failure> {
-        match self {
-            Target::Cluster(cluster) => Ok(cluster.route(key).await?),
-            Target::Server(route) => Ok(Arc::clone(route)),
+/// How a call travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// By itself.
+    Unary,
+    /// With others, in the stream of its connection.
+    Batched,
+}
+
+/// What a store says to a call: whose fault it is that nothing was done, or what a get found.
+struct Answer {
+    region_error: Option<Box<flotilla_proto::errorpb::Error>>,
+    error: String,
+    /// Of a get: the length of the value, if there is one.
+    found: Option<Option<usize>>,
+}
+
+impl From<kvrpcpb::RawGetResponse> for Answer {
+    fn from(response: kvrpcpb::RawGetResponse) -> Self {
+        Self {
+            found: Some((!response.not_found).then_some(response.value.len())),
+            region_error: response.region_error,
+            error: response.error,
         }
     }
+}
 
-    fn forget(&self, route: &Arc<Route>) {
-        if let Target::Cluster(cluster) = self {
-            cluster.forget(route);
+impl From<kvrpcpb::RawPutResponse> for Answer {
+    fn from(response: kvrpcpb::RawPutResponse) -> Self {
+        Self {
+            found: None,
+            region_error: response.region_error,
+            error: response.error,
         }
+    }
+}
+
+impl Way {
+    async fn call(
+        self,
+        connection: &Connection,
+        context: kvrpcpb::Context,
+        call: Call,
+    ) -> Result<Answer, Failure> {
+        let (context, key) = (Some(context), call.key);
+        let mut calls = connection.calls.clone();
+        let failed = |status: tonic::Status| grpc_failure(status.code(), status.message());
+        match (call.value, self) {
+            (None, way) => {
+                let request = kvrpcpb::RawGetRequest {
+                    context,
+                    key,
+                    cf: String::new(),
+                };
+                if way == Way::Unary {
+                    let answer = calls.raw_get(request).await.map_err(failed)?;
+                    return Ok(answer.into_inner().into());
+                }
+                batched(connection.stream.call(Asked::RawGet(request)).await?)
+            }
+            (Some(value), way) => {
+                let request = kvrpcpb::RawPutRequest {
+                    context,
+                    key,
+                    value,
+                    ..Default::default()
+                };
+                if way == Way::Unary {
+                    let answer = calls.raw_put(request).await.map_err(failed)?;
+                    return Ok(answer.into_inner().into());
+                }
+                batched(connection.stream.call(Asked::RawPut(request)).await?)
+            }
+        }
+    }
+}
+
+fn batched(told: Told) -> Result<Answer, Failure> {
+    match told {
+        Told::RawGet(response) => Ok(response.into()),
+        Told::RawPut(response) => Ok(response.into()),
+        other => Err(Failure::new(
+            "protocol",
+            format!("a raw command was answered {other:?}"),
+        )),
     }
 }
 
@@ -107,20 +193,18 @@ impl Source {
     /// Any record, each as likely.
     fn draw(&mut self) -> (Kind, Call) {
         let key = self.stretch.key(self.rng.random_range(0..self.records));
-        match self.operation {
-            Operation::Get => (Kind::Get, Call { key, value: None }),
-            Operation::Put => (
-                Kind::Put,
-                Call {
-                    key,
-                    value: Some(self.payload.draw(&mut self.rng)),
-                },
-            ),
-        }
+        let puts = match self.operation {
+            Operation::Get => false,
+            Operation::Put => true,
+            Operation::Mixed => self.rng.random(),
+        };
+        let value = puts.then(|| self.payload.draw(&mut self.rng));
+        let kind = if puts { Kind::Put } else { Kind::Get };
+        (kind, Call { key, value })
     }
 }
 
-/// Issues bare unary calls.
+/// Issues bare calls.
 pub(super) struct Bare {
     pub(super) source: Source,
     pub(super) target: Target,
@@ -142,50 +226,61 @@ impl Client for Bare {
 
 impl Bare {
     async fn send(&self, call: Call) -> Result<(), Failure> {
-        let route = self.target.route(&call.key).await?;
-        let mut connection = route.connections[self.number % route.connections.len()].clone();
-        let context = Some(route.context.clone());
-        let answer = match call.value {
-            None => {
-                let request = kvrpcpb::RawGetRequest {
-                    context,
-                    key: call.key,
-                    cf: String::new(),
-                };
-                connection.raw_get(request).await.map(|response| {
-                    let response = response.into_inner();
-                    let found = (!response.not_found).then_some(response.value.len());
-                    (response.region_error, response.error, Some(found))
-                })
+        match &self.target {
+            Target::Cluster(cluster, way) => {
+                let route = cluster.route(&call.key).await?;
+                let result = self.send_to(&route, *way, call).await;
+                if matches!(result, Err(Refused { routed: true, .. })) {
+                    cluster.forget(&route);
+                }
+                result.map_err(|refused| refused.failure)
             }
-            Some(value) => {
-                let key = call.key;
-                let request = kvrpcpb::RawPutRequest {
-                    context,
-                    key,
-                    value,
-                    ..Default::default()
-                };
-                connection.raw_put(request).await.map(|response| {
-                    let response = response.into_inner();
-                    (response.region_error, response.error, None)
-                })
-            }
-        };
-        let (region_error, error, found) = answer.map_err(|status| {
-            self.target.forget(&route);
-            grpc_failure(status.code(), status.message())
-        })?;
-        if let Some(error) = region_error {
-            self.target.forget(&route);
-            return Err(region_failure!(error));
+            Target::Server(route) => self
+                .send_to(route, Way::Unary, call)
+                .await
+                .map_err(|refused| refused.failure),
+            Target::Etcd(etcd) => match call.value {
+                Some(value) => etcd.put(self.number, call.key, value).await,
+                None => self.check_found(etcd.get(self.number, call.key).await?),
+            },
         }
-        if !error.is_empty() {
-            return Err(Failure::new("refused", error));
+    }
+
+    async fn send_to(&self, route: &Route, way: Way, call: Call) -> Result<(), Refused> {
+        let connection = &route.connections[self.number % route.connections.len()];
+        let answer = way.call(connection, route.context.clone(), call).await;
+        let answer = answer.map_err(Refused::on_the_way)?;
+        if let Some(error) = answer.region_error {
+            return Err(Refused::on_the_way(region_failure!(error)));
         }
-        found.map_or(Ok(()), |found| {
-            check_found(found, self.source.payload.value_size())
-        })
+        if !answer.error.is_empty() {
+            return Err(Refused::there(Failure::new("refused", answer.error)));
+        }
+        let checked = answer.found.map(|found| self.check_found(found));
+        checked.unwrap_or(Ok(())).map_err(Refused::there)
+    }
+
+    fn check_found(&self, found: Option<usize>) -> Result<(), Failure> {
+        check_found(found, self.source.payload.value_size())
+    }
+}
+
+/// A call that was not done.
+struct Refused {
+    failure: Failure,
+    /// Whether another way to the key may help.
+    routed: bool,
+}
+
+impl Refused {
+    fn on_the_way(failure: Failure) -> Self {
+        let routed = true;
+        Self { failure, routed }
+    }
+
+    fn there(failure: Failure) -> Self {
+        let routed = false;
+        Self { failure, routed }
     }
 }
 

@@ -18,6 +18,7 @@ use parking_lot::RwLock;
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
 
+use super::batch;
 use crate::measure::{Failure, grpc_failure};
 
 /// Answers up to the longest value, with room around it.
@@ -51,7 +52,7 @@ pub(super) enum ClusterError {
     },
     #[error("{rpc}: PD answered {message}")]
     Refused { rpc: &'static str, message: String },
-    #[error("{rpc}: PD's answer has no {missing}")]
+    #[error("{rpc}: the answer has no {missing}")]
     Incomplete {
         rpc: &'static str,
         missing: &'static str,
@@ -75,6 +76,15 @@ impl From<ClusterError> for Failure {
     }
 }
 
+/// One connection to a server.
+#[derive(Debug)]
+pub(super) struct Connection {
+    /// For single calls.
+    pub(super) calls: TikvClient<Channel>,
+    /// For many at once.
+    pub(super) stream: batch::Stream,
+}
+
 /// How to reach the leader of a region.
 #[derive(Clone, Debug)]
 pub(super) struct Route {
@@ -82,12 +92,12 @@ pub(super) struct Route {
     /// Exclusive; empty at the end of the key space.
     end: Bytes,
     pub(super) context: kvrpcpb::Context,
-    pub(super) connections: Arc<Vec<TikvClient<Channel>>>,
+    pub(super) connections: Arc<Vec<Connection>>,
 }
 
 impl Route {
     /// A route that fits every key: to a server without regions.
-    pub(super) fn anywhere(connections: Arc<Vec<TikvClient<Channel>>>) -> Self {
+    pub(super) fn anywhere(connections: Arc<Vec<Connection>>) -> Self {
         let context = kvrpcpb::Context::default();
         Self {
             start: Bytes::new(),
@@ -111,7 +121,7 @@ pub(super) struct Cluster {
     /// By start key. Ranges may overlap after a split: the one that starts last before a key
     /// is the newest that can hold it.
     routes: RwLock<BTreeMap<Bytes, Arc<Route>>>,
-    stores: tokio::sync::Mutex<BTreeMap<u64, Arc<Vec<TikvClient<Channel>>>>>,
+    stores: tokio::sync::Mutex<BTreeMap<u64, Arc<Vec<Connection>>>>,
 }
 
 impl Cluster {
@@ -254,7 +264,7 @@ impl Cluster {
         Ok((region, leader))
     }
 
-    async fn store(&self, id: u64) -> Result<Arc<Vec<TikvClient<Channel>>>, ClusterError> {
+    async fn store(&self, id: u64) -> Result<Arc<Vec<Connection>>, ClusterError> {
         const RPC: &str = "GetStore";
         let mut stores = self.stores.lock().await;
         if let Some(connections) = stores.get(&id) {
@@ -290,11 +300,13 @@ impl Cluster {
 pub(super) async fn connect_store(
     address: &str,
     connections: usize,
-) -> Result<Arc<Vec<TikvClient<Channel>>>, ClusterError> {
+) -> Result<Arc<Vec<Connection>>, ClusterError> {
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let client = TikvClient::new(dial(address).await?);
-        clients.push(client.max_decoding_message_size(MESSAGE_BYTES_MAX));
+        let calls = TikvClient::new(dial(address).await?);
+        let calls = calls.max_decoding_message_size(MESSAGE_BYTES_MAX);
+        let stream = batch::Stream::new(calls.clone());
+        clients.push(Connection { calls, stream });
     }
     Ok(Arc::new(clients))
 }
@@ -322,7 +334,7 @@ async fn leader_of(address: &str) -> Result<(PdClient<Channel>, u64), ClusterErr
 }
 
 /// `HOST:PORT`.
-async fn dial(address: &str) -> Result<Channel, ClusterError> {
+pub(super) async fn dial(address: &str) -> Result<Channel, ClusterError> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))
         .map_err(|source| ClusterError::Address {
             address: address.into(),

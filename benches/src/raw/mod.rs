@@ -13,6 +13,10 @@
 //!   ([`crate::echo`]). It is the ceiling that this machine, this RPC stack and this driver set
 //!   together; the ratio to it is what the store may be blamed for. Puts are compared with that
 //!   same echo of a get.
+//! - **`N regions, batched`**: the same calls over `BatchCommands`, one stream per connection, with as
+//!   many in flight as there are clients.
+//! - **`etcd`**: linearizable gets and puts of the same keys and values at the leader of an etcd
+//!   cluster, unary, over as many connections.
 //! - **`stock client`**: the same records through `tikv-client`. What it lacks against the bare
 //!   calls is the client's own cost.
 //! - **Driver CPU**: processor time of this process per call. On a machine whose cores the driver shares
@@ -22,8 +26,10 @@
 //! Ratios are of throughputs of one run, taken in turns forth and back (`A B C C B A`); the turns
 //! are listed, so that a reader sees how much the machine varied meanwhile.
 
+mod batch;
 mod clients;
 mod cluster;
+mod etcd;
 mod keys;
 mod options;
 mod report;
@@ -43,8 +49,9 @@ pub use self::{
     report::{Comparison, Parameters, Report, VariantReport},
 };
 use self::{
-    clients::{Bare, Loader, Payload, Source, Stock, Target},
+    clients::{Bare, Loader, Payload, Source, Stock, Target, Way},
     cluster::{Cluster, Route, connect_store},
+    etcd::Etcd,
     keys::Stretch,
 };
 use crate::{
@@ -95,19 +102,29 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     for stretch in &stretches {
         cluster.split(&stretch.boundaries()).await?;
     }
+    let target = Target::Cluster(Arc::clone(&cluster), Way::Unary);
+    let etcd = match &*options.etcd {
+        [] => None,
+        members => Some(Etcd::connect(members, options.connections).await?),
+    };
+    let etcd = etcd.map(|etcd| Target::Etcd(Arc::new(etcd)));
     let bench = Bench {
         options: &options,
         scraper,
+        etcd_scraper: Scraper::new(options.etcd.clone()),
     };
     let mut load = Vec::new();
-    if options.operation == Operation::Get {
+    if options.operation.reads() {
         for stretch in &stretches {
-            load.push(bench.load(&cluster, *stretch).await.report());
+            load.push(bench.load(&target, *stretch).await.report());
+        }
+        if let Some(etcd) = &etcd {
+            load.push(bench.load(etcd, stretches[0]).await.report());
         }
     }
     let mut comparisons = Vec::new();
     if load.iter().all(|load| load.stopped.is_none()) {
-        let variants = variants(&options, &cluster, &stretches, echo.as_ref()).await?;
+        let variants = variants(&options, &cluster, &stretches, etcd, echo.as_ref()).await?;
         for clients in &options.clients {
             comparisons.push(bench.compare(*clients, &variants).await);
         }
@@ -134,6 +151,7 @@ pub(crate) async fn run_echo_only(options: Options, address: &str) -> anyhow::Re
     let bench = Bench {
         options: &options,
         scraper: Scraper::off("an echo server has none"),
+        etcd_scraper: Scraper::off("there is no etcd"),
     };
     let mut comparisons = Vec::new();
     for clients in &options.clients {
@@ -163,7 +181,7 @@ fn write_json(options: &Options, report: &Report) -> anyhow::Result<()> {
 /// What takes turns.
 #[derive(Clone)]
 enum Variant {
-    Regions(Target, Stretch),
+    Bare(Target, Stretch),
     Stock(Vec<Tikv>, Stretch),
     Echo(Target),
 }
@@ -171,8 +189,13 @@ enum Variant {
 impl Variant {
     fn name(&self) -> String {
         match self {
-            Variant::Regions(_, stretch) if stretch.regions() == 1 => "1 region".into(),
-            Variant::Regions(_, stretch) => format!("{} regions", stretch.regions()),
+            Variant::Bare(Target::Etcd(_), _) => "etcd".into(),
+            Variant::Bare(target, stretch) => {
+                let plural = if stretch.regions() == 1 { "" } else { "s" };
+                let batched = matches!(target, Target::Cluster(_, Way::Batched));
+                let batched = if batched { ", batched" } else { "" };
+                format!("{} region{plural}{batched}", stretch.regions())
+            }
             Variant::Stock(..) => "stock client".into(),
             Variant::Echo(_) => "echo".into(),
         }
@@ -180,8 +203,8 @@ impl Variant {
 
     fn regions(&self) -> Option<u32> {
         match self {
-            Variant::Regions(_, stretch) | Variant::Stock(_, stretch) => Some(stretch.regions()),
-            Variant::Echo(_) => None,
+            Variant::Bare(Target::Etcd(_), _) | Variant::Echo(_) => None,
+            Variant::Bare(_, stretch) | Variant::Stock(_, stretch) => Some(stretch.regions()),
         }
     }
 }
@@ -190,13 +213,19 @@ async fn variants(
     options: &Options,
     cluster: &Arc<Cluster>,
     stretches: &[Stretch],
+    etcd: Option<Target>,
     echo: Option<&echo::Server>,
 ) -> anyhow::Result<Vec<Variant>> {
-    let target = Target::Cluster(Arc::clone(cluster));
-    let regions = stretches
-        .iter()
-        .map(|stretch| Variant::Regions(target.clone(), *stretch));
-    let mut variants: Vec<_> = regions.collect();
+    let ways: &[Way] = match options.batch {
+        true => &[Way::Unary, Way::Batched],
+        false => &[Way::Unary],
+    };
+    let mut variants = Vec::new();
+    for way in ways {
+        let target = Target::Cluster(Arc::clone(cluster), *way);
+        let regions = stretches.iter();
+        variants.extend(regions.map(|stretch| Variant::Bare(target.clone(), *stretch)));
+    }
     if options.stock {
         let clients = options.clients.iter().copied().max().unwrap_or(1);
         let mut instances = Vec::new();
@@ -208,6 +237,7 @@ async fn variants(
         }
         variants.push(Variant::Stock(instances, stretches[0]));
     }
+    variants.extend(etcd.map(|etcd| Variant::Bare(etcd, stretches[0])));
     if let Some(server) = echo {
         let connections = connect_store(server.address(), options.connections).await?;
         let route = Arc::new(Route::anywhere(connections));
@@ -216,16 +246,16 @@ async fn variants(
     Ok(variants)
 }
 
-/// The variant that the others are measured by: the echo where there is one, or else the first,
-/// given that there is another.
+/// The variant that the others are measured by: the echo where there is one, or else etcd, or else
+/// the first, given that there is another.
 fn baseline(variants: &[Variant]) -> Option<usize> {
-    let echo = variants
-        .iter()
-        .position(|variant| matches!(variant, Variant::Echo(_)));
+    let place = |wanted: fn(&Variant) -> bool| variants.iter().position(wanted);
+    let echo = place(|variant| matches!(variant, Variant::Echo(_)));
+    let etcd = place(|variant| matches!(variant, Variant::Bare(Target::Etcd(_), _)));
     if variants.len() < 2 {
         None
     } else {
-        echo.or(Some(0))
+        echo.or(etcd).or(Some(0))
     }
 }
 
@@ -237,16 +267,24 @@ fn schedule(variants: usize) -> impl Iterator<Item = usize> {
 struct Bench<'a> {
     options: &'a Options,
     scraper: Scraper,
+    /// Of the members of etcd.
+    etcd_scraper: Scraper,
 }
 
 impl Bench<'_> {
+    fn scraper_of(&self, target: &Target) -> &Scraper {
+        match target {
+            Target::Etcd(_) => &self.etcd_scraper,
+            Target::Cluster(..) | Target::Server(_) => &self.scraper,
+        }
+    }
+
     /// Writes all records of a stretch.
-    async fn load(&self, cluster: &Arc<Cluster>, stretch: Stretch) -> Outcome {
+    async fn load(&self, target: &Target, stretch: Stretch) -> Outcome {
         let (budget, next) = (Budget::unlimited(), Arc::new(AtomicU64::new(0)));
-        let target = Target::Cluster(Arc::clone(cluster));
         let mut seeds = SplitMix64::seed_from_u64(self.options.seed);
         let clients = self.options.clients.iter().copied().max().unwrap_or(1);
-        let loaders = self.bare(clients, &target, Operation::Put, stretch, &mut seeds);
+        let loaders = self.bare(clients, target, Operation::Put, stretch, &mut seeds);
         let loaders = loaders.into_iter().map(|bare| Loader {
             bare,
             next: Arc::clone(&next),
@@ -255,7 +293,7 @@ impl Bench<'_> {
         });
         let goal = Goal::Operations(self.options.records);
         let progress = Progress::new("load", goal, self.verbosity());
-        drive(loaders.collect(), budget, &self.scraper, progress)
+        drive(loaders.collect(), budget, self.scraper_of(target), progress)
             .await
             .0
     }
@@ -293,9 +331,10 @@ impl Bench<'_> {
         let operation = self.options.operation;
         let off = Scraper::off("an echo server has none");
         match variant {
-            Variant::Regions(target, stretch) => {
+            Variant::Bare(target, stretch) => {
                 let bare = self.bare(clients, target, operation, *stretch, seeds);
-                self.warm_and_measure(bare, variant, &self.scraper).await
+                self.warm_and_measure(bare, variant, self.scraper_of(target))
+                    .await
             }
             Variant::Echo(target) => {
                 let bare = self.bare(clients, target, Operation::Get, Stretch::new(0, 1), seeds);

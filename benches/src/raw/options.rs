@@ -55,6 +55,15 @@ pub struct Options {
     #[arg(long, value_name = "WHERE")]
     pub echo: Option<Echo>,
 
+    /// Make the same calls over BatchCommands as well
+    #[arg(long)]
+    pub batch: bool,
+
+    /// Members of an etcd cluster to compare with, as HOST:PORT; several, or once with commas. Calls go to
+    /// the one that leads
+    #[arg(long, value_name = "ADDR", value_delimiter = ',')]
+    pub etcd: Vec<String>,
+
     /// Compare with the stock client as well
     #[arg(long)]
     pub stock: bool,
@@ -121,6 +130,9 @@ impl Options {
         self.metrics
             .iter()
             .try_for_each(|given| address("--metrics", given))?;
+        self.etcd
+            .iter()
+            .try_for_each(|given| address("--etcd", given))?;
         let clients = self.clients.iter().map(|clients| *clients as u64);
         clients
             .into_iter()
@@ -217,6 +229,10 @@ pub(super) mod tests {
                 expect!["--rounds is 0, must be from 1 to 1000"],
             ),
             ("--duration 0s", expect!["--duration is zero"]),
+            (
+                "--etcd http://h:1",
+                expect![[r#"--etcd is "http://h:1", must be HOST:PORT without a scheme"#]],
+            ),
             (
                 "--echo nowhere",
                 expect![[

@@ -22,7 +22,7 @@ pub struct Report {
     pub benchmark: &'static str,
     /// What was asked for.
     pub parameters: Parameters,
-    /// Loading, one per number of regions; none when puts are measured.
+    /// Loading, one per number of regions, then etcd's; none when only puts are measured.
     pub load: Vec<PhaseReport>,
     /// One comparison per number of clients.
     pub comparisons: Vec<Comparison>,
@@ -63,9 +63,9 @@ pub struct Comparison {
 /// All turns of one variant.
 #[derive(Clone, Debug, Serialize)]
 pub struct VariantReport {
-    /// `1 region`, `256 regions`, `stock client` or `echo`.
+    /// `1 region`, `256 regions`, `256 regions, batched`, `stock client`, `etcd` or `echo`.
     pub name: String,
-    /// Regions the records lie in; absent for the echo.
+    /// Regions the records lie in; absent for etcd and the echo.
     pub regions: Option<u32>,
     /// Throughput divided by the baseline's; absent for the baseline itself.
     pub ratio: Option<f64>,
@@ -158,6 +158,7 @@ impl fmt::Display for Report {
         let operation = match self.parameters.operation {
             Operation::Get => "RawGet",
             Operation::Put => "RawPut",
+            Operation::Mixed => "RawGet and RawPut",
         };
         let turns = 2 * rounds;
         writeln!(

@@ -7,14 +7,22 @@ use bytes::Bytes;
 use flotilla_proto::{
     errorpb, kvrpcpb, metapb,
     pdpb::{self, pd_server::PdServer},
-    tikvpb::tikv_server::TikvServer,
+    tikvpb::{
+        BatchCommandsRequest, BatchCommandsResponse,
+        batch_commands_request::request::Cmd as Asked,
+        batch_commands_response::{self, response::Cmd as Told},
+        tikv_server::{Tikv, TikvServer},
+    },
 };
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
 };
-use tonic::{Request, Response, Status, transport::Server, transport::server::TcpIncoming};
+use tonic::{
+    Request, Response, Status, Streaming, codegen::BoxStream, transport::Server,
+    transport::server::TcpIncoming,
+};
 
 const CLUSTER_ID: u64 = 4_711;
 const STORE_ID: u64 = 1;
@@ -32,6 +40,8 @@ pub(crate) struct Faults {
     pub(crate) get_unavailable_every: u64,
     pub(crate) get_not_found_every: u64,
     pub(crate) split_refused: bool,
+    /// The stream ends in place of its answer.
+    pub(crate) batch_broken_every: u64,
 }
 
 /// What happens right after a certain call, given by its RPC and how many there were by then.
@@ -411,7 +421,7 @@ impl pdpb::pd_server::Pd for Service {
 }
 
 #[tonic::async_trait]
-impl flotilla_proto::tikvpb::tikv_server::Tikv for Service {
+impl Tikv for Service {
     async fn raw_get(
         &self,
         request: Request<kvrpcpb::RawGetRequest>,
@@ -498,5 +508,47 @@ impl flotilla_proto::tikvpb::tikv_server::Tikv for Service {
             }
         }
         Ok(Response::new(response))
+    }
+
+    async fn batch_commands(
+        &self,
+        request: Request<Streaming<BatchCommandsRequest>>,
+    ) -> Answer<BoxStream<BatchCommandsResponse>> {
+        let state = (self.clone(), request.into_inner());
+        let answers = futures::stream::unfold(state, async |(service, mut asked)| {
+            let message = asked.message().await.ok().flatten()?;
+            let answer = service.answer(message).await;
+            Some((answer, (service, asked)))
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+impl Service {
+    /// Last call first: answers come in any order.
+    async fn answer(&self, message: BatchCommandsRequest) -> Result<BatchCommandsResponse, Status> {
+        let mut answer = BatchCommandsResponse::default();
+        let asked = message.requests.into_iter().zip(message.request_ids).rev();
+        for (request, id) in asked {
+            let cmd = match request.cmd.expect("a request has a command") {
+                Asked::RawGet(get) => {
+                    Told::RawGet(self.raw_get(Request::new(get)).await?.into_inner())
+                }
+                Asked::RawPut(put) => {
+                    Told::RawPut(self.raw_put(Request::new(put)).await?.into_inner())
+                }
+                other => panic!("the bare driver does not ask for {other:?}"),
+            };
+            answer.request_ids.push(id);
+            answer
+                .responses
+                .push(batch_commands_response::Response { cmd: Some(cmd) });
+        }
+        let mut state = self.state.lock();
+        let broken_every = state.faults.batch_broken_every;
+        match state.call("BatchCommands", broken_every) {
+            true => Err(Status::unavailable("as told")),
+            false => Ok(answer),
+        }
     }
 }

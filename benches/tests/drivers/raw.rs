@@ -6,6 +6,7 @@ use clap::Parser;
 use flotilla_benches::{
     Bench,
     raw::{self, Report, VariantReport},
+    report::Kind,
 };
 
 use crate::fake::{Change, Fake, Faults};
@@ -93,6 +94,44 @@ async fn puts_need_no_loading_and_are_compared_with_one_region() {
         let write = variant.total.server.per_write.unwrap();
         assert_eq!((write.log_syncs, write.log_bytes), (Some(1.0), Some(64.0)));
     }
+}
+
+#[tokio::test]
+async fn the_same_calls_go_over_a_stream() {
+    let fake = Fake::start().await;
+    let report = run(&fake, "--operation mixed --regions 1,4 --batch")
+        .await
+        .unwrap();
+    report.verdict().unwrap();
+    assert_eq!(
+        names(&report),
+        [
+            ("1 region", Some(1), false),
+            ("4 regions", Some(4), true),
+            ("1 region, batched", Some(1), true),
+            ("4 regions, batched", Some(4), true),
+        ]
+    );
+    for variant in &report.comparisons[0].variants {
+        let kinds: Vec<_> = variant.total.kinds.iter().map(|kind| kind.operation).collect();
+        assert_eq!(
+            (variant.total.failed, kinds),
+            (0, vec![Kind::Get, Kind::Put])
+        );
+    }
+    assert!(fake.calls("BatchCommands") > 0);
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_opened_again() {
+    let fake = Fake::start().await;
+    fake.state.lock().faults.batch_broken_every = 10;
+    let report = run(&fake, "--operation put --batch").await.unwrap();
+    report.verdict().unwrap();
+    let batched = &report.comparisons[0].variants[1].total;
+    let errors = &batched.kinds[0].errors;
+    assert_eq!(errors[0].kind, "grpc-unavailable");
+    assert!(fake.calls("BatchCommands") > 20, "went on after two breaks");
 }
 
 #[tokio::test]
