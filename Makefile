@@ -59,6 +59,10 @@ bench: build ## Measure: the figures of docs/performance.md
 	@$(CARGO) build --release -p flotilla-raft --example steps
 	@FLOTILLA=$(FLOTILLA) benches/run.sh
 
+.PHONY: bench-peers
+bench-peers: build ## Measure three nodes side by side with three members of etcd (Debian's etcd-server)
+	@FLOTILLA=$(FLOTILLA) benches/peers.sh
+
 # ---- checking ----
 
 .PHONY: test

@@ -113,7 +113,12 @@ async fn the_same_calls_go_over_a_stream() {
         ]
     );
     for variant in &report.comparisons[0].variants {
-        let kinds: Vec<_> = variant.total.kinds.iter().map(|kind| kind.operation).collect();
+        let kinds: Vec<_> = variant
+            .total
+            .kinds
+            .iter()
+            .map(|kind| kind.operation)
+            .collect();
         assert_eq!(
             (variant.total.failed, kinds),
             (0, vec![Kind::Get, Kind::Put])
