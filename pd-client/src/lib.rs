@@ -10,11 +10,13 @@
 //! The feature `transport` adds `PdClient`, the gRPC connection of a store to PD.
 
 mod cache;
+mod reopen;
 pub mod retry;
 #[cfg(feature = "transport")]
 mod transport;
 
 pub use cache::{RegionCache, Route};
+pub use reopen::Reopen;
 pub use retry::{Attempts, Certainty, Failure, Next, StockClient};
 #[cfg(feature = "transport")]
 pub use transport::*;

@@ -24,7 +24,6 @@ pub mod disk;
 pub mod faults;
 pub mod history;
 pub mod net;
-pub mod pd;
 #[cfg(feature = "planted")]
 pub mod planted;
 pub mod probe;

@@ -98,6 +98,15 @@ pub enum Rule {
     LeaseIsBacked,
     /// A store that says it is PD has applied all that earlier leaders wrote (contracts: C20).
     PdHasCaughtUp,
+    /// Timestamps rise strictly, over failovers, restarts and jumps of clocks, in the order in which
+    /// they are given and in which they are asked for (faults: 27).
+    TimestampsRise,
+    /// A new PD opens its window of timestamps above everything given before (contracts: C20).
+    WindowOpensAbove,
+    /// PD gives an id once, and only below the bound that is committed (faults: 28; contracts: C20).
+    IdsUnique,
+    /// A region that PD shows was real, and one PD shows no older one later (faults: 31).
+    RoutesReal,
     /// A queue keeps within its limit (faults: 42).
     QueuesBounded,
     /// Nothing but a failing disk ends a store, or keeps it from starting.
@@ -110,7 +119,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 53] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -156,6 +165,10 @@ impl Rule {
         Self::FlushInTime,
         Self::LeaseIsBacked,
         Self::PdHasCaughtUp,
+        Self::TimestampsRise,
+        Self::WindowOpensAbove,
+        Self::IdsUnique,
+        Self::RoutesReal,
         Self::QueuesBounded,
         Self::EndsByDiskOnly,
         Self::ServesAgain,

@@ -7,7 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_kv::KeyMode;
 use flotilla_pd::{CONFIG_KEY_MODE, CONFIG_PATH};
-use flotilla_pd_client::{ClientConfig, HeartbeatLost, PdClient, PdError, RegionHeartbeats};
+use flotilla_pd_client::{
+    ClientConfig, HeartbeatLost, PdClient, PdError, RegionHeartbeats, Reopen,
+};
 use flotilla_proto::eraftpb::ConfChangeType;
 use flotilla_proto::metapb::{Peer, Region};
 use flotilla_proto::pdpb::{
@@ -22,9 +24,8 @@ use tokio::time::Instant;
 use crate::config::HostPort;
 use crate::store::{DiskWatch, PdQueue, Store, clock, descriptor};
 
-/// Pause before the heartbeat stream is opened again, at first and at most.
+/// Pause before the store is registered again.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
-const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Questions for split ids that are under way at once.
 const ASKS_MAX: usize = 64;
 
@@ -178,7 +179,7 @@ impl Reporter {
 
     /// Carries tasks to PD and instructions back, until the store is gone.
     pub async fn run(mut self) {
-        let mut pause = RETRY_FIRST;
+        let mut reopen = Reopen::default();
         let mut next_try = Instant::now();
         loop {
             tokio::select! {
@@ -197,13 +198,11 @@ impl Reporter {
                     match self.pd.region_heartbeats().await {
                         Ok(opened) => {
                             self.stream = Some(opened);
-                            pause = RETRY_FIRST;
                             self.report_all();
                         }
                         Err(error) => tracing::warn!(%error, "no heartbeat stream to PD, trying again"),
                     }
-                    next_try = Instant::now() + pause;
-                    pause = (pause * 2).min(RETRY_MAX);
+                    next_try = Instant::now() + reopen.tried(clock::mono());
                 }
             }
         }

@@ -9,6 +9,7 @@ pub mod log;
 pub mod machines;
 mod members;
 pub mod model;
+pub mod placement;
 pub mod replicas;
 pub mod state;
 pub mod topology;
@@ -33,6 +34,7 @@ use leases::Leases;
 use log::LogModel;
 use machines::PeerSeen;
 use model::{Applied, Model};
+use placement::PlacementSeen;
 use state::Undurable;
 
 /// All checkers of a run, shared by everything that is watched.
@@ -120,6 +122,8 @@ pub struct Oracle {
     pub leaders_elected: u64,
     /// Who may serve local reads.
     pub leases: Leases,
+    /// What PD has given and shown.
+    pub placement: PlacementSeen,
     /// By peer id: its region and store.
     pub peers: BTreeMap<u64, (u64, u64)>,
     /// By store id.

@@ -388,6 +388,12 @@ impl Model {
         versions[last].stored.as_ref()
     }
 
+    /// What the newest entry that wrote the row at `key` has left there, for a row of the meta region:
+    /// it is never split.
+    pub fn last_written(&self, key: &RowKey) -> Option<&Bytes> {
+        self.versions(key).last()?.stored.as_ref()
+    }
+
     fn versions(&self, key: &RowKey) -> &[Version] {
         self.rows.get(key).map(Vec::as_slice).unwrap_or_default()
     }

@@ -143,7 +143,8 @@ impl Oracle {
     }
 }
 
-fn version(region: &Region) -> (u64, u64) {
+/// A region's epoch: its version, then its conf_ver.
+pub(super) fn version(region: &Region) -> (u64, u64) {
     let epoch = region.region_epoch.unwrap_or_default();
     (epoch.version, epoch.conf_ver)
 }

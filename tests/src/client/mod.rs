@@ -14,7 +14,9 @@ use flotilla_proto::kvrpcpb::{
     RawBatchScanRequest, RawCasRequest, RawChecksumRequest, RawDeleteRangeRequest,
     RawDeleteRequest, RawGetKeyTtlRequest, RawGetRequest, RawPutRequest, RawScanRequest,
 };
+use flotilla_proto::metapb::Region;
 use flotilla_raftstore::Config;
+use flotilla_raftstore::region::META_REGION;
 
 use crate::checkers::answers::OpId;
 use crate::rng::Rng;
@@ -323,10 +325,23 @@ pub struct Client {
     pub cache: RegionCache,
     /// What its user waits for.
     pub call: Option<Call>,
+    /// An attempt that waits for PD to say where it belongs.
+    pub looking: Option<Looking>,
     /// The value of a key as it last read it, for swaps in the default column family.
     pub seen: Option<(Bytes, Option<Bytes>)>,
     /// Its own randomness.
     pub rng: Rng,
+}
+
+/// An attempt that does not know where it belongs.
+#[derive(Debug)]
+pub struct Looking {
+    /// Its name.
+    pub op: OpId,
+    /// What is asked.
+    pub request: Request,
+    /// A key of the region, as stores have it.
+    pub physical: Bytes,
 }
 
 /// A call of a user: one attempt after another, each an operation of its own.
@@ -345,13 +360,19 @@ pub struct Call {
 }
 
 impl Client {
-    /// A client that has done nothing yet.
-    pub fn new(id: u64, mut rng: Rng) -> Self {
+    /// A client that has done nothing yet, and knows the regions as they are at first.
+    pub fn new(id: u64, regions: &[Region], mut rng: Rng) -> Self {
+        let mut cache = RegionCache::new();
+        for region in regions.iter().filter(|region| region.id != META_REGION) {
+            let leader = region.peers.first().copied();
+            cache.insert(Route::new(region.clone(), leader));
+        }
         Self {
             id,
             habits: *rng.pick(&[StockClient::Rust, StockClient::Go, StockClient::Java]),
-            cache: RegionCache::new(),
+            cache,
             call: None,
+            looking: None,
             seen: None,
             rng,
         }

@@ -22,10 +22,8 @@ pub use rates::NetRates;
 pub enum Place {
     /// A store, by id.
     Store(u64),
-    /// A client, by number.
+    /// A client, by number; the operator comes after the last.
     Client(u64),
-    /// PD.
-    Pd,
 }
 
 impl fmt::Debug for Place {
@@ -33,7 +31,6 @@ impl fmt::Debug for Place {
         match self {
             Self::Store(id) => write!(f, "store {id}"),
             Self::Client(number) => write!(f, "client {number}"),
-            Self::Pd => f.write_str("PD"),
         }
     }
 }
@@ -141,6 +138,23 @@ impl Net {
             arrivals: vec![now + self.delay(&link)],
             noticed: None,
             overtakes: true,
+        }
+    }
+
+    /// Something is sent along `way` on a connection: it keeps its order, comes once, and what is lost
+    /// takes the connection along.
+    pub fn stream(&mut self, now: Mono, way: Way, stream: u8) -> Sent {
+        // A connection outlives most of what a single call does not.
+        if self.is_cut(way) || (!self.calm && self.rng.below(10_000) < self.rates.call_loss) {
+            return self.lost(now);
+        }
+        let link = self.link(way);
+        let at = now + self.delay(&link);
+        let last = self.last.entry((way, stream)).or_default();
+        *last = at.max(*last);
+        Sent {
+            arrivals: vec![*last],
+            ..Sent::default()
         }
     }
 

@@ -97,11 +97,11 @@ fn between(one: &[Place], other: &[Place], ways: &mut BTreeSet<Way>) {
     }
 }
 
-/// Clients and PD stand on one of the sides, or reach both.
+/// Clients stand on one of the sides, or reach both.
 fn halves(order: &[Place], size: usize, clients: u64, rng: &mut Rng, ways: &mut BTreeSet<Way>) {
     let (one, other) = order.split_at(size);
     between(one, other, ways);
-    for place in (0..clients).map(Place::Client).chain([Place::Pd]) {
+    for place in (0..clients).map(Place::Client) {
         match rng.below(3) {
             0 => between(&[place], one, ways),
             1 => between(&[place], other, ways),

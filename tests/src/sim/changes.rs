@@ -2,28 +2,45 @@
 
 use std::collections::BTreeMap;
 
+use flotilla_pd::{Call as _, calls};
 use flotilla_proto::metapb::{Peer, PeerRole, Region, RegionEpoch};
+use flotilla_proto::pdpb::AllocIdRequest;
 use flotilla_raftstore::PeerInput;
 use flotilla_raftstore::effects::PeerChange;
 use flotilla_raftstore::region::META_REGION;
 
-use super::Sim;
+use super::calls::{Asker, Purpose, header};
+use super::{Phase, Sim};
 
 /// Voters that a region should have; with fewer or more the operators lean back to it.
 const VOTERS_WANTED: usize = 3;
 /// Chance per thousand that somebody is taken away though too few of the others run.
 const RECKLESS: u64 = 200;
 
+/// A change of members that somebody wants.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    region: Region,
+    epoch: RegionEpoch,
+    changes: Vec<PeerChange>,
+}
+
+/// The peer has no id yet.
+fn is_new(change: &PeerChange) -> bool {
+    matches!(change, PeerChange::Voter(peer) | PeerChange::Learner(peer) if peer.id == 0)
+}
+
 impl Sim {
     /// A change of the members of some region, mostly one that can be done.
     pub(super) fn change_members(&mut self) {
+        // One at a time: a peer id that comes late may be below another peer's that has ended.
+        let mut calls = self.pd_calls.values();
+        if calls.any(|call| matches!(call.purpose, Purpose::PeerId(_))) {
+            return;
+        }
         let meta = self.rng.chance(100);
         let region = match meta {
-            true => self
-                .pd
-                .regions()
-                .find(|region| region.id == META_REGION)
-                .cloned(),
+            true => self.picture.0.get(&META_REGION).cloned(),
             false => self.any_region(),
         };
         let Some(region) = region else { return };
@@ -45,6 +62,41 @@ impl Sim {
         if changes.is_empty() {
             return;
         }
+        let wanted = Wanted {
+            region,
+            epoch,
+            changes,
+        };
+        if wanted.changes.iter().any(is_new) {
+            let request = calls::AllocID::request(AllocIdRequest {
+                header: header(),
+                count: 1,
+            });
+            return self.call_pd(Asker::Operator, request, Purpose::PeerId(wanted));
+        }
+        self.change(wanted);
+    }
+
+    /// The id for a new peer has come.
+    pub(super) fn change_with(&mut self, mut wanted: Wanted, new: u64) {
+        for change in &mut wanted.changes {
+            if is_new(change)
+                && let PeerChange::Voter(peer) | PeerChange::Learner(peer) = change
+            {
+                peer.id = new;
+            }
+        }
+        if self.phase == Phase::Run {
+            self.change(wanted);
+        }
+    }
+
+    fn change(&mut self, wanted: Wanted) {
+        let Wanted {
+            region,
+            epoch,
+            changes,
+        } = wanted;
         let Some(id) = self.about_where(region.id) else {
             return;
         };
@@ -156,7 +208,8 @@ impl Sim {
 
     fn new_peer(&mut self, stores: &[u64]) -> Peer {
         Peer {
-            id: self.pd.id(),
+            // PD has one.
+            id: 0,
             store_id: *self.rng.pick(stores),
             ..Peer::default()
         }

@@ -1,15 +1,18 @@
 //! Events, and clients.
 
-use flotilla_pd_client::{Failure, Next};
+use flotilla_pd::{Call as _, calls};
+use flotilla_pd_client::{Failure, Next, Route};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::kvrpcpb::{RawGetRequest, RawGetResponse};
 use flotilla_proto::metapb::{Peer, Region};
+use flotilla_proto::pdpb::{GetRegionRequest, ScanRegionsRequest};
 use flotilla_raftstore::{ReadContext, RequestError};
 use prost::Message as _;
 
+use super::calls::{Asker, Purpose, header};
 use super::events::Asking;
 use super::{Event, Phase, Sim};
-use crate::client::{Client, Need, Request, region_error};
+use crate::client::{Client, Looking, Need, Request, region_error};
 use crate::history::Heard;
 use crate::net::Place;
 use crate::store::{LifeId, Reply};
@@ -36,15 +39,30 @@ impl Sim {
             Event::Fetch { life, fetch } => self.fetch(life, fetch),
             Event::Snapshot(life) => self.snapshot(life),
             Event::Size { life, check } => self.measure(life, &check),
-            Event::Pd {
+            Event::PdAsked { to, call } => self.pd_arrives(to, call),
+            Event::PdSaid { call, said, .. } => self.pd_said(call, said.map(|said| *said)),
+            Event::PdTry { call, .. } => self.try_call(call),
+            Event::PdDriver(id) => self.drive(id),
+            Event::PdTick(id) => self.pd_tick(id),
+            Event::PdLoad { life, term } => self.pd_load(life, term),
+            Event::PdSettle { life, term } => self.pd_settle(life, term),
+            Event::PdTimestamps { life, asked } => self.serve_timestamps(life, asked),
+            Event::StreamOpens(id) => self.open_stream(id),
+            Event::StreamEnds { life, stream } => self.stream_ends(life, stream),
+            Event::StreamCloses { pd, stream } => self.stream_closes(pd, stream),
+            Event::Heartbeat {
+                pd,
+                from,
+                stream,
+                opens,
+                heartbeat,
+            } => self.heartbeat_arrives(pd, from, (stream, opens), heartbeat),
+            Event::Instruction {
                 life,
-                region,
-                input,
-            } => {
-                if let Some(life) = self.life(life.store) {
-                    life.runtime.to_peer(region, *input);
-                }
-            }
+                stream,
+                instruction,
+            } => self.instructed(life, stream, *instruction),
+            Event::Timestamps { client } => self.want_timestamps(client),
             Event::Send { life, to, lane } => self.send_lane(life, to, lane),
             Event::Transfer(number) => self.transfer(number),
             Event::Arrive(flight) => self.arrive(*flight),
@@ -124,11 +142,70 @@ impl Sim {
             let elsewhere = self.world.workload.any_key(&mut client.rng);
             physical = self.world.mode.physical(&elsewhere);
         }
-        if client.cache.locate(&physical).is_none()
-            && let Some(route) = self.pd.locate(&physical)
-        {
+        if client.cache.locate(&physical).is_none() {
+            return self.look_for(
+                number,
+                Looking {
+                    op,
+                    request,
+                    physical,
+                },
+            );
+        }
+        self.attempt(
+            number,
+            Looking {
+                op,
+                request,
+                physical,
+            },
+        );
+    }
+
+    /// The client asks PD for the region that it needs.
+    fn look_for(&mut self, number: u64, looking: Looking) {
+        let client = &mut self.clients[number as usize];
+        let start_key = looking.physical.clone();
+        let scans = client.rng.chance(200);
+        client.looking = Some(looking);
+        let request = if scans {
+            calls::ScanRegions::request(ScanRegionsRequest {
+                header: header(),
+                start_key,
+                limit: 3,
+                ..ScanRegionsRequest::default()
+            })
+        } else {
+            calls::GetRegion::request(GetRegionRequest {
+                header: header(),
+                region_key: start_key,
+                ..GetRegionRequest::default()
+            })
+        };
+        self.call_pd(Asker::Client(number), request, Purpose::Route(number));
+    }
+
+    /// PD has told a client of regions, or has not.
+    pub(super) fn route_heard(&mut self, number: u64, routes: Vec<Route>) {
+        let client = &mut self.clients[number as usize];
+        for route in routes {
             client.cache.insert(route);
         }
+        if let Some(looking) = client.looking.take()
+            && self.phase == Phase::Run
+        {
+            self.attempt(number, looking);
+        }
+    }
+
+    /// A client makes its attempt where it believes the region to be.
+    fn attempt(&mut self, number: u64, looking: Looking) {
+        let Looking {
+            op,
+            request,
+            physical,
+        } = looking;
+        let client = &mut self.clients[number as usize];
         let route = client.cache.locate(&physical).cloned();
         if let Some(call) = &mut client.call {
             call.route.clone_from(&route);

@@ -9,7 +9,9 @@ use flotilla_proto::kvrpcpb::{RawGetRequest, RawPutRequest};
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::region::META_REGION;
 
+use super::calls::{Ask, Asker, PdCall, Purpose};
 use super::clients::context;
+use super::operators::Picture;
 use super::{Phase, Sim};
 use crate::client::Request;
 use crate::history::search::{self, Verdict, linearize};
@@ -41,6 +43,10 @@ impl Mind {
         what(self) == what(other)
     }
 }
+/// How long it may take until PD knows all regions: most do not report for up to ten seconds.
+const PLACE_MAX: Duration = Duration::from_secs(30);
+/// The wait before it is asked again.
+const PLACE_AGAIN: Duration = Duration::from_millis(500);
 
 impl Sim {
     /// Settles, serves, stops, and looks at what is left.
@@ -59,6 +65,8 @@ impl Sim {
         }
         self.settle()?;
         self.serve_everywhere()?;
+        self.place_everywhere()?;
+        self.settle()?;
         for id in self.living() {
             self.check_rest(id);
         }
@@ -269,6 +277,39 @@ impl Sim {
         self.verdict()
     }
 
+    /// PD knows all regions as they are, and gives timestamps.
+    fn place_everywhere(&mut self) -> Result<(), Violation> {
+        let deadline = self.now() + PLACE_MAX;
+        let known = self.oracle.lock().timestamps_known();
+        let purpose = Purpose::Timestamps(known);
+        self.ask_pd(Asker::Operator, Ask::Timestamps(1), purpose);
+        loop {
+            self.picture = Picture::default();
+            self.look_at_regions();
+            while !self.pd_calls.values().all(PdCall::is_idle) {
+                self.turn()?;
+            }
+            let regions = self.data_regions();
+            let placed = regions
+                .iter()
+                .all(|region| self.picture.0.get(&region.id) == Some(region));
+            let given = self.oracle.lock().timestamps_known() > known;
+            let over = self.now() >= deadline;
+            if (placed && given) || over {
+                let shown = &self.picture.0;
+                let served = placed && given;
+                self.oracle.lock().checks.check(Rule::ServesAgain, served, || {
+                    format!("after the faults PD shows {shown:?} instead of {regions:?}; it gives timestamps: {given}")
+                });
+                return self.verdict();
+            }
+            let again = self.now() + PLACE_AGAIN;
+            while self.now() < again {
+                self.turn()?;
+            }
+        }
+    }
+
     fn data_regions(&self) -> Vec<Region> {
         let oracle = self.oracle.lock();
         oracle
@@ -288,7 +329,10 @@ impl Sim {
                 flotilla_raftstore::region::contains(region, &KeyMode::Encoded.physical(&first))
                     .then_some(first)
             }
-            KeyMode::Encoded => key::decode(&region.start_key).ok(),
+            // Regions of transactions have none.
+            KeyMode::Encoded => key::decode(&region.start_key)
+                .ok()
+                .filter(|key| key.starts_with(b"r")),
         }
     }
 

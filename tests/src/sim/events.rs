@@ -3,16 +3,19 @@
 use std::collections::BTreeMap;
 
 use flotilla_engine::FlushReason;
+use flotilla_pd::StreamId;
 use flotilla_proto::clock::Mono;
+use flotilla_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
+use flotilla_raftstore::ReadContext;
 use flotilla_raftstore::effects::{Fetch, SizeCheck};
-use flotilla_raftstore::{PeerInput, ReadContext};
 use flotilla_router::Lane;
 
+use super::calls::{Asker, Said};
 use super::network::Flight;
 use crate::checkers::answers::OpId;
 use crate::client::Request;
 use crate::net::Way;
-use crate::store::{LifeId, Reply, TransferId};
+use crate::store::{CallTry, LifeId, Reply, TimestampTry, TransferId};
 
 /// Something that happens.
 #[derive(Debug)]
@@ -58,14 +61,96 @@ pub(super) enum Event {
         /// Which.
         check: Box<SizeCheck>,
     },
-    /// PD answers.
-    Pd {
-        /// To whom.
+    /// A call arrives at a store's PD.
+    PdAsked {
+        /// Which store.
+        to: u64,
+        /// Which call.
+        call: CallTry,
+    },
+    /// Somebody hears what became of a call.
+    PdSaid {
+        /// Who.
+        asker: Asker,
+        /// Which call.
+        call: CallTry,
+        /// What PD says; `None`: the connection broke, or it took too long.
+        said: Option<Box<Said>>,
+    },
+    /// Somebody tries a call again.
+    PdTry {
+        /// Who.
+        asker: Asker,
+        /// Which call.
+        call: u64,
+    },
+    /// PD's driver gets to what waits for it.
+    PdDriver(LifeId),
+    /// Time for PD's machine.
+    PdTick(LifeId),
+    /// PD's rows are read.
+    PdLoad {
+        /// Whose.
         life: LifeId,
-        /// The region.
-        region: u64,
+        /// The term they are for.
+        term: u64,
+    },
+    /// PD asks whether all that it proposed is decided.
+    PdSettle {
+        /// Whose.
+        life: LifeId,
+        /// The term it was proposed in.
+        term: u64,
+    },
+    /// Another attempt at timestamps.
+    PdTimestamps {
+        /// Whose.
+        life: LifeId,
+        /// For whom.
+        asked: TimestampTry,
+    },
+    /// A store opens a heartbeat stream.
+    StreamOpens(LifeId),
+    /// A store learns that its stream has ended.
+    StreamEnds {
+        /// Which store.
+        life: LifeId,
+        /// Which stream.
+        stream: StreamId,
+    },
+    /// PD learns that a stream has ended.
+    StreamCloses {
+        /// Whose PD.
+        pd: LifeId,
+        /// Which stream.
+        stream: StreamId,
+    },
+    /// A region's heartbeat arrives.
+    Heartbeat {
+        /// At whose PD.
+        pd: LifeId,
+        /// From whom.
+        from: LifeId,
+        /// On which stream.
+        stream: StreamId,
+        /// It is the first of it.
+        opens: bool,
         /// What it says.
-        input: Box<PeerInput>,
+        heartbeat: Box<RegionHeartbeatRequest>,
+    },
+    /// What PD wants of a region arrives.
+    Instruction {
+        /// At which store.
+        life: LifeId,
+        /// On which stream.
+        stream: StreamId,
+        /// What it says.
+        instruction: Box<RegionHeartbeatResponse>,
+    },
+    /// A client wants timestamps.
+    Timestamps {
+        /// Which.
+        client: u64,
     },
     /// A store's sender looks at a lane.
     Send {
@@ -165,7 +250,23 @@ impl Event {
             | Self::Size { life, .. }
             | Self::Send { life, .. }
             | Self::Unreachable { life, .. }
-            | Self::Pd { life, .. } => Some(*life),
+            | Self::PdDriver(life)
+            | Self::PdTick(life)
+            | Self::PdLoad { life, .. }
+            | Self::PdSettle { life, .. }
+            | Self::PdTimestamps { life, .. }
+            | Self::StreamOpens(life)
+            | Self::StreamEnds { life, .. }
+            | Self::Instruction { life, .. } => Some(*life),
+            Self::StreamCloses { pd, .. } => Some(*pd),
+            Self::PdSaid {
+                asker: Asker::Store(life),
+                ..
+            }
+            | Self::PdTry {
+                asker: Asker::Store(life),
+                ..
+            } => Some(*life),
             _ => None,
         }
     }
@@ -175,6 +276,8 @@ impl Event {
         match self {
             Self::Arrive(flight) => Some(flight.to),
             Self::Request(asking) => Some(asking.store),
+            Self::PdAsked { to, .. } => Some(*to),
+            Self::Heartbeat { pd, .. } => Some(pd.store),
             event => event.life().map(|life| life.store),
         }
     }
@@ -201,6 +304,21 @@ impl Event {
                 | Self::Heal(_)
                 | Self::Partition
                 | Self::Retune
+                // What waits for PD says so itself.
+                | Self::PdAsked { .. }
+                | Self::PdSaid { .. }
+                | Self::PdTry { .. }
+                | Self::PdDriver(_)
+                | Self::PdTick(_)
+                | Self::PdLoad { .. }
+                | Self::PdSettle { .. }
+                | Self::PdTimestamps { .. }
+                | Self::StreamOpens(_)
+                | Self::StreamEnds { .. }
+                | Self::StreamCloses { .. }
+                | Self::Heartbeat { .. }
+                | Self::Instruction { .. }
+                | Self::Timestamps { .. }
         )
     }
 }

@@ -162,7 +162,7 @@ impl Sim {
         else {
             return;
         };
-        drop(self.events.purge(id));
+        drop((self.events.purge(id), self.forget_calls(id)));
         let (inbox, requests) = (
             life.inbox.clone(),
             life.requests.keys().copied().collect::<Vec<_>>(),
@@ -194,7 +194,7 @@ impl Sim {
         {
             life.inbox.kill();
         }
-        drop(self.events.purge(id));
+        drop((self.events.purge(id), self.forget_calls(id)));
         if let Some(node) = self.nodes.get_mut(&id.store) {
             node.life = None;
         }
@@ -217,6 +217,7 @@ impl Sim {
         self.lose_transfers(id);
         self.received.retain(|(receiver, _)| *receiver != id);
         self.hang_up(id);
+        self.hang_up_pd(id);
         let now = self.now();
         if let Some(node) = self.nodes.get_mut(&id.store) {
             node.fault_planned = false;
@@ -302,6 +303,7 @@ impl Sim {
                     .at(self.now() + self.world.config.tick, Event::Tick(id));
                 self.events
                     .at(self.now() + OBSERVE_EVERY, Event::Observe(id));
+                self.register(id);
                 self.after_step(id, true);
             }
             Err(error) => self.start_failed(store, cut_short, &error),

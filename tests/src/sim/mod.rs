@@ -3,8 +3,10 @@
 //! A step is an event whose time has come, or one step of a store's threads, or, when there is
 //! neither, the clock moving on to whatever comes next. After every step the checkers look.
 
+mod calls;
 mod changes;
 mod clients;
+mod driver;
 mod end;
 mod events;
 mod lives;
@@ -12,9 +14,11 @@ mod network;
 mod operators;
 mod pauses;
 mod placement;
+mod reporter;
 mod snapshots;
 mod stop;
 mod stores;
+mod timestamps;
 mod transfers;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,16 +33,17 @@ use crate::checkers::model::Model;
 use crate::checkers::{Oracle, Shared};
 use crate::client::Client;
 use crate::history::History;
-use crate::net::Net;
-use crate::pd::Pd;
+use crate::net::{Net, Place};
 use crate::rng::Rng;
 use crate::rules::{Rule, Violation};
 use crate::run::Counts;
 use crate::store::{Clock, Life, LifeId, Node, Surroundings, TransferId};
 use crate::trace::Trace;
-use crate::world::{Service, World};
+use crate::world::World;
 
+use calls::PdCall;
 use events::{Event, Events};
+use operators::Picture;
 use transfers::Transfer;
 
 /// Steps that a run may take to come to rest and end: more, and something spins.
@@ -76,7 +81,17 @@ pub struct Sim {
     events: Events,
     nodes: BTreeMap<u64, Node>,
     net: Net,
-    pd: Pd,
+    /// Calls to PD that are under way.
+    pd_calls: BTreeMap<u64, PdCall>,
+    pd_calls_begun: u64,
+    /// Which store somebody believes to be PD.
+    pd_guesses: BTreeMap<Place, u64>,
+    /// A region id that PD has given, for the bug of an id that is given twice.
+    id_before: Option<u64>,
+    /// Heartbeat streams so far.
+    streams_begun: u64,
+    /// What the operator knows of the regions.
+    picture: Picture,
     clients: Vec<Client>,
     next_op: OpId,
     /// Attempts that clients have begun.
@@ -120,28 +135,30 @@ impl Sim {
         let nodes = (1..=world.stores)
             .map(|id| (id, Node::create(id, &world, &oracle, &mut clocks)))
             .collect();
-        let mut pd = Pd::default();
-        if world.plants.service == Some(Service::IdGivenTwice) {
-            pd.give_twice();
-        }
-        world
-            .first_regions()
-            .iter()
-            .for_each(|region| pd.told(region));
         let clients = 0..world.workload.clients;
-        let clients = clients.map(|id| Client::new(id, root.fork(&format!("client {id}"))));
+        let clients = clients.map(|id| {
+            let rng = root.fork(&format!("client {id}"));
+            Client::new(id, &world.first_regions(), rng)
+        });
         let clients = clients.collect();
         world
             .first_regions()
             .iter()
             .for_each(|region| oracle.lock().check_peer_ids(region));
+        let mut picture = Picture::default();
+        picture.told(&world.first_regions()[0]);
         let mut sim = Self {
             oracle,
             clock,
             events: Events::default(),
             nodes,
             net: Net::new(world.net.clone(), root.fork("net")),
-            pd,
+            pd_calls: BTreeMap::new(),
+            pd_calls_begun: 0,
+            pd_guesses: BTreeMap::new(),
+            id_before: None,
+            streams_begun: 0,
+            picture,
             clients,
             next_op: 1,
             begun: 0,
@@ -172,6 +189,7 @@ impl Sim {
             let wait = self.rng.micros(0..=50_000);
             self.events.at(self.now() + wait, Event::Client { client });
         }
+        self.first_timestamps();
         self.operator_later();
         self.partition_later();
         self.retune_later();

@@ -1,13 +1,22 @@
-//! Operators: whoever splits, writes without a command, or meddles.
+//! Operators: whoever splits, writes without a command, asks PD for changes, or meddles.
+
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use flotilla_engine::row;
-use flotilla_proto::metapb::Region;
+use flotilla_pd::{Call as _, calls};
+use flotilla_proto::metapb::{Cluster, Region};
+use flotilla_proto::pdpb::{
+    AllocIdRequest, PutClusterConfigRequest, ScanRegionsRequest, SplitRegionsRequest,
+    UpdateGcSafePointRequest,
+};
 use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
 use flotilla_raftstore::region::{META_REGION, strictly_inside};
 use flotilla_raftstore::{PeerInput, ReadContext};
 
+use super::calls::{Asker, Purpose, header};
 use super::{Event, Phase, Sim};
+use crate::world::World;
 
 /// How often keys are drawn for a split of one region.
 const SPLIT_TRIES: usize = 4;
@@ -27,12 +36,15 @@ impl Sim {
         }
         self.meddled += 1;
         self.operator_later();
+        if self.rng.chance(500) {
+            self.look_at_regions();
+        }
         if self.world.members && self.rng.chance(400) {
             return self.change_members();
         }
         match self.rng.below(12) {
             0..=2 => self.split_somewhere(),
-            3..=4 => self.write_pd_record(),
+            3..=4 => self.use_pd(),
             5..=6 => self.write_as_tool(),
             7 => self.meddle(|_, _| PeerInput::Campaign),
             8 => self.meddle(|_, _| PeerInput::Report),
@@ -54,9 +66,8 @@ impl Sim {
     }
 
     pub(super) fn any_region(&mut self) -> Option<Region> {
-        let regions: Vec<Region> = self
-            .pd
-            .regions()
+        let regions = self.picture.0.values();
+        let regions: Vec<Region> = regions
             .filter(|region| region.id != META_REGION)
             .cloned()
             .collect();
@@ -69,8 +80,9 @@ impl Sim {
         let keys = self.split_keys(op);
         let inside = |region: &Region| keys.iter().any(|key| strictly_inside(region, key));
         let home = self
-            .pd
-            .regions()
+            .picture
+            .0
+            .values()
             .find(|region| region.id != META_REGION && inside(region))
             .cloned();
         if let Some(region) = home.or_else(|| self.any_region()) {
@@ -98,7 +110,7 @@ impl Sim {
     }
 
     fn split_at(&mut self, op: u64, region: &Region, keys: Vec<Bytes>) {
-        if self.pd.regions().count() > self.world.regions_max {
+        if self.oracle.lock().model.regions().count() > self.world.regions_max {
             return;
         }
         let context = self.rng.chance(700).then(|| ReadContext {
@@ -125,18 +137,47 @@ impl Sim {
         self.hear_answers(id);
     }
 
-    /// PD writes one of its records through the meta region.
-    fn write_pd_record(&mut self) {
-        let op = self.op();
-        let key = format!("record {}", self.rng.below(4));
-        let change = change(
-            ModKind::Put,
-            ColumnFamily::CfMeta,
-            key.into(),
-            format!("{op}").into(),
-        );
-        let meta = self.world.first_regions().swap_remove(0);
-        self.write_bare(op, &meta, vec![change]);
+    /// The operator asks PD for all regions.
+    pub(super) fn look_at_regions(&mut self) {
+        let request = calls::ScanRegions::request(ScanRegionsRequest {
+            header: header(),
+            ..ScanRegionsRequest::default()
+        });
+        self.call_pd(Asker::Operator, request, Purpose::Regions);
+    }
+
+    /// PD is asked to change what it keeps in the meta region, for many ids, or to split.
+    fn use_pd(&mut self) {
+        let request = match self.rng.below(5) {
+            0 => calls::UpdateGCSafePoint::request(UpdateGcSafePointRequest {
+                header: header(),
+                safe_point: self.rng.any() >> 1,
+            }),
+            1 => calls::PutClusterConfig::request(PutClusterConfigRequest {
+                header: header(),
+                cluster: Some(Cluster {
+                    id: World::CLUSTER,
+                    max_peer_count: self.rng.range(1..=5) as u32,
+                }),
+            }),
+            2..=3 => calls::AllocID::request(AllocIdRequest {
+                header: header(),
+                count: self.rng.log_range(1..=4_000) as u32,
+            }),
+            _ => {
+                let enough = self.world.regions_max;
+                if self.oracle.lock().model.regions().count() > enough {
+                    return;
+                }
+                let op = self.op();
+                calls::SplitRegions::request(SplitRegionsRequest {
+                    header: header(),
+                    split_keys: vec![self.world.workload.split_key(op, 0, &mut self.rng)],
+                    retry_limit: self.rng.range(0..=3),
+                })
+            }
+        };
+        self.call_pd(Asker::Operator, request, Purpose::Nothing);
     }
 
     /// A tool writes to a region, with keys that may lie outside of it, all kinds of changes in one
@@ -195,6 +236,24 @@ impl Sim {
         let (id, region) = (self.about_where(region.id), region.id);
         if let Some(life) = id.and_then(|id| self.life(id.store)) {
             life.runtime.to_peer(region, input);
+        }
+    }
+}
+
+/// What the operator knows of the regions.
+#[derive(Debug, Default)]
+pub(super) struct Picture(pub(super) BTreeMap<u64, Region>);
+
+impl Picture {
+    /// Somebody tells of a region; older news than known is dropped.
+    pub(super) fn told(&mut self, region: &Region) {
+        let version = |region: &Region| {
+            let epoch = region.region_epoch.unwrap_or_default();
+            (epoch.version, epoch.conf_ver)
+        };
+        let known = self.0.get(&region.id);
+        if known.is_none_or(|known| version(known) <= version(region)) {
+            self.0.insert(region.id, region.clone());
         }
     }
 }

@@ -1,45 +1,61 @@
-//! What stores tell PD and ask it, and who leads as the simulator sees it.
+//! What stores tell PD and ask it, what it answers, and who leads as the simulator sees it.
 
-use flotilla_proto::metapb::{Peer, Region};
+use flotilla_pd::{Call as _, calls};
+use flotilla_pd_client::Route;
+use flotilla_proto::metapb::Peer;
+use flotilla_proto::pdpb::{
+    AskBatchSplitRequest, GetRegionByIdRequest, ReportBatchSplitRequest, StoreHeartbeatRequest,
+    StoreStats,
+};
 use flotilla_raftstore::PeerInput;
-use flotilla_raftstore::effects::PdTask;
+use flotilla_raftstore::effects::{NewIds, PdTask};
 
-use super::{Event, Phase, Sim};
-use crate::net::Place;
+use super::Sim;
+use super::calls::{Asker, Purpose, Said, header, put_store, told};
+use super::reporter::{heartbeat, shown};
 use crate::store::LifeId;
 
 impl Sim {
     // ---- PD ----
 
+    /// What a store tells PD or asks it leaves the store.
     pub(super) fn pd_asked(&mut self, id: LifeId, task: PdTask) {
-        let way = (Place::Store(id.store), Place::Pd);
-        let cut = self.net.is_cut(way) || self.net.is_cut((way.1, way.0));
-        match task {
-            PdTask::RegionHeartbeat {
-                region,
-                leader,
-                term,
-                ..
-            } => {
-                self.reported(id, std::slice::from_ref(&region), cut);
-                if !cut {
-                    self.pd.leads(region.id, leader, term);
-                }
+        for region in shown(&task) {
+            self.oracle.lock().show(id.store, region);
+        }
+        if let Some(heartbeat) = heartbeat(&task) {
+            let region = heartbeat.region.as_ref().map_or(0, |region| region.id);
+            return self.report(id, region, heartbeat);
+        }
+        let (request, purpose) = match task {
+            PdTask::RegionHeartbeat { .. } => return,
+            PdTask::ReportSplit { regions } => {
+                let request = calls::ReportBatchSplit::request(ReportBatchSplitRequest {
+                    header: header(),
+                    regions,
+                });
+                (request, Purpose::Nothing)
             }
-            PdTask::ReportSplit { regions } => self.reported(id, &regions, cut),
-            PdTask::StoreHeartbeat { .. } => {}
+            PdTask::StoreHeartbeat { regions, .. } => {
+                let stats = StoreStats {
+                    store_id: id.store,
+                    region_count: u32::try_from(regions).unwrap_or(u32::MAX),
+                    ..StoreStats::default()
+                };
+                let request = calls::StoreHeartbeat::request(StoreHeartbeatRequest {
+                    header: header(),
+                    stats: Some(stats),
+                    ..StoreHeartbeatRequest::default()
+                });
+                (request, Purpose::Nothing)
+            }
             PdTask::AskRegion { region } => {
-                let known = self.pd.regions().find(|known| known.id == region);
-                if let Some(region) = known.filter(|_| !cut).cloned() {
-                    let wait = self.rng.micros(0..=2_000);
-                    let (life, id) = (id, region.id);
-                    let event = Event::Pd {
-                        life,
-                        region: id,
-                        input: Box::new(PeerInput::Current { region }),
-                    };
-                    self.events.at(self.now() + wait, event);
-                }
+                let request = calls::GetRegionByID::request(GetRegionByIdRequest {
+                    header: header(),
+                    region_id: region,
+                    ..GetRegionByIdRequest::default()
+                });
+                (request, Purpose::Region(region))
             }
             PdTask::AskSplit {
                 region,
@@ -47,49 +63,90 @@ impl Sim {
                 keys,
                 answer,
             } => {
-                let faulty = self.phase == Phase::Run;
-                let fails = faulty && self.fault_rng.chance(self.world.faults.pd_fails);
-                let ids = if cut || fails {
+                let purpose = Purpose::Split {
+                    region: region.id,
+                    epoch,
+                    answer,
+                    keys: keys.clone(),
+                };
+                let request = calls::AskBatchSplit::request(AskBatchSplitRequest {
+                    header: header(),
+                    region: Some(region),
+                    split_count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+                    ..AskBatchSplitRequest::default()
+                });
+                (request, purpose)
+            }
+        };
+        self.call_pd(Asker::Store(id), request, purpose);
+    }
+
+    /// A store that has started makes itself known; then it reports.
+    pub(super) fn register(&mut self, id: LifeId) {
+        self.call_pd(Asker::Store(id), put_store(id.store), Purpose::Register);
+    }
+
+    /// A call is over: with an answer, or without one.
+    pub(super) fn pd_told(&mut self, asker: Asker, purpose: Purpose, said: Option<Said>) {
+        match purpose {
+            Purpose::Nothing => {}
+            Purpose::Register => {
+                let Asker::Store(id) = asker else { return };
+                match told::<calls::PutStore>(said) {
+                    Ok(_) => self.open_stream(id),
+                    Err(_) => self.register(id),
+                }
+            }
+            Purpose::Split {
+                region,
+                epoch,
+                keys,
+                answer,
+            } => {
+                let ids = told::<calls::AskBatchSplit>(said).map(|answer| {
+                    let new = answer.ids.into_iter().map(|ids| NewIds {
+                        region: ids.new_region_id,
+                        peers: ids.new_peer_ids,
+                    });
+                    new.collect()
+                });
+                if ids.is_err() {
                     self.probe("split: PD failed");
-                    Err("PD has no leader".to_owned())
-                } else {
-                    Ok(self.pd.new_ids(&region, keys.len()))
-                };
-                let late = faulty && self.fault_rng.chance(self.world.faults.pd_late);
-                let wait = if late || cut {
-                    self.rng.micros(0..=2_000_000)
-                } else {
-                    self.rng.micros(0..=2_000)
-                };
-                self.note(format_args!(
-                    "PD: ids for region {}, {} parts: {ids:?} in {wait:?}",
-                    region.id,
-                    keys.len()
-                ));
-                let input = Box::new(PeerInput::SplitIds {
+                }
+                let input = PeerInput::SplitIds {
                     epoch,
                     keys,
                     ids,
                     answer,
-                });
-                let (life, region) = (id, region.id);
-                let event = Event::Pd {
-                    life,
-                    region,
-                    input,
                 };
-                self.events.at(self.now() + wait, event);
+                self.tell_peer(asker, region, input);
+            }
+            Purpose::Region(id) => {
+                let answer = told::<calls::GetRegionByID>(said);
+                if let Some(region) = answer.ok().and_then(|answer| answer.region) {
+                    self.tell_peer(asker, id, PeerInput::Current { region });
+                }
+            }
+            Purpose::Route(client) => self.route_heard(client, routes(said)),
+            Purpose::Timestamps(known) => self.timestamps_heard(asker, known, said),
+            Purpose::PeerId(wanted) => {
+                if let Ok(answer) = told::<calls::AllocID>(said) {
+                    self.change_with(wanted, answer.id);
+                }
+            }
+            Purpose::Regions => {
+                for route in routes(said) {
+                    self.picture.told(&route.region);
+                }
             }
         }
     }
 
-    /// What leaves a store was shown, whether or not it arrives.
-    fn reported(&mut self, id: LifeId, regions: &[Region], cut: bool) {
-        for region in regions {
-            self.oracle.lock().show(id.store, region);
-            if !cut {
-                self.pd.told(region);
-            }
+    fn tell_peer(&mut self, asker: Asker, region: u64, input: PeerInput) {
+        if let Asker::Store(id) = asker
+            && let Some(life) = self.life(id.store).filter(|life| life.id == id)
+        {
+            life.runtime.to_peer(region, input);
         }
     }
 
@@ -135,5 +192,26 @@ impl Sim {
             });
         }
         leads
+    }
+}
+
+/// The routes that PD tells of.
+fn routes(said: Option<Said>) -> Vec<Route> {
+    match &said {
+        Some(Said::Call(flotilla_pd::Response::ScanRegions(_))) => {
+            let regions = told::<calls::ScanRegions>(said).map_or(Vec::new(), |told| told.regions);
+            let routes = regions.into_iter().filter_map(|route| {
+                let region = route.region?;
+                Some(Route::new(region, route.leader))
+            });
+            routes.collect()
+        }
+        _ => {
+            let answer = told::<calls::GetRegion>(said).unwrap_or_default();
+            let route = answer
+                .region
+                .map(|region| Route::new(region, answer.leader));
+            route.into_iter().collect()
+        }
     }
 }

@@ -191,9 +191,9 @@ impl Sim {
             return;
         };
         let op = self.op();
-        let known = self.pd.regions().find(|known| known.id == region).cloned();
-        let Some(known) = known.filter(|_| self.pd.regions().count() <= self.world.regions_max)
-        else {
+        let known = self.picture.0.get(&region).cloned();
+        let count = self.oracle.lock().model.regions().count();
+        let Some(known) = known.filter(|_| count <= self.world.regions_max) else {
             return;
         };
         let key = self.world.workload.split_key(op, 0, &mut self.rng);

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use flotilla_engine::{FlushReason, KeyRange, SplitLimits, StateStore as _, split_check};
 use flotilla_proto::metapb::Region;
-use flotilla_raftstore::effects::{Fetch, MetaRole, RegionSize, SizeCheck};
-use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::effects::{Fetch, RegionSize, SizeCheck};
 use flotilla_raftstore::{PeerInput, RequestError, region};
 
 use super::{Event, STEP_MICROS_MAX, Sim};
@@ -192,20 +191,6 @@ impl Sim {
         }
     }
 
-    fn pd_role(&self, id: LifeId, role: MetaRole) {
-        self.note(format_args!("store {}: {role:?}", id.store));
-        let Some(life) = self.nodes[&id.store].life.as_ref() else {
-            return;
-        };
-        if let MetaRole::Leads { term } = role {
-            life.look_at_peers(|peer| {
-                if peer.region().id == META_REGION {
-                    self.oracle.lock().look_at_pd(id.store, peer, term);
-                }
-            });
-        }
-    }
-
     pub(super) fn hear_answers(&mut self, id: LifeId) {
         let Some(life) = self.nodes[&id.store].life.as_ref() else {
             return;
@@ -240,12 +225,18 @@ impl Sim {
                 Answered::Split(_, Ok(regions)) => regions
                     .iter()
                     .for_each(|region| oracle.show(id.store, region)),
-                Answered::Members(_, Ok(region)) => oracle.show(id.store, region),
+                Answered::Members(_, Ok(region)) => {
+                    oracle.show(id.store, region);
+                    self.picture.told(region);
+                }
                 Answered::Split(_, Err(RequestError::EpochNotMatch { .. })) => {
                     oracle.probes.hit("split: ids came too late")
                 }
                 _ => {}
             }
+        }
+        if self.pd_heard(id, &answered) {
+            return;
         }
         let result = match answered {
             Answered::Write(_, result) => result.map(|()| None),

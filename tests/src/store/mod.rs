@@ -6,6 +6,7 @@
 
 mod actors;
 mod outside;
+mod placement;
 mod service;
 mod stopping;
 mod time;
@@ -32,6 +33,9 @@ use crate::world::{Service, World};
 
 pub use actors::{Calm, Clock, Wake};
 pub use outside::{Answered, Asked, Inbox, Outside, TransferId};
+pub use placement::{
+    CallTry, Inner, Owed, PdAsked, Placement, Reporter, Stream, TimestampTry, outcome,
+};
 pub use service::{Next, Reply, Running, Surroundings};
 pub use stopping::Stopping;
 pub use time::NodeClock;
@@ -103,6 +107,10 @@ pub struct Life {
     touched: actors::Touched,
     /// How often peers were looked at.
     looks: u64,
+    /// Its PD.
+    pub placement: Placement,
+    /// What it tells PD.
+    pub reporter: Reporter,
 }
 
 /// What a look at the durable point led to.
@@ -266,6 +274,8 @@ impl Life {
             sending: BTreeSet::new(),
             touched,
             looks: 0,
+            placement: Placement::new(id.store),
+            reporter: Reporter::default(),
         }
     }
 

@@ -617,7 +617,7 @@ impl Life {
         self.send(region.id, PeerInput::Write(proposal), around);
     }
 
-    fn note_proposed(
+    pub(super) fn note_proposed(
         &self,
         op: OpId,
         context: &ReadContext,

@@ -10,7 +10,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_kv::KeyMode;
-use flotilla_proto::metapb::Region;
+use flotilla_pd::{
+    ADVERTISED_VERSION, FIRST_STORE, Genesis, MAX_PEER_COUNT, bootstrap_records, records,
+};
+use flotilla_proto::clock::Wall;
+use flotilla_proto::metapb::{Region, Store};
 use flotilla_raftstore::Config;
 use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::runtime::{ApplyLimits, RuntimeLimits};
@@ -295,12 +299,39 @@ impl World {
         &self.paces[store as usize - 1]
     }
 
-    /// PD's first record.
+    /// The cluster's id.
+    pub const CLUSTER: u64 = 7;
+
+    /// Where a store can be reached.
+    pub fn address(store: u64) -> String {
+        format!("store-{store}:20160")
+    }
+
+    /// What a store says of itself.
+    pub fn descriptor(store: u64) -> Store {
+        Store {
+            id: store,
+            address: Self::address(store),
+            version: ADVERTISED_VERSION.to_owned(),
+            ..Store::default()
+        }
+    }
+
+    /// PD's first rows: all stores have made themselves known.
     pub fn first_meta(&self) -> Vec<(Bytes, Bytes)> {
-        vec![(
-            Bytes::from_static(b"cluster"),
-            Bytes::from_static(b"simulated"),
-        )]
+        let genesis = Genesis {
+            cluster_id: Self::CLUSTER,
+            store: Some(Self::descriptor(FIRST_STORE)),
+            key_mode: Some(self.mode),
+            max_peer_count: MAX_PEER_COUNT,
+            created: Wall(START_SECONDS * 1_000),
+        };
+        let mut rows = bootstrap_records(&genesis).expect("a legal cluster");
+        let others = (1..=self.stores).filter(|store| *store != FIRST_STORE);
+        let others = others.map(|store| records::put_store(&Self::descriptor(store)));
+        rows.extend(others.filter_map(|(key, row)| Some((key, row?))));
+        rows.sort();
+        rows
     }
 }
 

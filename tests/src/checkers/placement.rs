@@ -1,0 +1,154 @@
+//! PD: what it gives is given once and in order, what it shows was real.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flotilla_pd::LOGICAL_BITS;
+use flotilla_proto::clock::Wall;
+use flotilla_proto::metapb::{Peer, Region};
+use flotilla_proto::pdpb::TsoResponse;
+use flotilla_proto::store::ColumnFamily;
+use flotilla_raftstore::region::META_REGION;
+
+use super::Oracle;
+use super::topology::version;
+use crate::rules::Rule;
+
+/// A batch of timestamps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The smallest.
+    pub first: u64,
+    /// The largest.
+    pub last: u64,
+}
+
+impl Granted {
+    /// What a response gives.
+    pub fn new(response: &TsoResponse) -> Self {
+        let timestamp = response.timestamp.unwrap_or_default();
+        let parts = [timestamp.physical, timestamp.logical].map(i64::cast_unsigned);
+        let last = (parts[0] << LOGICAL_BITS) | parts[1];
+        Self {
+            first: last + 1 - u64::from(response.count),
+            last,
+        }
+    }
+}
+
+/// What PD has given and shown.
+#[derive(Debug, Default)]
+pub struct PlacementSeen {
+    /// The largest timestamp that left a lease check, and the term it was given in.
+    newest: (u64, u64),
+    /// The largest timestamp that anybody has heard of.
+    heard: u64,
+    ids: BTreeSet<u64>,
+    /// By store: the regions that its PD has shown since it began to serve.
+    shown: BTreeMap<u64, BTreeMap<u64, Region>>,
+}
+
+impl Oracle {
+    /// A store's PD reads its rows, for a term that it leads in.
+    pub fn pd_reads_rows(&mut self, store: u64, term: u64) {
+        let first = self.consensus.first_of_term(META_REGION, term);
+        let applied = self.stores[&store].applied.get(&META_REGION).copied();
+        let caught_up = first.is_some_and(|first| applied >= Some(first));
+        self.checks.check(Rule::PdHasCaughtUp, caught_up, || {
+            format!(
+                "store {store} reads PD's rows for term {term}, which began at {first:?}: {applied:?} is applied"
+            )
+        });
+    }
+
+    /// A store's PD begins to serve, with an empty view.
+    pub fn pd_begins(&mut self, store: u64) {
+        self.placement.shown.remove(&store);
+    }
+
+    /// Timestamps are served from `from_ms` on: above everything that was ever given.
+    pub fn window_opens(&mut self, store: u64, term: u64, from_ms: u64) {
+        let (newest, given_in) = self.placement.newest;
+        let above = newest == 0 || from_ms > newest >> LOGICAL_BITS;
+        self.checks.check(Rule::WindowOpensAbove, above, || {
+            format!(
+                "store {store} opens its window of term {term} at {from_ms} ms, term {given_in} has given {newest}"
+            )
+        });
+    }
+
+    /// A store's PD has found its lease to hold after it took these timestamps.
+    pub fn timestamps_granted(&mut self, store: u64, term: u64, wall: Wall, granted: Granted) {
+        let (newest, given_in) = self.placement.newest;
+        let rises = granted.first > newest && granted.first <= granted.last;
+        self.checks.check(Rule::TimestampsRise, rises, || {
+            format!(
+                "store {store} gives {granted:?} in term {term}, term {given_in} has given {newest}"
+            )
+        });
+        let failover = given_in != 0 && given_in != term;
+        self.probes
+            .hit_if(failover, "pd: timestamps after another leader's");
+        let back = wall.0 < granted.first >> LOGICAL_BITS;
+        self.probes
+            .hit_if(back, "pd: timestamps while the time of day is behind them");
+        self.placement.newest = (newest.max(granted.last), term);
+    }
+
+    /// The largest timestamp that anybody has heard of by now.
+    pub fn timestamps_known(&self) -> u64 {
+        self.placement.heard
+    }
+
+    /// Somebody hears of timestamps who asked when `known` was known.
+    pub fn timestamps_heard(&mut self, known: u64, first: u64, last: u64) {
+        self.checks.check(Rule::TimestampsRise, first > known, || {
+            format!("{first} to {last} are heard of by somebody who asked when {known} was known")
+        });
+        self.placement.heard = self.placement.heard.max(last);
+    }
+
+    /// Ids leave a store's PD: never given before, and below the bound that is committed.
+    pub fn ids_given(&mut self, store: u64, ids: impl Iterator<Item = u64>) {
+        let key = (ColumnFamily::CfMeta as i32, bytes::Bytes::from_static(b"i"));
+        let bound = self.model.last_written(&key);
+        let bound = bound.and_then(|row| Some(u64::from_be_bytes(row.get(1..)?.try_into().ok()?)));
+        for id in ids {
+            let fresh = self.placement.ids.insert(id);
+            self.checks.check(Rule::IdsUnique, fresh, || {
+                format!("store {store} gives id {id} a second time")
+            });
+            let below = bound.is_some_and(|bound| id < bound);
+            self.checks.check(Rule::IdsUnique, below, || {
+                format!("store {store} gives id {id}, the committed bound is {bound:?}")
+            });
+        }
+    }
+
+    /// A store's PD shows a region: it was real at some time, its leader is one of its peers, and
+    /// nothing older is shown than before, as long as the same PD serves.
+    pub fn route_told(&mut self, store: u64, region: &Region, leader: Option<&Peer>) {
+        let real = self.model.knows(region);
+        let member = leader.is_none_or(|leader| leader.id == 0 || region.peers.contains(leader));
+        self.checks.check(Rule::RoutesReal, real && member, || {
+            format!("store {store} shows {region:?} led by {leader:?}, which never was")
+        });
+        let shown = self.placement.shown.entry(store).or_default();
+        let before = shown.insert(region.id, region.clone());
+        let newer = before.as_ref().is_none_or(|before| {
+            let (before, now) = (version(before), version(region));
+            before.0 <= now.0 && before.1 <= now.1
+        });
+        self.checks.check(Rule::RoutesReal, newer, || {
+            format!("store {store} shows {region:?}, and has shown {before:?}")
+        });
+    }
+
+    /// A store's PD was told of two regions that cannot both be.
+    pub fn regions_conflict(&mut self, store: u64, reported: u64, known: u64) {
+        self.checks.check(Rule::RoutesReal, false, || {
+            format!(
+                "store {store}: region {reported} claims keys of region {known} at the same version"
+            )
+        });
+    }
+}
