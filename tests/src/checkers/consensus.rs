@@ -227,11 +227,9 @@ impl Consensus {
         let holds = |member: u64| {
             let (_, store) = seats.get(&member)?;
             let held = stores.get(store)?.log.durable(region)?;
-            if held.record.is_some_and(|record| record.peer_id != member) {
-                return None;
-            }
-            let same = held.term(commit) == raft.term_at(commit);
-            (same || held.truncated().index >= commit).then_some(true)
+            let same = held.term_of(member, commit) == raft.term_at(commit);
+            let another = held.record.is_some_and(|record| record.peer_id != member);
+            (same || !another && held.truncated().index >= commit).then_some(true)
         };
         let before = self.confs.get(&(region, id));
         let won = won_in(&conf, holds) || before.is_some_and(|before| won_in(before, holds));

@@ -20,6 +20,8 @@ pub struct Held {
     pub intent: Option<SnapshotIntent>,
     /// The record before the log was cleared: what that peer had promised it keeps.
     pub cleared: Option<RaftRecord>,
+    /// The terms of what that peer held when its log was cleared, by index.
+    pub ended_with: BTreeMap<u64, u64>,
     /// By index.
     pub entries: BTreeMap<u64, Entry>,
     /// Those that a snapshot took the place of. In this life apply may still have been handed them
@@ -62,6 +64,19 @@ impl Held {
     pub fn is_of_another(&self, peer: u64) -> bool {
         let of = |record: Option<RaftRecord>| record.map(|record| record.peer_id);
         of(self.record) != Some(peer) && of(self.cleared).is_some_and(|cleared| cleared >= peer)
+    }
+
+    /// The term that `peer` has on disk at `index`, or had when it ended: a leader may count the word of
+    /// a member that has applied its own removal before the leader did.
+    pub fn term_of(&self, peer: u64, index: u64) -> Option<u64> {
+        let of = |record: Option<RaftRecord>| record.map(|record| record.peer_id);
+        match (of(self.record), of(self.cleared)) {
+            (now, Some(ended)) if now != Some(peer) && ended == peer => {
+                self.ended_with.get(&index).copied()
+            }
+            (Some(now), _) if now != peer => None,
+            _ => self.term(index),
+        }
     }
 
     /// The index and term of the snapshot that is to be installed.
@@ -472,5 +487,10 @@ fn clear(held: &mut Held) -> BTreeMap<u64, Entry> {
     let cleared = held.record.or(held.cleared);
     let before = std::mem::take(held);
     held.cleared = cleared;
+    held.ended_with = before
+        .entries
+        .values()
+        .map(|entry| (entry.index, entry.term))
+        .collect();
     before.entries
 }
