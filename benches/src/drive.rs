@@ -17,7 +17,7 @@ use crate::{
     counters,
     measure::{Failure, Shards, Tally},
     progress::Progress,
-    report::{Kind, PhaseReport, ServerReport, TIMELINE_POINTS_MAX, TimelinePoint},
+    report::{Kind, PhaseReport, ServerReport, SilenceReport, TIMELINE_POINTS_MAX, TimelinePoint},
 };
 
 /// Between two points of the timeline; doubled whenever the timeline is full.
@@ -108,7 +108,48 @@ pub(crate) struct Outcome {
     pub(crate) driver_cpu: Duration,
     pub(crate) stopped: Option<String>,
     pub(crate) timeline: Vec<TimelinePoint>,
+    pub(crate) silence: Silence,
     pub(crate) server: counters::Difference,
+}
+
+/// The longest time in which no write was acknowledged, the phase's own ends included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Silence {
+    /// When the last write was acknowledged, from the start of the phase.
+    last: Option<Duration>,
+    from: Duration,
+    longest: Duration,
+}
+
+impl Silence {
+    fn ends(&mut self, now: Duration) {
+        let from = self.last.unwrap_or_default();
+        // Whoever looked at the clock first may come last.
+        let silent = now.saturating_sub(from);
+        self.last = Some(from.max(now));
+        if silent > self.longest {
+            (self.from, self.longest) = (from, silent);
+        }
+    }
+
+    /// As figures; none where nothing was written.
+    fn report(self, elapsed: Duration) -> Option<SilenceReport> {
+        self.last?;
+        let mut whole = self;
+        whole.ends(elapsed);
+        Some(SilenceReport {
+            from_s: whole.from.as_secs_f64(),
+            ms: whole.longest.as_secs_f64() * 1e3,
+        })
+    }
+
+    /// Adds a later turn, `offset` after the first.
+    fn merge(&mut self, later: Self, offset: Duration) {
+        if later.longest > self.longest {
+            (self.from, self.longest) = (offset + later.from, later.longest);
+        }
+        self.last = later.last.map(|last| offset + last).or(self.last);
+    }
 }
 
 impl Outcome {
@@ -130,6 +171,7 @@ impl Outcome {
             stopped: self.stopped.clone(),
             kinds: self.tally.report(),
             timeline: self.timeline.clone(),
+            without_writes: self.silence.report(self.elapsed),
             server: ServerReport::new(&self.server, operations, self.tally.writes()),
         }
     }
@@ -137,6 +179,7 @@ impl Outcome {
     /// Adds a later turn of the same thing. The timelines are put end to end.
     pub(crate) fn merge(&mut self, later: &Outcome) {
         let offset = self.elapsed.as_secs_f64();
+        self.silence.merge(later.silence, self.elapsed);
         self.timeline
             .extend(later.timeline.iter().map(|point| TimelinePoint {
                 at_s: offset + point.at_s,
@@ -157,6 +200,7 @@ struct Running {
     shards: Shards,
     succeeded: AtomicU64,
     failed: AtomicU64,
+    silence: Mutex<Silence>,
     last_failure: Mutex<Option<Failure>>,
 }
 
@@ -177,6 +221,7 @@ pub(crate) async fn drive<C: Client>(
         shards: Shards::new(),
         succeeded: AtomicU64::new(0),
         failed: AtomicU64::new(0),
+        silence: Mutex::default(),
         last_failure: Mutex::new(None),
     });
     let mut tasks = JoinSet::new();
@@ -210,6 +255,7 @@ pub(crate) async fn drive<C: Client>(
     let stopped = running.budget.reason.lock().clone();
     let server = counters::Difference::between(&before, &after);
     let timeline = watcher.timeline;
+    let silence = *running.silence.lock();
     (
         Outcome {
             tally,
@@ -217,6 +263,7 @@ pub(crate) async fn drive<C: Client>(
             driver_cpu,
             stopped,
             timeline,
+            silence,
             server,
         },
         clients,
@@ -237,6 +284,10 @@ async fn work<C: Client>(number: usize, mut client: C, running: &Running) -> C {
                 failures_in_a_row = 0;
                 running.shards.of(number).lock().succeeded(kind, took);
                 running.succeeded.fetch_add(1, Ordering::Relaxed);
+                if kind.writes() {
+                    let now = running.begun.elapsed();
+                    running.silence.lock().ends(now);
+                }
             }
             Err(failure) => {
                 failures_in_a_row = FAILURE_PAUSES_MAX.min(failures_in_a_row + 1);
@@ -437,6 +488,33 @@ mod tests {
         let outcome = run(clients(2, u64::MAX, u64::MAX), budget).await;
         assert_eq!(outcome.stopped.as_deref(), Some("enough"));
         assert_eq!(outcome.tally.operations(), 0);
+    }
+
+    #[test]
+    fn the_longest_silence_is_found_wherever_it_is() {
+        let ms = Duration::from_millis;
+        #[track_caller]
+        fn check(writes: &[u64], expected: Option<(f64, f64)>) {
+            let mut silence = Silence::default();
+            for at in writes {
+                silence.ends(Duration::from_millis(*at));
+            }
+            let found = silence.report(Duration::from_millis(100));
+            let found = found.map(|found| (found.from_s * 1e3, found.ms));
+            assert_eq!(found, expected, "{writes:?}");
+        }
+        check(&[], None);
+        check(&[10, 20, 60, 90], Some((20.0, 40.0)));
+        check(&[60, 90], Some((0.0, 60.0)));
+        check(&[10, 20], Some((20.0, 80.0)));
+        check(&[30, 60, 50, 95], Some((60.0, 35.0)));
+
+        let (mut first, mut later) = (Silence::default(), Silence::default());
+        first.ends(ms(40));
+        later.ends(ms(10));
+        later.ends(ms(70));
+        first.merge(later, ms(100));
+        assert_eq!((first.from, first.longest), (ms(110), ms(60)));
     }
 
     #[test]

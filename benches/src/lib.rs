@@ -16,10 +16,10 @@ mod counters;
 mod drive;
 mod measure;
 mod plot;
-mod progress;
 mod table;
 
 pub mod echo;
+pub mod progress;
 pub mod raw;
 pub mod report;
 pub mod ycsb;

@@ -9,20 +9,26 @@ const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Whether to show anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verbosity {
+pub enum Verbosity {
+    /// Show it.
     Normal,
+    /// Nothing.
     Quiet,
 }
 
 /// How far a phase is meant to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Goal {
+pub enum Goal {
+    /// So many operations.
     Operations(u64),
+    /// So long.
     Duration(Duration),
+    /// So many replicas of regions.
+    Replicas(u64),
 }
 
 /// The progress of one phase, on standard error.
-pub(crate) struct Progress {
+pub struct Progress {
     phase: String,
     goal: Goal,
     shown: Shown,
@@ -35,7 +41,8 @@ enum Shown {
 }
 
 impl Progress {
-    pub(crate) fn new(phase: impl Into<String>, goal: Goal, verbosity: Verbosity) -> Self {
+    /// A phase of this name that has not begun.
+    pub fn new(phase: impl Into<String>, goal: Goal, verbosity: Verbosity) -> Self {
         let target = ProgressDrawTarget::stderr();
         let shown = match verbosity {
             Verbosity::Quiet => Shown::Nothing,
@@ -56,13 +63,13 @@ impl Progress {
     }
 
     /// The state after `elapsed`; `per_s` is the throughput of the last interval.
-    pub(crate) fn update(&mut self, elapsed: Duration, operations: u64, failed: u64, per_s: f64) {
+    pub fn update(&mut self, elapsed: Duration, operations: u64, failed: u64, per_s: f64) {
         let line = status(self.goal, elapsed, operations, failed, per_s);
         match &mut self.shown {
             Shown::Nothing => {}
             Shown::Bar(bar) => {
                 bar.set_position(match self.goal {
-                    Goal::Operations(_) => operations,
+                    Goal::Operations(_) | Goal::Replicas(_) => operations,
                     Goal::Duration(_) => u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX),
                 });
                 bar.set_message(line);
@@ -77,7 +84,7 @@ impl Progress {
     }
 
     /// Leaves one last line.
-    pub(crate) fn finish(self, elapsed: Duration, operations: u64, failed: u64) {
+    pub fn finish(self, elapsed: Duration, operations: u64, failed: u64) {
         let per_s = operations as f64 / elapsed.as_secs_f64().max(f64::EPSILON);
         let line = status(self.goal, elapsed, operations, failed, per_s);
         match self.shown {
@@ -90,20 +97,19 @@ impl Progress {
 
 fn length(goal: Goal) -> u64 {
     match goal {
-        Goal::Operations(operations) => operations,
+        Goal::Operations(all) | Goal::Replicas(all) => all,
         Goal::Duration(duration) => u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
     }
 }
 
-fn status(goal: Goal, elapsed: Duration, operations: u64, failed: u64, per_s: f64) -> String {
+fn status(goal: Goal, elapsed: Duration, done: u64, failed: u64, per_s: f64) -> String {
     let seconds = elapsed.as_secs_f64();
     let of = match goal {
-        Goal::Operations(all) => format!("{operations} of {all} operations in {seconds:.1} s"),
+        Goal::Replicas(all) => return format!("{done} of {all} after {seconds:.1} s"),
+        Goal::Operations(all) => format!("{done} of {all} operations in {seconds:.1} s"),
         Goal::Duration(all) => {
-            format!(
-                "{operations} operations in {seconds:.1} of {:.1} s",
-                all.as_secs_f64()
-            )
+            let all = all.as_secs_f64();
+            format!("{done} operations in {seconds:.1} of {all:.1} s")
         }
     };
     let errors = if failed == 0 {

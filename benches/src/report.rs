@@ -66,8 +66,20 @@ pub struct PhaseReport {
     pub kinds: Vec<KindReport>,
     /// Throughput over time; points are at most [`TIMELINE_POINTS_MAX`].
     pub timeline: Vec<TimelinePoint>,
+    /// The longest time without an acknowledged write, from the phase's start to its end; absent when
+    /// nothing was written.
+    pub without_writes: Option<SilenceReport>,
     /// The server's own counters over the phase.
     pub server: ServerReport,
+}
+
+/// A stretch of time in which no write was acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SilenceReport {
+    /// Its begin, from the start of the phase.
+    pub from_s: f64,
+    /// Its length in milliseconds.
+    pub ms: f64,
 }
 
 /// A longer run's timeline is thinned out to this many points.

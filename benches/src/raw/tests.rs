@@ -32,6 +32,7 @@ fn phase(puts: u64) -> PhaseReport {
         driver_cpu,
         stopped,
         timeline,
+        silence: Default::default(),
         server,
     }
     .report()

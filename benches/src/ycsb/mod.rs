@@ -26,6 +26,7 @@
 mod acknowledged;
 mod database;
 mod distribution;
+mod ledger;
 mod options;
 mod phases;
 mod records;
@@ -37,7 +38,7 @@ use std::fs;
 
 use anyhow::Context;
 
-use self::{acknowledged::Acknowledged, phases::Plan};
+use self::phases::{Known, Plan};
 pub(crate) use self::{
     database::Database,
     options::{address, outputs, some_time, within},
@@ -57,6 +58,20 @@ use crate::{counters::Scraper, plot};
 /// When the options cannot be, when no client can connect, or when a file cannot be written.
 /// Failed operations are part of the report; [`Report::verdict`] judges them.
 pub async fn run(options: Options) -> anyhow::Result<Report> {
+    Ok(run_while(options, None, async {}).await?.0)
+}
+
+/// As [`run`], while something happens to the store: `meanwhile` begins with the run phase, and nothing
+/// is verified before it has ended; `None` if it did not come to a run phase. `uncounted`: why the
+/// server's counters would say nothing.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_while<T>(
+    options: Options,
+    uncounted: Option<&str>,
+    meanwhile: impl Future<Output = T>,
+) -> anyhow::Result<(Report, Option<T>)> {
     options.validate()?;
     let mut databases = Vec::new();
     for _ in 0..options.clients() {
@@ -67,8 +82,11 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     } else {
         &options.metrics
     };
-    let scraper = Scraper::new(nodes.clone());
-    if !options.metrics.is_empty() {
+    let scraper = match uncounted {
+        None => Scraper::new(nodes.clone()),
+        Some(why) => Scraper::off(why),
+    };
+    if uncounted.is_none() && !options.metrics.is_empty() {
         // Asked for by name: better no run than one without.
         scraper
             .scrape()
@@ -76,36 +94,42 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
             .map_err(anyhow::Error::msg)
             .context("--metrics")?;
     }
-    let report = run_on(&Plan {
+    let plan = Plan {
         options: &options,
         databases,
         scraper,
-    })
-    .await;
+    };
+    let (report, happened) = run_on(&plan, meanwhile).await;
     write_files(&options, &report)?;
-    Ok(report)
+    Ok((report, happened))
 }
 
-async fn run_on<D: Database>(plan: &Plan<'_, D>) -> Report {
+async fn run_on<D: Database, T>(
+    plan: &Plan<'_, D>,
+    meanwhile: impl Future<Output = T>,
+) -> (Report, Option<T>) {
     let options = plan.options;
     let mut report = Report::new(options);
-    let mut acknowledged = Acknowledged::starting_at(options.records).into();
+    let mut known = Known::loaded(options.records).into();
+    let mut happened = None;
     if !options.run_only {
         let load = plan.load().await;
         report.load = Some(load.report());
         if load.stopped.is_some() {
-            return report;
+            return (report, None);
         }
     }
     if !options.load_only {
         let run;
-        (run, acknowledged) = plan.run().await;
+        let (ran, came) = tokio::join!(plan.run(), meanwhile);
+        (run, known) = ran;
+        happened = Some(came);
         report.run = Some(run.report());
     }
     if let Some(sample) = options.verify {
-        report.verify = Some(plan.verify(sample, &acknowledged).await);
+        report.verify = Some(plan.verify(sample, &known).await);
     }
-    report
+    (report, happened)
 }
 
 fn write_files(options: &Options, report: &Report) -> anyhow::Result<()> {

@@ -16,6 +16,7 @@ use super::{
     acknowledged::Acknowledged,
     database::{Database, Pair},
     distribution::Chooser,
+    ledger::{Entry, Ledger},
     options::{Length, Options},
     records,
     report::VerifyReport,
@@ -61,8 +62,8 @@ impl<D: Database> Plan<'_, D> {
         drive(clients, budget, &self.scraper, progress).await.0
     }
 
-    /// The workload's operations. Returns also which records there are now.
-    pub(super) async fn run(&self) -> (Outcome, Arc<Acknowledged>) {
+    /// The workload's operations. Returns also what is known of the records now.
+    pub(super) async fn run(&self) -> (Outcome, Arc<Known>) {
         let options = self.options;
         let (budget, goal, inserts_expected) = match options.length() {
             Length::Operations(operations) => {
@@ -85,10 +86,14 @@ impl<D: Database> Plan<'_, D> {
             }
         };
         let chooser = Chooser::new(options.distribution(), options.records, inserts_expected);
-        let acknowledged = Arc::new(Acknowledged::starting_at(options.records));
+        let known = Arc::new(Known {
+            records: Acknowledged::starting_at(options.records),
+            // Only a verification needs it.
+            ledger: options.verify.map(|_| Ledger::new()),
+        });
         let clients = self.each_thread("run", |database, seed| Runner {
             database,
-            acknowledged: Arc::clone(&acknowledged),
+            known: Arc::clone(&known),
             generator: Generator::new(
                 options.workload,
                 options.scan_length_max,
@@ -101,19 +106,20 @@ impl<D: Database> Plan<'_, D> {
         let progress = self.progress(&name, goal);
         (
             drive(clients, budget, &self.scraper, progress).await.0,
-            acknowledged,
+            known,
         )
     }
 
     /// Reads a sample of all records back.
-    pub(super) async fn verify(&self, sample: u64, acknowledged: &Acknowledged) -> VerifyReport {
-        let (visible, holes) = acknowledged.known();
+    pub(super) async fn verify(&self, sample: u64, known: &Arc<Known>) -> VerifyReport {
+        let (visible, holes) = known.records.known();
         let records = self.sample(sample, visible, &holes);
         let sampled = records.len() as u64;
         let queue = Arc::new(Mutex::new(records));
         let found = Arc::new(Mutex::new(VerifyReport::default()));
         let clients = self.each_thread("verify", |database, _| Verifier {
             database,
+            known: Arc::clone(known),
             queue: Arc::clone(&queue),
             found: Arc::clone(&found),
         });
@@ -229,118 +235,139 @@ impl<D: Database> Client for Loader<D> {
     }
 }
 
+/// What is known of the records after a run.
+pub(super) struct Known {
+    records: Acknowledged,
+    ledger: Option<Ledger>,
+}
+
+impl Known {
+    /// After a load: all records are there, as they were loaded.
+    pub(super) fn loaded(records: u64) -> Self {
+        Self {
+            records: Acknowledged::starting_at(records),
+            ledger: None,
+        }
+    }
+
+    fn begin(&self, write: &WriteOne) -> Option<Entry> {
+        let ledger = self.ledger.as_ref()?;
+        Some(ledger.begin(write.record, write.seed))
+    }
+
+    fn acknowledge(&self, entry: Option<Entry>) {
+        if let (Some(ledger), Some(entry)) = (&self.ledger, entry) {
+            ledger.acknowledge(&entry);
+        }
+    }
+
+    /// Whether an intact value may be the record's: it is not older than its last acknowledged write.
+    fn is_current(&self, record: u64, value: &[u8]) -> bool {
+        match (&self.ledger, records::seed(value)) {
+            (Some(ledger), Some(seed)) => ledger.may_hold(record, seed),
+            _ => true,
+        }
+    }
+}
+
 /// Carries out what its generator draws.
 struct Runner<D> {
     database: D,
-    acknowledged: Arc<Acknowledged>,
+    known: Arc<Known>,
     generator: Generator,
     value_size: usize,
 }
 
 /// A step with its keys and values made.
 enum Operation {
-    Read {
-        key: Vec<u8>,
-    },
-    Update {
-        key: Vec<u8>,
-        value: Vec<u8>,
-    },
-    Insert {
-        record: u64,
-        key: Vec<u8>,
-        value: Vec<u8>,
-    },
-    Scan {
-        start: Vec<u8>,
-        limit: u32,
-    },
-    ReadModifyWrite {
-        key: Vec<u8>,
-        value: Vec<u8>,
-    },
+    Read { key: Vec<u8> },
+    Update(WriteOne),
+    Insert(WriteOne),
+    Scan { start: Vec<u8>, limit: u32 },
+    ReadModifyWrite(WriteOne),
+}
+
+struct WriteOne {
+    record: u64,
+    seed: u64,
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl<D: Database> Runner<D> {
+    async fn write(&self, write: WriteOne) -> Result<(), Failure> {
+        let entry = self.known.begin(&write);
+        let result = self.database.put(write.key, write.value).await;
+        if result.is_ok() {
+            self.known.acknowledge(entry);
+        }
+        result
+    }
 }
 
 impl<D: Database> Client for Runner<D> {
     type Operation = Operation;
 
     fn prepare(&mut self) -> Option<(Kind, Operation)> {
-        let step = self.generator.next(&*self.acknowledged);
-        let mut value =
-            |key: &[u8]| records::value(key, self.generator.value_seed(), self.value_size);
+        let step = self.generator.next(&self.known.records);
+        let mut write = |record| {
+            let (key, seed) = (records::key(record), self.generator.value_seed());
+            let value = records::value(&key, seed, self.value_size);
+            WriteOne {
+                record,
+                seed,
+                key,
+                value,
+            }
+        };
         Some(match step {
-            Step::Read(record) => (
-                Kind::Read,
-                Operation::Read {
-                    key: records::key(record),
-                },
-            ),
-            Step::Update(record) => {
+            Step::Read(record) => {
                 let key = records::key(record);
-                (
-                    Kind::Update,
-                    Operation::Update {
-                        value: value(&key),
-                        key,
-                    },
-                )
+                (Kind::Read, Operation::Read { key })
             }
+            Step::Update(record) => (Kind::Update, Operation::Update(write(record))),
             Step::Insert => {
-                let record = self.acknowledged.begin();
-                let key = records::key(record);
-                (
-                    Kind::Insert,
-                    Operation::Insert {
-                        record,
-                        value: value(&key),
-                        key,
-                    },
-                )
+                let record = self.known.records.begin();
+                (Kind::Insert, Operation::Insert(write(record)))
             }
-            Step::Scan { first, length } => (
-                Kind::Scan,
-                Operation::Scan {
-                    start: records::key(first),
-                    limit: length,
-                },
+            Step::Scan { first, length } => {
+                let (start, limit) = (records::key(first), length);
+                (Kind::Scan, Operation::Scan { start, limit })
+            }
+            Step::ReadModifyWrite(record) => (
+                Kind::ReadModifyWrite,
+                Operation::ReadModifyWrite(write(record)),
             ),
-            Step::ReadModifyWrite(record) => {
-                let key = records::key(record);
-                let value = value(&key);
-                (
-                    Kind::ReadModifyWrite,
-                    Operation::ReadModifyWrite { key, value },
-                )
-            }
         })
     }
 
     async fn execute(&mut self, operation: Operation) -> Result<(), Failure> {
         match operation {
-            Operation::Read { key } => read(&self.database, key).await,
-            Operation::Update { key, value } => self.database.put(key, value).await,
-            Operation::Insert { record, key, value } => {
-                let result = self.database.put(key, value).await;
+            Operation::Read { key } => read(&self.database, key).await.map(drop),
+            Operation::Update(update) => self.write(update).await,
+            Operation::Insert(insert) => {
+                let record = insert.record;
+                let result = self.write(insert).await;
                 match &result {
-                    Ok(()) => self.acknowledged.acknowledge(record),
-                    Err(_) => self.acknowledged.fail(record),
+                    Ok(()) => self.known.records.acknowledge(record),
+                    Err(_) => self.known.records.fail(record),
                 }
                 result
             }
             Operation::Scan { start, limit } => scan(&self.database, start, limit).await,
-            Operation::ReadModifyWrite { key, value } => {
-                read(&self.database, key.clone()).await?;
-                self.database.put(key, value).await
+            Operation::ReadModifyWrite(write) => {
+                read(&self.database, write.key.clone()).await?;
+                self.write(write).await
             }
         }
     }
 }
 
 /// Reads a record that must be there.
-async fn read(database: &impl Database, key: Vec<u8>) -> Result<(), Failure> {
+async fn read(database: &impl Database, key: Vec<u8>) -> Result<Vec<u8>, Failure> {
     match database.get(key.clone()).await? {
         None => Err(missing(&key)),
-        Some(value) if records::is_intact(&key, &value) => Ok(()),
+        Some(value) if records::is_intact(&key, &value) => Ok(value),
         Some(value) => Err(damaged(&key, &value)),
     }
 }
@@ -389,6 +416,7 @@ fn check_scan(start: &[u8], end: &[u8], limit: u32, pairs: &[Pair]) -> Result<()
 
 const MISSING: &str = "missing";
 const DAMAGED: &str = "damaged";
+const STALE: &str = "stale";
 
 fn missing(key: &[u8]) -> Failure {
     Failure::new(
@@ -405,6 +433,14 @@ fn damaged(key: &[u8], value: &[u8]) -> Failure {
     )
 }
 
+fn stale(key: &[u8]) -> Failure {
+    let key = text(key);
+    Failure::new(
+        STALE,
+        format!("{key} has a value from before its last acknowledged write"),
+    )
+}
+
 fn text(key: &[u8]) -> String {
     key.escape_ascii().to_string()
 }
@@ -412,6 +448,7 @@ fn text(key: &[u8]) -> String {
 /// Reads records from a queue and notes what is wrong with them.
 struct Verifier<D> {
     database: D,
+    known: Arc<Known>,
     queue: Arc<Mutex<Vec<u64>>>,
     found: Arc<Mutex<VerifyReport>>,
 }
@@ -424,7 +461,11 @@ impl<D: Database> Client for Verifier<D> {
     }
 
     async fn execute(&mut self, record: u64) -> Result<(), Failure> {
-        let result = read(&self.database, records::key(record)).await;
+        let key = records::key(record);
+        let result = match read(&self.database, key.clone()).await {
+            Ok(value) if !self.known.is_current(record, &value) => Err(stale(&key)),
+            result => result.map(drop),
+        };
         let mut found = self.found.lock();
         match &result {
             Ok(()) => found.intact += 1,
@@ -432,6 +473,7 @@ impl<D: Database> Client for Verifier<D> {
                 match &*failure.kind {
                     MISSING => found.missing += 1,
                     DAMAGED => found.damaged += 1,
+                    STALE => found.stale += 1,
                     _ => found.unread += 1,
                 }
                 if found.examples.len() < EXAMPLES_MAX {

@@ -23,7 +23,7 @@ async fn play(memory: &Memory, line: &str) -> Report {
         databases,
         scraper: Scraper::off("no server"),
     };
-    run_on(&plan).await
+    run_on(&plan, async {}).await.0
 }
 
 fn kind(phase: &PhaseReport, kind: Kind) -> &KindReport {
@@ -220,6 +220,24 @@ async fn acknowledged_records_that_are_not_there_are_noticed() {
         reason.contains("was acknowledged and is not there"),
         "{reason}"
     );
+}
+
+#[tokio::test]
+async fn a_value_from_before_the_last_acknowledged_write_is_noticed() {
+    let memory = Memory::default();
+    let records = "--workload a --records 60";
+    play(&memory, &format!("{records} --load-only")).await;
+    let mut faulty = Memory::with(Faults {
+        lost_every: 3,
+        ..Default::default()
+    });
+    faulty.pairs = memory.pairs;
+    let report = play(&faulty, &format!("{records} --run-only --verify")).await;
+    let verify = report.verify.as_ref().unwrap();
+    assert!(verify.stale > 0, "{verify:?}");
+    assert_eq!(verify.intact + verify.stale, 60);
+    let reason = report.verdict().unwrap_err().to_string();
+    assert!(reason.contains("from before its last"), "{reason}");
 }
 
 #[tokio::test]

@@ -62,13 +62,16 @@ pub(super) fn value(key: &[u8], seed: u64, size: usize) -> Vec<u8> {
     value
 }
 
+/// The seed that a value begins with, if it is long enough for one.
+pub(super) fn seed(value: &[u8]) -> Option<u64> {
+    let (head, _) = value.split_first_chunk::<VALUE_SEED_BYTES>()?;
+    Some(u64::from_le_bytes(*head))
+}
+
 /// Whether `found` is a value that [`value`] made for `key`. Values too short to hold a seed are
 /// taken as they are.
 pub(super) fn is_intact(key: &[u8], found: &[u8]) -> bool {
-    let Some((head, _)) = found.split_first_chunk::<VALUE_SEED_BYTES>() else {
-        return true;
-    };
-    value(key, u64::from_le_bytes(*head), found.len()) == found
+    seed(found).is_none_or(|seed| value(key, seed, found.len()) == found)
 }
 
 fn stream(key: &[u8], seed: u64) -> Xoshiro256PlusPlus {

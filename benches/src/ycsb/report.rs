@@ -67,6 +67,8 @@ pub struct VerifyReport {
     pub missing: u64,
     /// There, but not as anybody wrote them.
     pub damaged: u64,
+    /// There and whole, but from before the record's last acknowledged write.
+    pub stale: u64,
     /// The read itself failed.
     pub unread: u64,
     /// Some of those that were not intact.
@@ -192,6 +194,7 @@ impl fmt::Display for VerifyReport {
         for (count, what) in [
             (self.missing, "missing"),
             (self.damaged, "damaged"),
+            (self.stale, "older than acknowledged"),
             (self.unread, "not read"),
         ] {
             if count > 0 {
@@ -234,6 +237,7 @@ mod tests {
             driver_cpu: Duration::from_millis(15),
             stopped: None,
             timeline: Vec::new(),
+            silence: Default::default(),
             server: Difference::between(&counters(7.0), &counters(12.0)),
         };
         outcome.report()
@@ -257,6 +261,7 @@ mod tests {
             intact,
             missing,
             damaged: 0,
+            stale: 0,
             unread: 0,
             examples: examples.collect(),
         }
