@@ -30,14 +30,14 @@ help: ## List what there is
 # ---- running ----
 
 .PHONY: run
-run: build ## Build, start a node, drive a short YCSB load through the stock client, print the figures
+run: build ## Build, start three nodes, run a short YCSB load, kill one meanwhile, print the figures
 	@$(FLOTILLA) demo
 
 DATA ?= ./data
 ADDR ?= 127.0.0.1:20160
 .PHONY: serve
-serve: build ## Start a node that stays: make serve DATA=./data ADDR=127.0.0.1:20160
-	@$(FLOTILLA) server --data-dir $(DATA) --addr $(ADDR)
+serve: build ## Start three nodes that stay: make serve DATA=./data ADDR=127.0.0.1:20160
+	@$(FLOTILLA) demo --stay --data-dir $(DATA) --addr $(ADDR)
 
 .PHONY: build
 build: system ## Build the release binary

@@ -226,6 +226,12 @@ impl Delegates {
         Ok(self.get(region)?.serving())
     }
 
+    /// What every peer that has data said last, in no order.
+    pub fn all(&self) -> Vec<Arc<Serving>> {
+        let serving = self.regions.iter().map(|entry| entry.serving());
+        serving.filter(|serving| serving.peer.id != 0).collect()
+    }
+
     /// Starts a read at the leader's lease.
     ///
     /// # Errors

@@ -170,6 +170,8 @@ pub enum PeerInput {
     Campaign,
     /// Hand leadership to this peer.
     Transfer { to: u64 },
+    /// Hand leadership to whoever follows best, if anybody does.
+    HandOver,
     /// Change the members. `conf_ver` must be the region's (contracts: C21).
     ChangeMembers {
         epoch: RegionEpoch,

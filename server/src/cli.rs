@@ -27,7 +27,7 @@ and other nodes on one port. Point any TiKV client at that port.";
 
 const AFTER: &str = "\
 Examples:
-  See it work: a node in a temporary folder under a short load, and the figures:
+  See it work: three nodes in a temporary folder under a short load, one of which dies and comes back:
       flotilla demo
 
   Start a node; the first start creates a cluster, later ones continue it:
@@ -69,7 +69,8 @@ pub enum Command {
     /// Run a node until it is stopped by SIGTERM or Ctrl-C
     #[command(long_about = SERVER_LONG)]
     Server(ConfigArgs),
-    /// Start a node in a temporary folder, put a short load on it, and print the figures
+    /// Start three nodes in a temporary folder, put a short load on them, kill one, print the figures
+    #[command(long_about = DEMO_LONG)]
     Demo(DemoArgs),
     /// Measure a running cluster
     #[command(subcommand, long_about = BENCH_LONG)]
@@ -88,6 +89,15 @@ Run a node until it is stopped by SIGTERM or Ctrl-C.
 With an empty or missing data folder it creates a cluster of one node, or joins the one of `--join`; \
 with the folder of an earlier run it continues that one. Once it serves it prints one line, `flotilla serves on ...`, to \
 standard output; everything else is logged to standard error.";
+
+const DEMO_LONG: &str = "\
+Start three nodes in one process and a temporary folder, put a short load on them, and print the figures.
+
+The nodes speak with each other over loopback, as on three machines. Once every region has three replicas, \
+YCSB workload A runs through the stock Rust client. After a third of its time the node that leads most \
+regions dies as by `kill -9`: its connections break, and what it had not synced is lost. After two thirds it \
+starts again. At the end every record is read back: it must not be older than its last acknowledged write. \
+With `--stay` the cluster stays for clients of your own, until Ctrl-C.";
 
 const BENCH_LONG: &str = "\
 Measure a running cluster from outside, as its users see it.

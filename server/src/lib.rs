@@ -1,4 +1,4 @@
-//! The flotilla node as a library.
+//! The flotilla node as a library: [`Flotilla`] is a node in another program.
 //!
 //! ```text
 //!  net       one port: connections, limits, HTTP/1.1 and HTTP/2
@@ -9,6 +9,8 @@
 //!  peers     the transport between stores
 //!  store     databases, machines and their threads
 //!  node      all of it together: start, stop, what ends it
+//!  embedded  a node on threads of its own, in another program
+//!  local     its reads and writes without a socket
 //!  program   the command line, and the code the process ends with
 //! ```
 //!
@@ -17,9 +19,11 @@
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod embedded;
 mod gauges;
 mod http;
 pub mod join;
+mod local;
 pub mod logging;
 pub mod metrics;
 pub mod net;
@@ -31,6 +35,9 @@ pub mod program;
 pub mod recover;
 pub mod rpc;
 pub mod store;
+
+pub use embedded::{EmbedError, Flotilla};
+pub use local::LocalError;
 
 const _: () = assert!(
     !flotilla_raftstore::PLANTED,

@@ -1,5 +1,8 @@
 //! A node: its store, its placement driver, its port.
 
+#[cfg(test)]
+mod tests;
+
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,10 +12,12 @@ use std::time::Duration;
 use flotilla_engine::{DataDir, EngineError};
 use flotilla_pd_client::PdClient;
 use flotilla_proto::keyspacepb::keyspace_server::KeyspaceServer;
+use flotilla_proto::metapb::{Peer, PeerRole};
 use flotilla_proto::pdpb::pd_server::PdServer;
 use flotilla_proto::raft::peers_server::PeersServer;
 use flotilla_proto::tikvpb::tikv_server::TikvServer;
 use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::{PeerInput, Serving};
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -21,6 +26,7 @@ use tonic_health::server::HealthReporter;
 use crate::config::{Config, ConfigError, HostPort, Loaded};
 use crate::http::{self, Pages};
 use crate::join::{self, JoinError, Joined};
+use crate::local::Local;
 use crate::metrics::Metrics;
 use crate::net::{self, BindError, Bound, Limits, Server};
 use crate::peers::{self, Book, Receiver, Transport, remembered};
@@ -30,6 +36,10 @@ use crate::store::{self, Fatal, FatalSink, OpenError, Store, Threads};
 
 /// How long a start waits for its own regions to elect their leaders.
 const ELECTION_WAIT: Duration = Duration::from_secs(30);
+/// How often a stop looks whether its leaders have gone, and asks again ...
+const HAND_OVER_EVERY: Duration = Duration::from_millis(50);
+/// ... and how long it waits for the next one to go: longer than a transfer may take.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(2);
 /// How often samples are filed.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -79,6 +89,8 @@ pub struct Node {
     serving: Arc<AtomicBool>,
     health: HealthReporter,
     streams: StopStreams,
+    pd: PdHandle,
+    local: Local,
     tasks: Tasks,
     stop_timeout: Duration,
 }
@@ -161,8 +173,10 @@ impl Node {
         let (streams, stopping) = StopStreams::new();
         let message_max = config.message_max.memory();
         let kv = Arc::new(Kv::new(Arc::clone(&store), placement));
+        let tikv = TikvService::new(kv, &metrics, stopping.clone());
+        let local = Local::new(tikv.clone(), Arc::clone(&store));
         let grpc = Routes::new(
-            TikvServer::new(TikvService::new(kv, &metrics, stopping.clone()))
+            TikvServer::new(tikv)
                 .max_decoding_message_size(message_max)
                 .max_encoding_message_size(usize::MAX),
         )
@@ -198,18 +212,20 @@ impl Node {
             serving,
             health,
             streams,
+            pd,
+            local,
             tasks: running,
             stop_timeout: config.stop_timeout,
         };
-        node.become_ready(pd, reporter).await
+        node.become_ready(reporter).await
     }
 
     /// Waits until PD knows the store; then takes requests.
-    async fn become_ready(mut self, pd: PdHandle, reporter: Reporter) -> Result<Self, StartError> {
+    async fn become_ready(mut self, reporter: Reporter) -> Result<Self, StartError> {
         let alone = is_alone(&self.store);
         let registered = async {
             if alone {
-                let led = tokio::time::timeout(ELECTION_WAIT, pd.led());
+                let led = tokio::time::timeout(ELECTION_WAIT, self.pd.led());
                 led.await.map_err(|_| StartError::NoLeader)?;
             }
             // With others it may take as long as they do not run.
@@ -252,22 +268,37 @@ impl Node {
         &self.metrics
     }
 
+    /// This node's share of PD.
+    pub fn pd(&self) -> &PdHandle {
+        &self.pd
+    }
+
+    /// Requests of this process.
+    pub(crate) fn local(&self) -> Local {
+        self.local.clone()
+    }
+
     /// Waits until the node cannot go on.
     pub async fn failed(&self) -> Fatal {
         self.fatal.reported().await
     }
 
-    /// Stops in order: no new requests, those under way finish, what was acknowledged is flushed.
+    /// Stops in order: `leaders` move to other nodes, no new requests, those under way finish, what was
+    /// acknowledged is flushed.
     ///
     /// # Errors
     /// The last flush failed; nothing acknowledged is lost, the next start replays it.
-    pub async fn stop(mut self) -> Result<(), StopError> {
+    pub async fn stop(mut self, leaders: Leaders) -> Result<(), StopError> {
         self.serving.store(false, Ordering::Release);
         self.health
             .set_service_status("", ServingStatus::NotServing)
             .await;
         // Those who watch it have been told, and their streams end.
         self.health.clear_service_status("").await;
+        if leaders == Leaders::Move {
+            let moving = hand_over(&self.store);
+            let _ = tokio::time::timeout(self.stop_timeout, moving).await;
+        }
         self.streams.stop();
         let mut cut_off = self.server.stop(self.stop_timeout).await;
         if let Some(server) = self.status_server {
@@ -284,6 +315,52 @@ impl Node {
         tokio::task::spawn_blocking(move || threads.stop()).await??;
         Ok(())
     }
+}
+
+/// What becomes of the regions that a node leads when it stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leaders {
+    /// Other nodes lead them before this one stops: clients are sent there, and nobody waits for an
+    /// election.
+    Move,
+    /// They wait for this node, or for an election: the whole cluster ends.
+    Stay,
+}
+
+/// Hands the store's regions to followers that have caught up; gives up when no more of them goes.
+async fn hand_over(store: &Store) {
+    let mut fewest = usize::MAX;
+    let mut since = tokio::time::Instant::now();
+    loop {
+        let led = led_with_others(store);
+        if led.len() < fewest {
+            (fewest, since) = (led.len(), tokio::time::Instant::now());
+        }
+        if led.is_empty() {
+            return;
+        }
+        if since.elapsed() >= HAND_OVER_PATIENCE {
+            tracing::warn!(regions = led.len(), "no other node takes over the lead");
+            return;
+        }
+        for region in led {
+            store.runtime.to_peer(region, PeerInput::HandOver);
+        }
+        tokio::time::sleep(HAND_OVER_EVERY).await;
+    }
+}
+
+/// The regions that this store leads and others could.
+fn led_with_others(store: &Store) -> Vec<u64> {
+    let votes = |peer: &Peer| matches!(peer.role(), PeerRole::Voter | PeerRole::IncomingVoter);
+    let could = |serving: &Serving| {
+        let mut peers = serving.region.peers.iter();
+        serving.is_leader() && peers.any(|peer| peer.id != serving.peer.id && votes(peer))
+    };
+    let all = store.runtime.delegates.all().into_iter();
+    all.filter(|serving| could(serving))
+        .map(|serving| serving.region.id)
+        .collect()
 }
 
 /// Why a node did not stop cleanly.

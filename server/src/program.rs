@@ -2,7 +2,7 @@
 
 use crate::cli::{Cli, Command, ConfigArgs};
 use crate::config::{Config, ConfigError, Loaded};
-use crate::node::Node;
+use crate::node::{Leaders, Node};
 use crate::{demo, logging, process};
 use anyhow::Context;
 use clap::Parser;
@@ -145,7 +145,7 @@ async fn serve(loaded: &Loaded) -> anyhow::Result<()> {
         signal = stop => {
             let signal = signal.context("the runtime is ending")?;
             tracing::info!(signal, "stopping");
-            node.stop().await?;
+            node.stop(Leaders::Move).await?;
             tracing::info!("stopped");
             Ok(())
         }

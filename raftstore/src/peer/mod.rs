@@ -286,6 +286,12 @@ impl Peer {
                 // A refused transfer leaves the leader as it is; whoever asked looks at the outcome.
                 let _refused = self.raft.transfer_leader(now, to);
             }
+            PeerInput::HandOver => {
+                if self.is_leader() {
+                    self.delegate.suspend();
+                    self.hand_over(now);
+                }
+            }
             PeerInput::ChangeMembers {
                 epoch,
                 changes,

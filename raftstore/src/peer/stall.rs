@@ -48,17 +48,20 @@ impl Peer {
         }
         tracing::trace!(target: PROBE_TARGET, "stall: a leader gives up its lease");
         self.delegate.revoke();
+        if self.hand_over(now) {
+            tracing::trace!(target: PROBE_TARGET, "stall: a leader hands over");
+        }
+    }
+
+    /// Hands leadership to the voter with the longest log. `false`: there is none, or it does not follow.
+    pub(super) fn hand_over(&mut self, now: Mono) -> bool {
         let own = self.meta.id;
         let status = self.raft.status();
         let voter = |id: u64| id != own && self.raft.is_voter(id);
         let others = status.peers.iter().filter(|peer| voter(peer.id));
-        let Some(best) = others.max_by_key(|peer| (peer.matched, peer.active)) else {
-            return;
-        };
-        let best = best.id;
-        if self.raft.transfer_leader(now, best).is_ok() {
-            tracing::trace!(target: PROBE_TARGET, "stall: a leader hands over");
-        }
+        let best = others.max_by_key(|peer| (peer.matched, peer.active));
+        let best = best.map(|peer| peer.id);
+        best.is_some_and(|best| self.raft.transfer_leader(now, best).is_ok())
     }
 
     /// Nothing is served by a lease while the disk counts as stalled.

@@ -197,7 +197,7 @@ settings! {
     "status-addr" status_addr "HOST:PORT for /metrics and the JSON API, when they should not be on addr.";
     "join" join "HOST:PORT of any node of the cluster that a new store joins; without it a new store creates a cluster.";
     "allow-plaintext" allow_plaintext "Listen beyond loopback. This version has no TLS: anybody who reaches the port can read and write.";
-    "stop-timeout" stop_timeout "How long a stop waits for requests under way before it closes their connections.";
+    "stop-timeout" stop_timeout "How long a stop waits for its leaders to move to other nodes, and then for requests under way before it closes their connections.";
     "log.level" log_level "error, warn, info, debug or trace.";
     "log.format" log_format "text or json, one record a line, on standard error.";
     "threads.runtime" runtime_threads "Threads for sockets and requests; as many as there are cores unless set.";

@@ -13,7 +13,7 @@ use flotilla_pd_client::{
 use flotilla_proto::eraftpb::ConfChangeType;
 use flotilla_proto::metapb::{Peer, Region};
 use flotilla_proto::pdpb::{
-    ChangePeer, PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitReason,
+    ChangePeer, ErrorType, PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitReason,
     StoreStats, TimeInterval,
 };
 use flotilla_raftstore::effects::{NewIds, PdTask, PeerChange, RaftInput, RegionSize};
@@ -22,7 +22,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::config::HostPort;
-use crate::store::{DiskWatch, PdQueue, Store, clock, descriptor};
+use crate::store::{DiskWatch, Fatal, PdQueue, Store, clock, descriptor};
 
 /// Pause before the store is registered again.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -329,7 +329,11 @@ impl Reporter {
                 used_size: used,
                 ..on_disk(&store.disk, stats)
             };
+            let id = stats.store_id;
             if let Err(error) = pd.store_heartbeat(stats).await {
+                if error.kind() == Some(ErrorType::StoreTombstone) {
+                    store.fatal.report(Fatal::Removed { store: id });
+                }
                 tracing::warn!(%error, "the store's heartbeat was not taken");
             }
         });

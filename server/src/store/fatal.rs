@@ -35,6 +35,15 @@ pub enum Fatal {
         /// How long it has been running.
         waited: Duration,
     },
+    /// The store was removed from its cluster.
+    #[error(
+        "store {store} was removed from its cluster, for ever: its regions have their replicas elsewhere; \
+         delete its data folder, and start with an empty one to join again"
+    )]
+    Removed {
+        /// Which.
+        store: u64,
+    },
     /// PD's own rows are not what they should be.
     #[error("the placement driver cannot read its records: {cause}")]
     Pd {

@@ -14,6 +14,7 @@
 //! | `crash` | `kill -9` at any moment |
 //! | `stop` | SIGTERM and Ctrl-C |
 //! | `cluster` | nodes that join, and those that must not |
+//! | `rolling` | a rolling restart under load |
 //! | `recover` | a majority that is lost for good |
 //!
 //! `FLOTILLA_SEED` gives a random test the seed that it printed first: what is written, and when the
@@ -30,6 +31,7 @@ mod messages;
 mod node;
 mod recover;
 mod requests;
+mod rolling;
 mod settings;
 mod stop;
 mod wire;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla::config::{ByteSize, Config, HostPort, Loaded};
-use flotilla::node::{Node, StartError};
+use flotilla::node::{Leaders, Node, StartError};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
 
@@ -139,7 +139,7 @@ impl TestNode {
     /// Stops in order.
     pub(crate) async fn stop(&mut self) {
         let Running { node, runtime } = self.running.take().expect("it runs");
-        let stopped = runtime.spawn(node.stop()).await;
+        let stopped = runtime.spawn(node.stop(Leaders::Stay)).await;
         stopped
             .expect("the stop does not panic")
             .expect("the node stops cleanly");
