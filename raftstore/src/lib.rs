@@ -21,6 +21,7 @@ mod delegate;
 pub mod effects;
 mod entry;
 mod error;
+mod instruction;
 mod log_view;
 mod meta;
 pub mod peer;
@@ -40,6 +41,7 @@ pub use effects::{
 };
 pub use entry::{Command, EntryError, decode_command};
 pub use error::{RequestError, StartError};
+pub use instruction::Instruction;
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use planted::{PLANTED, Plant};

@@ -107,6 +107,12 @@ pub enum Rule {
     IdsUnique,
     /// A region that PD shows was real, and one PD shows no older one later (faults: 31).
     RoutesReal,
+    /// No operator of PD takes a region below its number of replicas, puts two on one store, or takes
+    /// its leader away (faults: 29).
+    OperatorsKeepReplicas,
+    /// Where nobody else meddles, PD's operators end, and with them every region has the replicas that
+    /// it should have (faults: 30).
+    PlanningConverges,
     /// A queue keeps within its limit (faults: 42).
     QueuesBounded,
     /// Nothing but a failing disk ends a store, or keeps it from starting.
@@ -119,7 +125,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 55] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -169,6 +175,8 @@ impl Rule {
         Self::WindowOpensAbove,
         Self::IdsUnique,
         Self::RoutesReal,
+        Self::OperatorsKeepReplicas,
+        Self::PlanningConverges,
         Self::QueuesBounded,
         Self::EndsByDiskOnly,
         Self::ServesAgain,

@@ -312,8 +312,11 @@ impl Oracle {
         let nothing = Held::default();
         let seen = self.stores.entry(store).or_default();
         let durable = seen.log.durable(region).unwrap_or(&nothing);
-        if durable.is_of_another(inner.from) {
-            // It waited in a queue while its peer ended, and what that had promised with it.
+        let own = durable.record.map(|record| record.peer_id) == Some(inner.from);
+        let buried = seen.buried.get(&region) >= Some(&inner.from) && !own;
+        if buried || durable.is_of_another(inner.from) {
+            // It waited in a queue while its peer ended, and what that had promised with it: what one
+            // write of the log brought and cleared was never there.
             return;
         }
         let intent = seen.log.held(region).and_then(Held::snapshot);

@@ -10,6 +10,7 @@ mod driver;
 mod end;
 mod events;
 mod lives;
+mod losses;
 mod network;
 mod operators;
 mod pauses;
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_engine::SnapshotKey;
 use flotilla_proto::clock::Mono;
 use parking_lot::Mutex;
 
@@ -105,9 +107,13 @@ pub struct Sim {
     /// What operators have done so far.
     meddled: u64,
     phase: Phase,
+    /// The store that is lost for good.
+    gone: Option<u64>,
     /// Snapshots on their way.
     transfers: BTreeMap<TransferId, Transfer>,
     transfers_begun: TransferId,
+    /// Offers that the other end gave up before they were answered: by whom they are held, and of what.
+    offers_dropped: BTreeMap<TransferId, (LifeId, SnapshotKey)>,
     /// Snapshots that have come to a process and have no intent yet, by region.
     received: BTreeSet<(LifeId, u64)>,
     /// What clients asked and heard.
@@ -167,9 +173,11 @@ impl Sim {
             idle: false,
             meddled: 0,
             phase: Phase::Run,
+            gone: None,
             history: History::default(),
             transfers: BTreeMap::new(),
             transfers_begun: 0,
+            offers_dropped: BTreeMap::new(),
             received: BTreeSet::new(),
             served: BTreeMap::new(),
             rng: root.fork("run"),
@@ -193,6 +201,7 @@ impl Sim {
         self.operator_later();
         self.partition_later();
         self.retune_later();
+        self.loss_later();
     }
 
     /// Runs to the end.
