@@ -21,7 +21,6 @@ mod delegate;
 pub mod effects;
 mod entry;
 mod error;
-mod instruction;
 mod log_view;
 mod meta;
 pub mod peer;
@@ -41,7 +40,6 @@ pub use effects::{
 };
 pub use entry::{Command, EntryError, decode_command};
 pub use error::{RequestError, StartError};
-pub use instruction::Instruction;
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use planted::{PLANTED, Plant};

@@ -65,12 +65,16 @@ pub enum Planted {
     AnsweredBeforeApplied,
     /// A split is applied though the region was split since it was proposed.
     SplitOfOldEpoch,
+    /// A peer that is ending goes on with what it hears (contracts: C7).
+    EndingPeerActs,
+    /// A change of the members is applied to the region and not to the raft group.
+    MembersUncounted,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 27] = [
         Self::AckBeforeIntent,
         Self::IntentRemovedEarly,
         Self::IntentIgnoredAtStart,
@@ -96,6 +100,8 @@ impl Planted {
         Self::UndecidedForgotten,
         Self::AnsweredBeforeApplied,
         Self::SplitOfOldEpoch,
+        Self::EndingPeerActs,
+        Self::MembersUncounted,
     ];
 }
 

@@ -21,6 +21,14 @@ pub enum Rule {
     LinearizableRead,
     /// A write comes behind all that was known when it was proposed (faults: 39).
     LinearizableWrite,
+    /// A read by index, at whatever replica, misses nothing that an earlier one has shown.
+    IndexedReads,
+    /// A client sees its own writes, and never less than it has seen (faults: 41).
+    Sessions,
+    /// A proposal on a store that runs is answered within its time (faults: 45).
+    AnsweredInTime,
+    /// A connected majority serves while the others are still away (faults: 44).
+    MajorityServes,
     /// What clients heard has an order, whatever the log says (faults: 39).
     SecondOpinion,
     /// A compare-and-swap wrote over exactly what it compared (contracts: C18).
@@ -80,6 +88,10 @@ pub enum Rule {
     IntentCoversState,
     /// A peer that has ended never acts again (faults: 16; contracts: C7).
     TombstoneStays,
+    /// A peer that is ending moves no more, and one that has ended has nothing left (faults: 17).
+    EndedIsSilent,
+    /// A peer counts by the members that what it has applied has made (faults: 9, 10).
+    ConfIsApplied,
     /// While a peer is dying its region id makes no peer, and its range goes to nobody (contracts: C7).
     DyingStaysAlone,
     /// A store has at most one peer of a region, the last that was made (faults: 16).
@@ -107,12 +119,6 @@ pub enum Rule {
     IdsUnique,
     /// A region that PD shows was real, and one PD shows no older one later (faults: 31).
     RoutesReal,
-    /// No operator of PD takes a region below its number of replicas, puts two on one store, or takes
-    /// its leader away (faults: 29).
-    OperatorsKeepReplicas,
-    /// Where nobody else meddles, PD's operators end, and with them every region has the replicas that
-    /// it should have (faults: 30).
-    PlanningConverges,
     /// A queue keeps within its limit (faults: 42).
     QueuesBounded,
     /// Nothing but a failing disk ends a store, or keeps it from starting.
@@ -125,7 +131,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 59] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -133,6 +139,10 @@ impl Rule {
         Self::NothingAfterFailure,
         Self::LinearizableRead,
         Self::LinearizableWrite,
+        Self::IndexedReads,
+        Self::Sessions,
+        Self::AnsweredInTime,
+        Self::MajorityServes,
         Self::SecondOpinion,
         Self::AtomicSwap,
         Self::StateIsLog,
@@ -162,6 +172,8 @@ impl Rule {
         Self::AckedSnapshotHasIntent,
         Self::IntentCoversState,
         Self::TombstoneStays,
+        Self::EndedIsSilent,
+        Self::ConfIsApplied,
         Self::DyingStaysAlone,
         Self::OneLivePeer,
         Self::PeerIdsUnique,
@@ -175,8 +187,6 @@ impl Rule {
         Self::WindowOpensAbove,
         Self::IdsUnique,
         Self::RoutesReal,
-        Self::OperatorsKeepReplicas,
-        Self::PlanningConverges,
         Self::QueuesBounded,
         Self::EndsByDiskOnly,
         Self::ServesAgain,

@@ -12,6 +12,8 @@ use crate::rules::Rule;
 use crate::sim::Sim;
 use crate::world::World;
 
+/// Of the histories of keys so many percent are decided by the second opinion, at least.
+const DECIDED_PERCENT: u64 = 95;
 /// Lines of the transcript that a failure shows.
 const TRANSCRIPT_LINES: usize = 200;
 
@@ -250,7 +252,18 @@ impl Summary {
         never.filter(|name| self.probes.count(name) == 0).collect()
     }
 
-    /// Rules that were never checked, and probes that nobody knows.
+    /// Histories of a key that could have been wrong, of a hundred, for which the second opinion has found
+    /// an order, and not given up.
+    pub fn decided_percent(&self) -> u64 {
+        let decided = self.checks.get(&Rule::SecondOpinion).copied();
+        let (decided, given_up) = (
+            decided.unwrap_or(0),
+            self.probes.count("history: too many orders to look at"),
+        );
+        decided * 100 / (decided + given_up).max(1)
+    }
+
+    /// Rules that were never checked, or too rarely for what there was, and probes that nobody knows.
     pub fn missing(&self) -> Vec<String> {
         let rules = Rule::ALL
             .iter()
@@ -258,6 +271,12 @@ impl Summary {
         let unlisted = self.probes.unlisted().keys();
         rules
             .map(|rule| format!("{rule:?}"))
+            .chain((self.decided_percent() < DECIDED_PERCENT).then(|| {
+                format!(
+                    "SecondOpinion: {} % of the histories decided",
+                    self.decided_percent()
+                )
+            }))
             .chain(unlisted.map(|name| format!("{name}: not in the list of probes")))
             .collect()
     }

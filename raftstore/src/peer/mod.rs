@@ -212,13 +212,20 @@ impl Peer {
         &self.raft
     }
 
+    /// Whether it has begun to end: it says, votes for and serves nothing any more.
+    pub fn is_ending(&self) -> bool {
+        self.ending
+    }
+
     /// Whether this peer leads its group.
     pub fn is_leader(&self) -> bool {
         self.raft.is_leader()
     }
 
     pub(crate) fn handle(&mut self, now: Mono, input: PeerInput, effects: &mut RaftEffects) {
-        if self.ending && !matches!(input, PeerInput::Applied(_) | PeerInput::Ingested { .. }) {
+        let acts = self.shared.plants(Planted::EndingPeerActs);
+        let late = matches!(input, PeerInput::Applied(_) | PeerInput::Ingested { .. });
+        if self.ending && !late && !acts {
             // Whoever waits for an answer gets it by the drop.
             return;
         }
@@ -488,7 +495,11 @@ impl Peer {
                 self.region = region;
             }
             RegionChange::Members { index, region } => {
-                if let Err(error) = self.raft.apply_conf_change(now, &conf_state(&region)) {
+                let conf = match self.shared.plants(Planted::MembersUncounted) {
+                    true => self.raft.conf(),
+                    false => conf_state(&region),
+                };
+                if let Err(error) = self.raft.apply_conf_change(now, &conf) {
                     let detail = format!("a committed configuration is refused: {error}");
                     effects.fatal = Some(StoreFatal::Safety {
                         region: region.id,

@@ -7,8 +7,10 @@
 //! with unknown outcomes and batches included.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_proto::clock::Mono;
 use flotilla_proto::store::Mod;
 use flotilla_raftstore::RequestError;
 use prost::Message;
@@ -16,6 +18,10 @@ use prost::Message;
 use super::Oracle;
 use super::model::{AppliedPart, RowKey};
 use crate::rules::{Checks, Rule};
+
+/// The longest wait for an answer: what nobody decides is told as such after ten seconds without a
+/// leader; before that elections may fail, and threads stall.
+const ANSWER_MAX: Duration = Duration::from_secs(30);
 
 /// Names an operation in a run.
 pub type OpId = u64;
@@ -121,6 +127,8 @@ pub struct Answers {
     proposals: BTreeMap<OpId, Proposal>,
     /// Those without an answer, with their stores.
     pending: BTreeMap<OpId, u64>,
+    /// Of them, those that were looked at, and when first.
+    waiting: BTreeMap<OpId, Mono>,
     alike: BTreeMap<Vec<u8>, Alike>,
     /// Keys at which a split took effect.
     split_at: BTreeMap<Bytes, u64>,
@@ -223,11 +231,11 @@ impl Answers {
         checks.check(Rule::AnsweredOnce, fate == Fate::Pending, || {
             format!("operation {op} is answered, and was {fate:?}")
         });
-        checks.check(
-            Rule::NothingAfterFailure,
-            !(failed && said == Said::Done && !matches!(proposal.what, What::Read)),
-            || format!("operation {op} is acknowledged after the log failed"),
-        );
+        if failed && !matches!(proposal.what, What::Read) {
+            checks.check(Rule::NothingAfterFailure, said != Said::Done, || {
+                format!("operation {op} is acknowledged after the log failed")
+            });
+        }
         match (&proposal.what, said) {
             (What::Write { print, .. }, Said::Done) => {
                 let alike = self.alike.entry(print.clone()).or_default();
@@ -247,6 +255,22 @@ impl Answers {
             _ => {}
         }
         None
+    }
+
+    /// Looks at what `store` owes, at `now`. Answers what has waited the longest.
+    fn oldest(&mut self, store: u64, now: Mono) -> Option<(OpId, Duration)> {
+        let (pending, waiting) = (&self.pending, &mut self.waiting);
+        waiting.retain(|op, _| pending.contains_key(op));
+        let here = pending.iter().filter(|(_, of)| **of == store);
+        here.map(|(op, _)| (*op, now - *waiting.entry(*op).or_insert(now)))
+            .max_by_key(|(_, waited)| *waited)
+    }
+
+    /// Time that `store` could not use.
+    pub fn excuse(&mut self, store: u64, time: Duration) {
+        let here = self.waiting.iter_mut();
+        let here = here.filter(|(op, _)| self.pending.get(op) == Some(&store));
+        here.for_each(|(_, since)| *since = *since + time);
     }
 
     /// A store died without answering. Answers how many proposals that leaves unknown.
@@ -291,6 +315,17 @@ impl Answers {
 }
 
 impl Oracle {
+    /// Whatever a store that runs has taken on it answers in time, if only that nobody knows.
+    pub fn check_answered_in_time(&mut self, store: u64) {
+        let Some((op, waited)) = self.answers.oldest(store, self.now) else {
+            return;
+        };
+        self.checks
+            .check(Rule::AnsweredInTime, waited <= ANSWER_MAX, || {
+                format!("store {store}: operation {op} waits for {waited:?}")
+            });
+    }
+
     /// A store answers a proposal. Whoever hears that a write is done knows it from now on, and may
     /// not find it behind what was known when it was proposed.
     pub fn answer(&mut self, store: u64, op: OpId, said: Said) {

@@ -9,12 +9,12 @@ use flotilla_engine::{BIRTH, RegionWrite};
 use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::{ConfState, Entry, HardState, Message, MessageKind};
 use flotilla_proto::store::PeerMessage;
-use flotilla_raft::Role;
-use flotilla_raft::quorum::{VoteOutcome, joint_vote};
+use flotilla_raft::{LogView as _, Role};
 use flotilla_raftstore::peer::Peer;
-use flotilla_raftstore::region::conf_state;
 
 use super::log::Held;
+use super::members::conf_of;
+use super::quorum::majority;
 use super::{Oracle, StoreSeen};
 use crate::rules::{Checks, Rule};
 
@@ -39,11 +39,49 @@ struct Group {
     /// it. Neither falls.
     committed: Vec<(u64, u64)>,
     /// Who led, by term.
-    leaders: BTreeMap<u64, u64>,
+    leaders: BTreeMap<u64, Led>,
     /// Who was voted for, by voter and term, as the voter's disk or its word has it.
     votes: BTreeMap<(u64, u64), u64>,
     /// Terms that a transfer asked for.
     transfers: BTreeMap<u64, u64>,
+}
+
+/// A leader, as it was first seen in its term.
+#[derive(Debug)]
+struct Led {
+    peer: u64,
+    /// Its log then, from the first index on: the first of each run of one term, and that term.
+    runs: Vec<(u64, u64)>,
+    /// The last index then. What comes behind it is of its own term.
+    last: u64,
+}
+
+impl Led {
+    fn see(peer: &Peer) -> Self {
+        let raft = peer.raft();
+        let (first, last) = (raft.log().first_index(), raft.last_index());
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for index in first..=last {
+            let term = raft.term_at(index).unwrap_or_default();
+            if runs.last().is_none_or(|(_, of)| *of != term) {
+                runs.push((index, term));
+            }
+        }
+        Self {
+            peer: raft.id(),
+            runs,
+            last,
+        }
+    }
+
+    /// The term of its entry at `index`, if it had one that is known. It leads in `term`.
+    fn term_at(&self, index: u64, term: u64) -> Option<u64> {
+        if index > self.last {
+            return Some(term);
+        }
+        let runs = self.runs.partition_point(|(first, _)| *first <= index);
+        Some(self.runs[runs.checked_sub(1)?].1)
+    }
 }
 
 impl Group {
@@ -78,7 +116,7 @@ impl Consensus {
     /// No quorum of a configuration misses one of the next (faults: 9): not even where everybody of
     /// either is asked in turn.
     pub fn check_quorums(before: &Region, after: &Region, checks: &mut Checks) {
-        let (one, next) = (conf_state(before), conf_state(after));
+        let (one, next) = (conf_of(before), conf_of(after));
         let halves = [
             &one.voters,
             &one.voters_outgoing,
@@ -91,10 +129,10 @@ impl Consensus {
         let apart = (0..1u32 << members.len()).find(|set| {
             let says = |conf: &ConfState, wanted: bool| {
                 let yes = |id: u64| {
-                    let place = members.iter().position(|member| *member == id)?;
-                    ((set >> place & 1 == 1) == wanted).then_some(true)
+                    let place = members.iter().position(|member| *member == id);
+                    place.is_some_and(|place| (set >> place & 1 == 1) == wanted)
                 };
-                joint_vote(&conf.voters, &conf.voters_outgoing, yes) == VoteOutcome::Won
+                majority(conf, yes)
             };
             says(&one, true) && says(&next, false)
         });
@@ -164,14 +202,16 @@ impl Consensus {
         let (raft, region) = (peer.raft(), peer.region().id);
         let (id, term) = (raft.id(), raft.term());
         let group = self.groups.entry(region).or_default();
-        let first = *group.leaders.entry(term).or_insert(id);
+        let led = group.leaders.entry(term);
+        let first = led.or_insert_with(|| Led::see(peer)).peer;
         checks.check(Rule::OneLeaderPerTerm, first == id, || {
             format!("region {region}: peers {first} and {id} lead term {term}")
         });
         let conf = raft.conf();
-        let granted = |voter: u64| (group.votes.get(&(voter, term)) == Some(&id)).then_some(true);
+        let granted = |voter: u64| group.votes.get(&(voter, term)) == Some(&id);
         let before = self.confs.get(&(region, id));
-        let won = won_in(&conf, granted) || before.is_some_and(|before| won_in(before, granted));
+        let won =
+            majority(&conf, granted) || before.is_some_and(|before| majority(before, granted));
         checks.check(Rule::OneLeaderPerTerm, won, || {
             format!("region {region}: peer {id} leads term {term} without the votes of a quorum of {conf:?}")
         });
@@ -201,9 +241,12 @@ impl Consensus {
         let group = self.groups.entry(region).or_default();
         for index in from.max(BIRTH.index) + 1..=commit.min(group.commit()) {
             let (has, is) = (raft.term_at(index), group.committed_term(index));
-            checks.check(Rule::CommittedStays, has.is_none() || has == is, || {
-                format!("region {region}: peer {id} committed index {index} with term {has:?}, it was {is:?}")
-            });
+            // What its log does not begin with any more its state is checked for.
+            if has.is_some() {
+                checks.check(Rule::CommittedStays, has == is, || {
+                    format!("region {region}: peer {id} committed index {index} with term {has:?}, it was {is:?}")
+                });
+            }
         }
         if commit <= group.commit() {
             return;
@@ -225,14 +268,20 @@ impl Consensus {
         });
         let conf = raft.conf();
         let holds = |member: u64| {
-            let (_, store) = seats.get(&member)?;
-            let held = stores.get(store)?.log.durable(region)?;
-            let same = held.term_of(member, commit) == raft.term_at(commit);
-            let another = held.record.is_some_and(|record| record.peer_id != member);
-            (same || !another && held.truncated().index >= commit).then_some(true)
+            let place = seats.get(&member);
+            let Some(log) = place.and_then(|(_, store)| Some(&stores.get(store)?.log)) else {
+                return false;
+            };
+            // A leader may count the word of a member that has ended since.
+            let held = log.former(region, member).or(log.durable(region));
+            held.is_some_and(|held| {
+                let own = held.record.is_none_or(|record| record.peer_id == member);
+                let same = held.term(commit) == raft.term_at(commit);
+                own && (same || held.truncated().index >= commit)
+            })
         };
         let before = self.confs.get(&(region, id));
-        let won = won_in(&conf, holds) || before.is_some_and(|before| won_in(before, holds));
+        let won = majority(&conf, holds) || before.is_some_and(|before| majority(before, holds));
         checks.check(Rule::CommitByQuorum, won, || {
             format!("region {region}: peer {id} committed {commit}, which no quorum of {conf:?} has on disk")
         });
@@ -260,11 +309,18 @@ impl Consensus {
                 voted(message.to)
             }
             MessageKind::AppendResponse if !message.reject => {
-                let reached = durable.reached.get(&term).copied().unwrap_or(0);
-                let held = durable.last().max(reached) >= message.index;
+                let index = message.index;
+                let leader = self
+                    .groups
+                    .get(&region)
+                    .and_then(|group| group.leaders.get(&term));
+                let held = match leader.and_then(|led| led.term_at(index, term)) {
+                    Some(wanted) => durable.had(index, wanted),
+                    None => durable.last() >= index,
+                };
                 // What one batch wrote and cut off again was never held. No leader of the earlier term
                 // can count on it: those who chose the later leader did not have it either.
-                (held || durable.was_cut(message.index, term)) && state.term >= term
+                (held || durable.was_cut(index, term)) && state.term >= term
             }
             MessageKind::Append | MessageKind::Snapshot | MessageKind::HeartbeatResponse => {
                 state.term >= term
@@ -277,8 +333,9 @@ impl Consensus {
                 ..message.clone()
             };
             format!(
-                "region {region}: peer {from} says {says:?}, its disk has {state:?} and entries to {}",
-                durable.last()
+                "region {region}: peer {from} says {says:?}, its disk has {state:?} and entries to {}, of term {:?} there",
+                durable.last(),
+                durable.term(message.index)
             )
         });
         let transfer = kind == MessageKind::Vote && message.transfer;
@@ -311,21 +368,22 @@ impl Oracle {
         ));
         let nothing = Held::default();
         let seen = self.stores.entry(store).or_default();
-        let durable = seen.log.durable(region).unwrap_or(&nothing);
-        let own = durable.record.map(|record| record.peer_id) == Some(inner.from);
-        let buried = seen.buried.get(&region) >= Some(&inner.from) && !own;
-        if buried || durable.is_of_another(inner.from) {
-            // It waited in a queue while its peer ended, and what that had promised with it: what one
-            // write of the log brought and cleared was never there.
-            return;
-        }
-        let intent = seen.log.held(region).and_then(Held::snapshot);
+        // It may have waited in a queue while its peer ended: that had kept what it promises.
+        let former = seen.log.former(region, inner.from);
+        let durable = former.or(seen.log.durable(region)).unwrap_or(&nothing);
         let says = inner.kind() == MessageKind::AppendResponse && !inner.reject;
-        if let Some((index, _)) = intent.filter(|(index, _)| says && *index == inner.index) {
-            let held = durable.snapshot();
+        let index = inner.index;
+        // Who has no such entry has taken a snapshot in its place.
+        if says && index > BIRTH.index && !durable.entries.contains_key(&index) {
+            let intent = durable.snapshot();
+            let covers = intent.is_some_and(|(of, _)| of >= index);
+            let survives = seen.survives.get(&region).is_some_and(|it| *it >= index);
+            let ended = seen.buried.get(&region).is_some_and(|it| *it >= inner.from);
+            let was_cut = durable.was_cut(index, inner.term);
+            let holds = covers || survives || ended || was_cut;
             self.checks
-                .check(Rule::AckedSnapshotHasIntent, held == intent, || {
-                    format!("store {store} region {region}: a snapshot at {index} is acknowledged, on disk is {held:?}")
+                .check(Rule::AckedSnapshotHasIntent, holds, || {
+                    format!("store {store} region {region}: what a snapshot at {index} brings is acknowledged, on disk is {intent:?}")
                 });
         }
         let transfer = self
@@ -367,10 +425,6 @@ impl Oracle {
     }
 }
 
-fn won_in(conf: &ConfState, says: impl Fn(u64) -> Option<bool>) -> bool {
-    joint_vote(&conf.voters, &conf.voters_outgoing, says) == VoteOutcome::Won
-}
-
 /// A message in a line.
 struct Saying<'a>(&'a Message);
 
@@ -395,3 +449,6 @@ impl fmt::Display for Saying<'_> {
         )
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,10 +57,17 @@ impl Oracle {
         });
     }
 
-    /// A peer was elected in the newest term: no other of its region may have a lease. Of another
-    /// region one may: the elected one may still have to apply the split that made it.
+    /// A peer was elected in the newest term: no other may have a lease on its keys. The elected one may
+    /// still have to apply a split: what that made has a newer version.
     pub fn check_elected_alone(&mut self, store: u64, region: &Region, others: &[(u64, Region)]) {
-        let other = others.iter().find(|(_, leased)| leased.id == region.id);
+        let version = |region: &Region| region.region_epoch.unwrap_or_default().version;
+        let in_its_way = |leased: &Region| {
+            leased.id == region.id
+                || (![leased.id, region.id].contains(&META_REGION)
+                    && overlap(region, leased)
+                    && version(leased) <= version(region))
+        };
+        let other = others.iter().find(|(_, leased)| in_its_way(leased));
         self.checks.check(Rule::OneLease, other.is_none(), || {
             format!(
                 "store {store} is elected for {region:?}, and another may read locally: {other:?}"

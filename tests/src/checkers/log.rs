@@ -1,6 +1,6 @@
 //! What a store's raft log must hold: followed batch by batch, apart from the engine that keeps it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_engine::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, RegionLog, RegionWrite};
 use flotilla_proto::raft::{Entry, HardState};
@@ -20,16 +20,13 @@ pub struct Held {
     pub intent: Option<SnapshotIntent>,
     /// The record before the log was cleared: what that peer had promised it keeps.
     pub cleared: Option<RaftRecord>,
-    /// The terms of what that peer held when its log was cleared, by index.
-    pub ended_with: BTreeMap<u64, u64>,
     /// By index.
     pub entries: BTreeMap<u64, Entry>,
     /// Those that a snapshot took the place of. In this life apply may still have been handed them
     /// before it.
     pub replaced: BTreeMap<u64, Entry>,
-    /// The last index that was held in each term of the hard state: what was true when a message was
-    /// made, though its entries were cut off before it left.
-    pub reached: BTreeMap<u64, u64>,
+    /// Index and term of entries that were cut off: what was true when a message was made stays so.
+    pub cut_off: BTreeSet<(u64, u64)>,
 }
 
 impl Held {
@@ -60,23 +57,11 @@ impl Held {
         upto.next_back().is_some_and(|(_, entry)| entry.term > term)
     }
 
-    /// The log of `peer` was cleared, and may be another's now.
-    pub fn is_of_another(&self, peer: u64) -> bool {
-        let of = |record: Option<RaftRecord>| record.map(|record| record.peer_id);
-        of(self.record) != Some(peer) && of(self.cleared).is_some_and(|cleared| cleared >= peer)
-    }
-
-    /// The term that `peer` has on disk at `index`, or had when it ended: a leader may count the word of
-    /// a member that has applied its own removal before the leader did.
-    pub fn term_of(&self, peer: u64, index: u64) -> Option<u64> {
-        let of = |record: Option<RaftRecord>| record.map(|record| record.peer_id);
-        match (of(self.record), of(self.cleared)) {
-            (now, Some(ended)) if now != Some(peer) && ended == peer => {
-                self.ended_with.get(&index).copied()
-            }
-            (Some(now), _) if now != peer => None,
-            _ => self.term(index),
-        }
+    /// The entry at `index` was of `term` here, or a snapshot or truncation covers it.
+    pub fn had(&self, index: u64, term: u64) -> bool {
+        self.truncated().index >= index
+            || self.term(index) == Some(term)
+            || self.cut_off.contains(&(index, term))
     }
 
     /// The index and term of the snapshot that is to be installed.
@@ -109,6 +94,8 @@ type Image = BTreeMap<u64, Held>;
 pub struct LogModel {
     held: Image,
     durable: Image,
+    /// What the durable log of each peer held when it was cleared, by region and peer.
+    formers: BTreeMap<(u64, u64), Held>,
     /// Written and not synced, by number.
     waiting: VecDeque<(u64, Vec<(u64, RegionWrite)>)>,
     /// Votes that have become durable and were not told yet: region, peer, hard state.
@@ -133,6 +120,11 @@ impl LogModel {
     /// The log of `region` that a crash would leave, if the region ever wrote.
     pub fn durable(&self, region: u64) -> Option<&Held> {
         self.durable.get(&region)
+    }
+
+    /// The durable log of a peer as it was cleared, once another's may have taken its place.
+    pub fn former(&self, region: u64, peer: u64) -> Option<&Held> {
+        self.formers.get(&(region, peer))
     }
 
     /// The intents that a crash would leave: region and index.
@@ -226,7 +218,12 @@ impl LogModel {
 
     fn make_durable(&mut self, writes: &[(u64, RegionWrite)]) {
         for (region, write) in writes {
-            apply(self.durable.entry(*region).or_default(), write);
+            let held = self.durable.entry(*region).or_default();
+            let installs = matches!(write.intent, Some(Some(_)));
+            if let Some(record) = held.record.filter(|_| write.clear.is_some() && !installs) {
+                self.formers.insert((*region, record.peer_id), held.clone());
+            }
+            apply(held, write);
             if matches!(write.intent, Some(Some(_))) {
                 self.intents.push(*region);
             }
@@ -333,8 +330,10 @@ fn check_write(
     for entry in &write.entries {
         let committed = (context.committed)(region, entry.index);
         // Who never had it may still write something else there, which will be cut off.
-        let had = committed.is_some() && held.entries.get(&entry.index) == committed.as_ref();
-        let same = !had || committed.as_ref() == Some(entry);
+        if committed.is_none() || held.entries.get(&entry.index) != committed.as_ref() {
+            continue;
+        }
+        let same = committed.as_ref() == Some(entry);
         checks.check(Rule::CommittedStays, same, || {
             format!(
                 "region {region} index {}: term {} replaces the committed {committed:?}",
@@ -457,17 +456,25 @@ fn check_whole(region: u64, held: &Held, checks: &mut Checks) {
 /// As [`RegionWrite`] says it: clear, cut, entries, record, truncation.
 fn apply(held: &mut Held, write: &RegionWrite) {
     if write.clear.is_some() {
+        let cut_off = std::mem::take(&mut held.cut_off);
         let before = clear(held);
         if matches!(write.intent, Some(Some(_))) {
+            held.cut_off = cut_off;
+            held.cut_off
+                .extend(before.values().map(|it| (it.index, it.term)));
             held.replaced = before;
         }
     }
     if let Some((first, last)) = write.cut() {
-        held.entries
-            .retain(|index, _| *index < first || *index > last);
+        let cut = held.entries.extract_if(first..=last, |_, _| true);
+        held.cut_off
+            .extend(cut.map(|(index, entry)| (index, entry.term)));
     }
     for entry in &write.entries {
-        held.entries.insert(entry.index, entry.clone());
+        let before = held.entries.insert(entry.index, entry.clone());
+        let other = before.filter(|before| before.term != entry.term);
+        held.cut_off
+            .extend(other.map(|before| (before.index, before.term)));
     }
     held.record = write.record.or(held.record);
     if let Some(truncation) = write.truncation {
@@ -477,9 +484,6 @@ fn apply(held: &mut Held, write: &RegionWrite) {
     if let Some(intent) = &write.intent {
         held.intent.clone_from(intent);
     }
-    let (term, last) = (held.hard_state().term, held.last());
-    let reached = held.reached.entry(term).or_default();
-    *reached = last.max(*reached);
 }
 
 /// Answers the entries that were held.
@@ -487,10 +491,5 @@ fn clear(held: &mut Held) -> BTreeMap<u64, Entry> {
     let cleared = held.record.or(held.cleared);
     let before = std::mem::take(held);
     held.cleared = cleared;
-    held.ended_with = before
-        .entries
-        .values()
-        .map(|entry| (entry.index, entry.term))
-        .collect();
     before.entries
 }

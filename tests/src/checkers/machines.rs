@@ -8,6 +8,7 @@ use flotilla_raftstore::peer::Peer;
 use flotilla_raftstore::{Begin, Delegates, ReadContext};
 
 use super::Oracle;
+use super::quorum::stands_for;
 use crate::rules::Rule;
 
 /// A peer as it was last seen in this life of its store.
@@ -55,6 +56,9 @@ impl Oracle {
             });
             PeerSeen::default()
         };
+        self.check_silent(store, peer, &before);
+        self.check_conf(peer, before.applied);
+        let seen = self.stores.entry(store).or_default();
         let first = raft.log().first_index();
         // Until a snapshot is in place the log begins behind what is applied; that it does so only
         // then is seen where it is written.
@@ -84,6 +88,49 @@ impl Oracle {
         self.look_at_campaign(store, peer);
         self.look_at_group(peer, before.led, before.commit);
         true
+    }
+
+    /// A peer that is ending moves no more (faults: 17). What it had handed to apply is still applied.
+    fn check_silent(&mut self, store: u64, peer: &Peer, before: &PeerSeen) {
+        if !peer.is_ending() {
+            return;
+        }
+        let seen = self.stores.entry(store).or_default();
+        let raft = peer.raft();
+        let now = (raft.term(), raft.last_index(), raft.commit());
+        if !seen.ending.insert((peer.region().id, raft.id())) {
+            let then = (before.term, before.last, before.commit);
+            self.checks.check(Rule::EndedIsSilent, now == then, || {
+                format!(
+                    "store {store} region {}: peer {} is ending, its term, last index and commit were {then:?} and are {now:?}",
+                    peer.region().id,
+                    raft.id()
+                )
+            });
+        }
+    }
+
+    /// A peer counts by the members that what it has applied has made, or the snapshot that it is
+    /// putting in place: behind that its log begins.
+    fn check_conf(&mut self, peer: &Peer, before: u64) {
+        let (raft, region) = (peer.raft(), peer.region().id);
+        let now = raft.applied_index();
+        if now == before || now > self.model.applied(region) {
+            return;
+        }
+        let behind = raft.log().first_index() - 1;
+        let Some(shape) = self.model.shape(region, now.max(behind)) else {
+            return;
+        };
+        let conf = raft.conf();
+        self.checks
+            .check(Rule::ConfIsApplied, stands_for(&conf, shape), || {
+                format!(
+                    "region {region}: peer {} has applied {now} and counts by {conf:?}, the log says {:?}",
+                    raft.id(),
+                    shape.peers
+                )
+            });
     }
 
     /// Who campaigns knows the newest configuration that is committed in its log: the one before may
@@ -121,15 +168,17 @@ impl Oracle {
         now: Mono,
     ) -> bool {
         let leased = may_read(peer.region(), delegates, now);
-        let (raft, backed) = (peer.raft(), backed(peer, now));
-        self.checks
-            .check(Rule::LeaseIsBacked, !leased || backed, || {
-                format!(
-                    "store {store} region {}: local reads without a lease, {:?}",
-                    peer.region().id,
-                    raft.lease_until()
-                )
-            });
+        let raft = peer.raft();
+        if leased {
+            self.checks
+                .check(Rule::LeaseIsBacked, backed(peer, now), || {
+                    format!(
+                        "store {store} region {}: local reads without a lease, {:?}",
+                        peer.region().id,
+                        raft.lease_until()
+                    )
+                });
+        }
         let until = raft.lease_until().filter(|_| leased);
         self.leased(store, peer.region(), now, until)
     }

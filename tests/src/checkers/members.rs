@@ -45,6 +45,29 @@ pub(super) fn after(before: &Region, entry: &Entry) -> Option<Region> {
     })
 }
 
+/// The configuration that a region's peers stand for.
+pub fn conf_of(region: &Region) -> ConfState {
+    let is = |roles: &[PeerRole]| -> Vec<u64> {
+        let of = region
+            .peers
+            .iter()
+            .filter(|peer| roles.contains(&peer.role()));
+        of.map(|peer| peer.id).collect()
+    };
+    use PeerRole::{DemotingVoter, IncomingVoter, Learner, Voter};
+    let joint = !is(&[IncomingVoter, DemotingVoter]).is_empty();
+    ConfState {
+        voters: is(&[Voter, IncomingVoter]),
+        voters_outgoing: match joint {
+            true => is(&[Voter, DemotingVoter]),
+            false => Vec::new(),
+        },
+        learners: is(&[Learner]),
+        learners_next: is(&[DemotingVoter]),
+        auto_leave: joint,
+    }
+}
+
 /// Each member's role.
 fn roles(conf: &ConfState) -> BTreeMap<u64, PeerRole> {
     let joint = !conf.voters_outgoing.is_empty();

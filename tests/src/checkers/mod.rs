@@ -7,14 +7,15 @@ mod dying;
 pub mod leases;
 pub mod log;
 pub mod machines;
-mod members;
+pub mod members;
 pub mod model;
 pub mod placement;
+pub mod quorum;
 pub mod replicas;
 pub mod state;
 pub mod topology;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,7 @@ use log::LogModel;
 use machines::PeerSeen;
 use model::{Applied, Model};
 use placement::PlacementSeen;
+use replicas::Digests;
 use state::Undurable;
 
 /// All checkers of a run, shared by everything that is watched.
@@ -91,6 +93,8 @@ pub struct StoreSeen {
     pub shown: BTreeMap<u64, Region>,
     /// Its peers, as last looked at in this life.
     pub peers: BTreeMap<u64, PeerSeen>,
+    /// Peers that are ending, by region and id.
+    pub ending: BTreeSet<(u64, u64)>,
     /// The newest term that each region has applied an entry of.
     pub terms: BTreeMap<u64, u64>,
     /// Regions whose newest term rose since somebody looked.
@@ -126,6 +130,8 @@ pub struct Oracle {
     pub placement: PlacementSeen,
     /// By peer id: its region and store.
     pub peers: BTreeMap<u64, (u64, u64)>,
+    /// What replicas held where they were compared.
+    pub digests: Digests,
     /// By store id.
     pub stores: BTreeMap<u64, StoreSeen>,
 }

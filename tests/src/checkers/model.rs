@@ -41,6 +41,8 @@ struct Version {
     stored: Option<Bytes>,
     /// The step in which somebody was first told of it, or of a later one.
     known: Option<u64>,
+    /// The same, of those who have read by index.
+    shown: Option<u64>,
 }
 
 /// One region's life.
@@ -115,6 +117,7 @@ impl Model {
                 index: BIRTH.index,
                 stored: Some(value.clone()),
                 known: None,
+                shown: None,
             };
             model
                 .rows
@@ -164,16 +167,19 @@ impl Model {
         life.is_some_and(|life| life.shapes.iter().any(|(_, shape)| shape == region))
     }
 
-    /// What a region was at that epoch, if it ever was.
-    pub fn at_epoch(&self, region: u64, epoch: Option<RegionEpoch>) -> Option<&Region> {
-        let shapes = &self.regions.get(&region)?.shapes;
-        let mut shapes = shapes.iter().map(|(_, shape)| shape);
-        shapes.find(|shape| shape.region_epoch == epoch)
-    }
-
     /// What `region` is when so much of it is applied.
     pub fn shape(&self, region: u64, applied: u64) -> Option<&Region> {
         Some(self.regions.get(&region)?.shape_at(applied))
+    }
+
+    /// What `region` was when so much of it was applied, and all that it has been since.
+    pub fn shapes_since(&self, region: u64, applied: u64) -> impl Iterator<Item = &Region> {
+        let life = self.regions.get(&region);
+        let shapes = life.map(|life| {
+            let past = life.shapes.partition_point(|(index, _)| *index <= applied);
+            &life.shapes[past.max(1) - 1..]
+        });
+        shapes.unwrap_or_default().iter().map(|(_, shape)| shape)
     }
 
     /// Who has which key where so much is applied.
@@ -339,6 +345,7 @@ impl Model {
             index,
             stored,
             known: None,
+            shown: None,
         });
     }
 
@@ -480,6 +487,30 @@ impl Model {
             }
             if let (Some(last), Some(step)) = (count.checked_sub(1), step) {
                 versions[last].known.get_or_insert(step);
+            }
+        }
+        late
+    }
+
+    /// The same for a read by index, which misses nothing that an earlier one has shown, at whatever
+    /// replica: the leader's commit index has passed that.
+    pub fn tell_indexed(
+        &mut self,
+        looked: &[(RowKey, usize)],
+        since: u64,
+        step: u64,
+    ) -> Option<RowKey> {
+        let mut late = None;
+        for (key, count) in looked {
+            let Some(versions) = self.rows.get_mut(key) else {
+                continue;
+            };
+            let shown = |version: &Version| version.shown.is_some_and(|step| step < since);
+            if versions[*count..].iter().any(shown) {
+                late = Some(key.clone());
+            }
+            if let Some(last) = count.checked_sub(1) {
+                versions[last].shown.get_or_insert(step);
             }
         }
         late

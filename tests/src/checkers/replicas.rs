@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use flotilla_engine::memory::MemoryState;
 use flotilla_engine::row;
-use flotilla_engine::{Cf, KeyRange, StateReader, StateStore, StoredRegion};
+use flotilla_engine::{Cf, KeyRange, StateBatch, StateOp, StateReader, StateStore, StoredRegion};
 use flotilla_proto::metapb::Region;
 use flotilla_proto::store::PeerState;
 use flotilla_raftstore::region::META_REGION;
@@ -12,10 +13,74 @@ use flotilla_raftstore::region::META_REGION;
 use super::Oracle;
 use crate::disk::WatchedState;
 use crate::rules::Rule;
+use crate::trace::digest;
 
 type Rows = BTreeMap<(i32, Bytes), Bytes>;
 
+/// Replicas are compared whenever they come to rest at a multiple of so many entries.
+const COMPARED_EVERY: u64 = 16;
+/// Of each region so many digests are kept.
+const DIGESTS_MAX: usize = 64;
+
+/// By region and applied index: what the first replica held there, and where.
+#[derive(Debug, Default)]
+pub struct Digests(BTreeMap<u64, BTreeMap<u64, (u64, u64)>>);
+
+impl Digests {
+    /// A store holds this of a region at an index. Answers the store that held something else there;
+    /// `None`: nobody else was there.
+    fn compare(
+        &mut self,
+        store: u64,
+        (region, index): (u64, u64),
+        digest: u64,
+    ) -> Option<Option<u64>> {
+        let of_region = self.0.entry(region).or_default();
+        let (first, by) = *of_region.entry(index).or_insert((digest, store));
+        if of_region.len() > DIGESTS_MAX {
+            of_region.pop_first();
+        }
+        (by != store).then(|| (first != digest).then_some(by))
+    }
+}
+
 impl Oracle {
+    /// A batch was written to the state of `store`: replicas that have got as far as it hold the same.
+    pub(super) fn compare_replicas(&mut self, store: u64, batch: &StateBatch, state: &MemoryState) {
+        for op in &batch.ops {
+            let StateOp::PutApplied { region, record } = op else {
+                continue;
+            };
+            let seen = &self.stores[&store];
+            let whole =
+                seen.replacing.is_empty() && seen.applied.get(region) == Some(&record.index);
+            if !whole || !record.index.is_multiple_of(COMPARED_EVERY) {
+                continue;
+            }
+            let Some(shape) = self.model.shape(*region, record.index) else {
+                continue;
+            };
+            let place = (*region, record.index);
+            let held = rows(state, shape);
+            let text: Vec<u8> = held
+                .iter()
+                .flat_map(|((cf, key), value)| {
+                    let lengths = [key.len() as u64, value.len() as u64].map(u64::to_be_bytes);
+                    [&cf.to_be_bytes(), &lengths.concat()[..], key, value].concat()
+                })
+                .collect();
+            let Some(other) = self.digests.compare(store, place, digest(&text)) else {
+                continue;
+            };
+            self.checks.check(Rule::ReplicasAgree, other.is_none(), || {
+                format!(
+                    "region {region} at {}: stores {store} and {other:?} differ; here are {held:?}",
+                    record.index
+                )
+            });
+        }
+    }
+
     /// Two stores hold the same of every region that both have applied equally far: its descriptor and
     /// its rows, byte for byte. Rows that expire may be dropped here and not there.
     pub fn check_replicas(&mut self, one: (u64, &WatchedState), other: (u64, &WatchedState)) {
@@ -52,7 +117,7 @@ impl Oracle {
 }
 
 /// What a state holds of a region, but for rows that expire.
-fn rows(state: &WatchedState, region: &Region) -> Rows {
+fn rows(state: &impl StateReader, region: &Region) -> Rows {
     let families = match region.id {
         META_REGION => &[Cf::CfMeta][..],
         _ => &[Cf::CfDefault, Cf::CfLock, Cf::CfWrite][..],
@@ -74,4 +139,20 @@ fn rows(state: &WatchedState, region: &Region) -> Rows {
         scanned.expect("a state in memory is always read");
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_of_one_index_are_compared_across_stores() {
+        let mut digests = Digests::default();
+        assert_eq!(digests.compare(1, (3, 16), 7), None);
+        assert_eq!(digests.compare(1, (3, 16), 7), None, "a replay");
+        assert_eq!(digests.compare(2, (3, 16), 7), Some(None));
+        assert_eq!(digests.compare(2, (3, 16), 8), Some(Some(1)));
+        assert_eq!(digests.compare(2, (3, 32), 8), None);
+        assert_eq!(digests.compare(2, (5, 16), 8), None);
+    }
 }

@@ -115,6 +115,7 @@ impl Oracle {
             self.store(store).undurable.admin.push_back((number, now));
         }
         self.check_rows(store, touched.rows.iter(), state);
+        self.compare_replicas(store, batch, state);
         if touched.regions {
             self.check_regions(store, state);
             self.check_children(store);
@@ -345,7 +346,6 @@ impl Oracle {
             regions
                 .iter()
                 .for_each(|region| self.check_peer_ids(region));
-            self.check_tiling();
             touched.regions = true;
         }
     }
@@ -570,6 +570,7 @@ impl Oracle {
 
     /// Time that the store could not use: it was stopped, or its clock jumped.
     pub fn excuse(&mut self, store: u64, time: Duration) {
+        self.answers.excuse(store, time);
         let undurable = &mut self.store(store).undurable;
         undurable.over_since = undurable.over_since.map(|since| since + time);
         undurable

@@ -9,18 +9,30 @@ use flotilla_proto::store::PeerState;
 use flotilla_raftstore::region::{META_REGION, overlap, peer_on};
 
 use super::Oracle;
+use crate::disk::WatchedState;
 use crate::rules::Rule;
 
 impl Oracle {
-    /// The newest epochs of all regions tile the key space.
-    pub fn check_tiling(&mut self) {
-        let ranges: BTreeMap<_, _> = self
-            .model
-            .regions()
-            .filter(|region| region.id != META_REGION)
-            .map(|region| (&region.start_key, region))
-            .collect();
-        let gap = find_gap(ranges.values().copied());
+    /// The newest epochs of all regions that stores hold tile the key space.
+    pub fn check_tiling<'a>(&mut self, states: impl Iterator<Item = &'a WatchedState>) {
+        let mut newest: BTreeMap<u64, Region> = BTreeMap::new();
+        for stored in states.flat_map(|state| state.regions().unwrap_or_default()) {
+            let lives = stored.record.state() != PeerState::Tombstone;
+            let Some(region) = stored
+                .record
+                .region
+                .filter(|it| lives && it.id != META_REGION)
+            else {
+                continue;
+            };
+            let known = newest.entry(region.id).or_insert_with(|| region.clone());
+            if version(known) < version(&region) {
+                *known = region;
+            }
+        }
+        let mut ranges: Vec<&Region> = newest.values().collect();
+        ranges.sort_by(|one, other| one.start_key.cmp(&other.start_key));
+        let gap = find_gap(ranges.into_iter());
         self.checks
             .check(Rule::RegionsTile, gap.is_none(), || gap.unwrap_or_default());
     }
@@ -63,10 +75,12 @@ impl Oracle {
             .filter(|region| region.id != META_REGION)
             .collect();
         ranges.sort_by(|one, other| one.start_key.cmp(&other.start_key));
-        let gap = find_overlap(&ranges);
-        self.checks.check(Rule::RegionsTile, gap.is_none(), || {
-            format!("store {store}: {}", gap.unwrap_or_default())
-        });
+        if ranges.len() > 1 {
+            let gap = find_overlap(&ranges);
+            self.checks.check(Rule::RegionsTile, gap.is_none(), || {
+                format!("store {store}: {}", gap.unwrap_or_default())
+            });
+        }
     }
 
     /// What a split has made is there, but for peers that have ended.
@@ -168,4 +182,30 @@ fn find_gap<'a>(regions: impl Iterator<Item = &'a Region>) -> Option<String> {
 fn find_overlap(regions: &[&Region]) -> Option<String> {
     let pair = regions.windows(2).find(|pair| overlap(pair[0], pair[1]))?;
     Some(format!("{:?} and {:?} overlap", pair[0], pair[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gap_and_an_overlap_are_seen() {
+        let region = |start: &'static str, end: &'static str| Region {
+            start_key: start.into(),
+            end_key: end.into(),
+            ..Region::default()
+        };
+        let check = |regions: &[Region], tile: bool, apart: bool| {
+            assert_eq!(find_gap(regions.iter()).is_none(), tile, "{regions:?}");
+            let regions: Vec<&Region> = regions.iter().collect();
+            assert_eq!(find_overlap(&regions).is_none(), apart, "{regions:?}");
+        };
+        check(&[region("", "")], true, true);
+        check(&[region("", "m"), region("m", "")], true, true);
+        check(&[region("", "k"), region("m", "")], false, true);
+        check(&[region("", "n"), region("m", "")], false, false);
+        check(&[region("", "m"), region("m", "z")], false, true);
+        check(&[region("a", "")], false, true);
+        check(&[], false, true);
+    }
 }

@@ -5,6 +5,7 @@
 //! and looks for any order that explains it ([`search`]).
 
 pub mod search;
+mod sessions;
 
 use std::collections::BTreeMap;
 
@@ -19,6 +20,7 @@ use prost::Message as _;
 
 use crate::checkers::answers::OpId;
 use crate::client::Request;
+use crate::rules::Checks;
 use search::{Act, Op};
 
 /// The column family that tools write to without being recorded.
@@ -33,9 +35,19 @@ pub enum Heard {
     NotApplied,
 }
 
+/// Who calls, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Caller {
+    /// Its number.
+    pub client: u64,
+    /// The peer that it reads at, whoever leads; `None`: it asks the leader.
+    pub replica: Option<u64>,
+}
+
 #[derive(Debug)]
 struct Call {
     invoked: u64,
+    caller: Caller,
     request: Request,
     /// The region that it was sent to: one that serves it serves these keys.
     region: Region,
@@ -49,13 +61,20 @@ pub struct History {
 }
 
 /// A key of a column family, as users write it.
-type Key = (String, Bytes);
+pub type Key = (String, Bytes);
 
 impl History {
     /// A request is sent, in a step.
-    pub fn invoked(&mut self, op: OpId, step: u64, request: &Request, region: &Region) {
+    pub fn invoked(
+        &mut self,
+        (op, step): (OpId, u64),
+        caller: Caller,
+        request: &Request,
+        region: &Region,
+    ) {
         let call = Call {
             invoked: step,
+            caller,
             request: request.clone(),
             region: region.clone(),
             heard: None,
@@ -80,8 +99,25 @@ impl History {
         self.calls.is_empty()
     }
 
-    /// What happened to each key. `keys`: all that range requests may reach.
+    /// What happened to each key where leaders were asked: what replicas alone have shown has no place in
+    /// that order. `keys`: all that range requests may reach.
     pub fn by_key(&self, mode: KeyMode, keys: &[Bytes]) -> BTreeMap<Key, Vec<Op>> {
+        let mut histories = self.with_replicas(mode, keys);
+        for ops in histories.values_mut() {
+            ops.retain(|op| self.calls[&op.id].caller.replica.is_none());
+        }
+        histories
+    }
+
+    /// No client sees less of a key than it has seen before (faults: 41).
+    pub fn check_sessions(&self, mode: KeyMode, keys: &[Bytes], checks: &mut Checks) {
+        for (key, ops) in self.with_replicas(mode, keys) {
+            let caller = |op: &Op| self.calls[&op.id].caller;
+            sessions::check(&key, &ops, caller, checks);
+        }
+    }
+
+    fn with_replicas(&self, mode: KeyMode, keys: &[Bytes]) -> BTreeMap<Key, Vec<Op>> {
         let mut histories: BTreeMap<Key, Vec<Op>> = BTreeMap::new();
         for (id, call) in &self.calls {
             let heard = call.heard.as_ref();

@@ -58,6 +58,16 @@ impl Act {
     }
 }
 
+/// Somebody has read, and another had written before: the history could be wrong.
+pub fn says_something(ops: &[Op]) -> bool {
+    let writes = |op: &&Op| matches!(op.act, Act::Write { .. } | Act::Delete | Act::Swap { .. });
+    let first = ops.iter().filter(writes).map(|op| op.invoked).min();
+    let looks = |op: &Op| {
+        matches!(op.act, Act::Read(_) | Act::Exists(_) | Act::Swap { .. }) && op.returned > first
+    };
+    first.is_some() && ops.iter().any(looks)
+}
+
 /// A history in lines, in the order of the calls.
 pub fn story(ops: &[Op]) -> String {
     let mut ops: Vec<&Op> = ops.iter().collect();

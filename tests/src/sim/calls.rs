@@ -105,6 +105,8 @@ pub(super) enum Purpose {
     PeerId(Wanted),
     /// The operator looks at the regions.
     Regions,
+    /// The operator writes or reads a row of PD's.
+    SafePoint,
 }
 
 /// A call under way.

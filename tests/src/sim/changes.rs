@@ -11,7 +11,6 @@ use flotilla_raftstore::region::META_REGION;
 
 use super::calls::{Asker, Purpose, header};
 use super::{Phase, Sim};
-use crate::store::LifeId;
 
 /// Voters that a region should have; with fewer or more the operators lean back to it.
 const VOTERS_WANTED: usize = 3;
@@ -50,7 +49,7 @@ impl Sim {
             true => self.wrong_change(&region),
             false => self.some_change(&region),
         };
-        if self.strands(&region, &changes) && !(self.gone.is_none() && self.rng.chance(RECKLESS)) {
+        if self.strands(&region, &changes) && !self.rng.chance(RECKLESS) {
             return self.probe("members: nobody is taken away while too few are here");
         }
         let mut epoch = region.region_epoch.unwrap_or_default();
@@ -101,21 +100,6 @@ impl Sim {
         let Some(id) = self.about_where(region.id) else {
             return;
         };
-        self.ask_members(id, region.id, epoch, changes);
-        // Who is new gets a snapshot from before the split, or learns of the child first.
-        if self.rng.chance(200) {
-            self.split_region(region);
-        }
-    }
-
-    /// A peer of `region` is asked to change the members.
-    pub(super) fn ask_members(
-        &mut self,
-        id: LifeId,
-        region: u64,
-        epoch: RegionEpoch,
-        changes: Vec<PeerChange>,
-    ) {
         let op = self.op();
         let around = self.around(id.store);
         let Some(life) = self.life(id.store) else {
@@ -126,7 +110,8 @@ impl Sim {
             let step = oracle.step;
             oracle.answers.members_asked(op, id.store, step);
             oracle.note(format_args!(
-                "operation {op}: members of region {region}: {changes:?}"
+                "operation {op}: members of region {}: {changes:?}",
+                region.id
             ));
         }
         let answer = life.inbox.members(op);
@@ -135,8 +120,12 @@ impl Sim {
             changes,
             answer,
         };
-        life.runtime.to_peer(region, input);
+        life.runtime.to_peer(region.id, input);
         self.hear_answers(id);
+        // Who is new gets a snapshot from before the split, or learns of the child first.
+        if self.rng.chance(200) {
+            self.split_region(region);
+        }
     }
 
     fn some_change(&mut self, region: &Region) -> Vec<PeerChange> {

@@ -13,7 +13,7 @@ use super::calls::{Asker, Purpose, header};
 use super::events::Asking;
 use super::{Event, Phase, Sim};
 use crate::client::{Client, Looking, Need, Request, region_error};
-use crate::history::Heard;
+use crate::history::{Caller, Heard};
 use crate::net::Place;
 use crate::store::{LifeId, Reply};
 
@@ -31,7 +31,6 @@ impl Sim {
         }
         match event {
             Event::Start { store } => self.start(store),
-            Event::Loss => self.lose_a_store(),
             Event::Tick(id) => self.tick(id),
             Event::Observe(id) => self.observe(id),
             Event::FlushDone { life, forced } => self.flush_done(life, forced.is_some()),
@@ -292,10 +291,13 @@ impl Sim {
             region.region_epoch.map(|epoch| epoch.version),
             asking.store
         ));
-        if !context.replica || self.world.replicas_bind {
-            let step = self.oracle.lock().step;
-            self.history.invoked(op, step, &asking.request, region);
-        }
+        let step = self.oracle.lock().step;
+        let caller = Caller {
+            client,
+            replica: context.replica.then_some(context.peer),
+        };
+        self.history
+            .invoked((op, step), caller, &asking.request, region);
         let way = (Place::Client(client), Place::Store(asking.store));
         let sent = self.net.call(self.now(), way);
         match sent.arrivals.first() {

@@ -5,18 +5,21 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_kv::{KeyMode, key};
+use flotilla_pd::{Call as _, calls};
 use flotilla_proto::kvrpcpb::{RawGetRequest, RawPutRequest};
 use flotilla_proto::metapb::Region;
+use flotilla_proto::pdpb::{GetGcSafePointRequest, UpdateGcSafePointRequest};
 use flotilla_raftstore::region::META_REGION;
 
-use super::calls::{Ask, Asker, PdCall, Purpose};
+use super::calls::{Ask, Asker, PdCall, Purpose, header};
 use super::clients::context;
 use super::operators::Picture;
 use super::{Phase, Sim};
 use crate::client::Request;
+use crate::history::Caller;
 use crate::history::search::{self, Verdict, linearize};
 use crate::rules::{Rule, Violation};
-use crate::store::{Life, LifeId, Node, Unrest};
+use crate::store::{LifeId, Node, Unrest};
 
 /// How long it may take until nothing is left to do.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
@@ -45,9 +48,6 @@ impl Mind {
 }
 /// How long it may take until PD knows all regions: most do not report for up to ten seconds.
 const PLACE_MAX: Duration = Duration::from_secs(30);
-/// How long it may take until PD has placed everything: a few operators at a time, of a few steps each,
-/// some of which run out of time once more.
-pub(super) const CONVERGE_MAX: Duration = Duration::from_secs(600);
 /// The wait before it is asked again.
 const PLACE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -66,11 +66,11 @@ impl Sim {
                 self.crash(id);
             }
         }
-        self.replace_the_lost()?;
+        self.serve_without_some()?;
         self.settle()?;
         self.serve_everywhere()?;
         self.place_everywhere()?;
-        self.converge()?;
+        self.serve_pd()?;
         self.settle()?;
         for id in self.living() {
             self.check_rest(id);
@@ -83,7 +83,7 @@ impl Sim {
         let lives: Vec<u64> = self.nodes.values().map(|node| node.lives).collect();
         let stopped = |sim: &Self| {
             let mut nodes = sim.nodes.values().zip(&lives);
-            nodes.all(|(node, before)| node.lives > *before || sim.gone == Some(node.id))
+            nodes.all(|(node, before)| node.lives > *before)
         };
         self.settle_until(stopped)?;
         self.settle()?;
@@ -114,6 +114,7 @@ impl Sim {
 
     fn settle_until(&mut self, reached: impl Fn(&Self) -> bool) -> Result<(), Violation> {
         let deadline = self.now() + SETTLE_MAX;
+        let open = self.oracle.lock().answers.any_pending();
         // Looked at whenever nothing is left to do at a moment.
         while !(self.idle && reached(self)) {
             if self.now() >= deadline {
@@ -127,8 +128,14 @@ impl Sim {
             }
             self.turn()?;
         }
-        let checks = &mut self.oracle.lock().checks;
-        checks.check(Rule::AnsweredAtAll, true, String::new);
+        if open {
+            let mut oracle = self.oracle.lock();
+            let pending = oracle.answers.pending();
+            let all = pending.is_empty();
+            oracle.checks.check(Rule::AnsweredAtAll, all, || {
+                format!("at rest without an answer: {pending:?}")
+            });
+        }
         Ok(())
     }
 
@@ -145,7 +152,6 @@ impl Sim {
             return Some(Unrest::Operations);
         }
         let of_store = |node: &Node| match &node.life {
-            None if self.gone == Some(node.id) => None,
             None => Some(Unrest::Down(node.id)),
             Some(life) if life.stopping.is_some() => Some(Unrest::Stopping(node.id)),
             Some(life) => life.unrest(),
@@ -256,7 +262,11 @@ impl Sim {
             if let Some((id, leader)) = self.leader_of(home.id) {
                 let context = context(home, leader);
                 let step = self.oracle.lock().step;
-                self.history.invoked(op, step, request, home);
+                let caller = Caller {
+                    client: u64::MAX,
+                    replica: None,
+                };
+                self.history.invoked((op, step), caller, request, home);
                 self.serve_request(id, 0, op, request.clone(), context);
             }
             self.settle()?;
@@ -316,33 +326,33 @@ impl Sim {
         }
     }
 
-    /// PD's operators have nothing left to do, and every region has its replicas.
-    fn converge(&mut self) -> Result<(), Violation> {
-        if self.world.schedule.operators_max == 0 {
-            return Ok(());
-        }
-        let deadline = self.now() + CONVERGE_MAX;
-        loop {
-            let leads = |life: &&Life| life.placement.driven.serves();
-            let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
-            let pd = lives.max_by_key(leads).map_or(0, |life| life.id.store);
-            let over = self.now() >= deadline;
-            let rule = self.replicas_wanted(pd).filter(|_| self.at_rest() || over);
-            let placed = rule.is_some_and(|rule| {
-                let mut oracle = self.oracle.lock();
-                oracle.check_placed(rule, self.gone, over)
-            });
-            if placed || over {
-                return self.verdict();
-            }
-            let again = self.now() + PLACE_AGAIN;
-            while self.now() < again {
+    /// PD writes to the meta region, and reads there what it wrote.
+    fn serve_pd(&mut self) -> Result<(), Violation> {
+        // Operators stay below.
+        let safe_point = (1 << 63) + self.now().0;
+        let write = calls::UpdateGCSafePoint::request(UpdateGcSafePointRequest {
+            header: header(),
+            safe_point,
+        });
+        let read = calls::GetGCSafePoint::request(GetGcSafePointRequest { header: header() });
+        for request in [write, read] {
+            self.safe_point = 0;
+            self.call_pd(Asker::Operator, request, Purpose::SafePoint);
+            while !self.pd_calls.values().all(PdCall::is_idle) {
                 self.turn()?;
             }
+            let told = self.safe_point;
+            self.oracle
+                .lock()
+                .checks
+                .check(Rule::ServesAgain, told == safe_point, || {
+                    format!("after the faults PD is to keep {safe_point} and says {told}")
+                });
         }
+        self.verdict()
     }
 
-    fn data_regions(&self) -> Vec<Region> {
+    pub(super) fn data_regions(&self) -> Vec<Region> {
         let oracle = self.oracle.lock();
         oracle
             .model
@@ -353,7 +363,7 @@ impl Sim {
     }
 
     /// A user key whose physical key lies in the region; `None`: encoded keys cannot reach it.
-    fn key_in(&self, region: &Region) -> Option<Bytes> {
+    pub(super) fn key_in(&self, region: &Region) -> Option<Bytes> {
         match self.world.mode {
             KeyMode::Plain => Some(region.start_key.clone()),
             KeyMode::Encoded if region.start_key.is_empty() => {
@@ -375,6 +385,15 @@ impl Sim {
         };
         let (idle, queued) = (life.latches.is_idle(), life.runtime.raft.queued_bytes());
         let mut oracle = self.oracle.lock();
+        let ended = oracle.store(id.store).tombstones.clone();
+        for (region, highest) in ended {
+            let mut there = None;
+            life.look_at(region, |peer| there = Some(peer.raft().id()));
+            let gone = there.is_none_or(|peer| peer > highest);
+            oracle.checks.check(Rule::EndedIsSilent, gone, || {
+                format!("store {} region {region}: peer {there:?} is there at rest, {highest} has ended", id.store)
+            });
+        }
         oracle.checks.check(Rule::LatchesFree, idle, || {
             format!("store {}: a latch is held at rest", id.store)
         });
@@ -388,8 +407,14 @@ impl Sim {
         let keys = 0..=self.world.workload.keys;
         let keys: Vec<Bytes> = keys.map(|nth| self.world.workload.key(nth)).collect();
         let mut oracle = self.oracle.lock();
+        let checks = &mut oracle.checks;
+        self.history.check_sessions(self.world.mode, &keys, checks);
         for ((cf, key), ops) in self.history.by_key(self.world.mode, &keys) {
             let verdict = linearize(&ops);
+            // Where nobody could see what another wrote any order will do.
+            if verdict == Verdict::Linearizable && !search::says_something(&ops) {
+                continue;
+            }
             if verdict == Verdict::Undecided {
                 oracle.probes.hit("history: too many orders to look at");
                 continue;
@@ -404,10 +429,11 @@ impl Sim {
         }
     }
 
-    /// Replicas that have applied the same hold the same.
+    /// Replicas that have applied the same hold the same, and all of them tile the key space.
     fn check_replicas(&mut self) {
         let nodes: Vec<_> = self.nodes.values().collect();
         let mut oracle = self.oracle.lock();
+        oracle.check_tiling(nodes.iter().map(|node| &*node.disk.state));
         for (nth, one) in nodes.iter().enumerate() {
             for other in &nodes[nth + 1..] {
                 oracle.check_replicas((one.id, &one.disk.state), (other.id, &other.disk.state));

@@ -219,8 +219,6 @@ pub(super) enum Event {
     },
     /// Somebody splits, flushes, or meddles.
     Operator,
-    /// A store is lost for good.
-    Loss,
 }
 
 /// A request on its way.
@@ -296,7 +294,6 @@ impl Event {
             Self::Tick(_)
                 | Self::Observe(_)
                 | Self::Operator
-                | Self::Loss
                 | Self::FlushDone { .. }
                 | Self::GiveUp { .. }
                 | Self::Timeout { .. }

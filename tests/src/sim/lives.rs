@@ -124,11 +124,17 @@ impl Sim {
             }
             StoreFatal::Entry(_) | StoreFatal::Safety { .. } => false,
         };
+        let planned = self.nodes[&id.store].fault_planned;
         {
             let mut oracle = self.oracle.lock();
-            oracle.checks.check(Rule::EndsByDiskOnly, by_disk, || {
-                format!("store {} stops: {text}", id.store)
-            });
+            oracle
+                .checks
+                .check(Rule::EndsByDiskOnly, by_disk && planned, || {
+                    format!(
+                        "store {} stops, a fault was planned: {planned}; {text}",
+                        id.store
+                    )
+                });
             oracle
                 .probes
                 .hit_if(text.contains("no space"), "fault: disk full");
@@ -163,6 +169,7 @@ impl Sim {
             return;
         };
         drop((self.events.purge(id), self.forget_calls(id)));
+        let owed = !self.oracle.lock().answers.pending_of(id.store).is_empty();
         let (inbox, requests) = (
             life.inbox.clone(),
             life.requests.keys().copied().collect::<Vec<_>>(),
@@ -173,16 +180,18 @@ impl Sim {
             self.note(format_args!("store {}, ending: {answered:?}", id.store));
             self.oracle.lock().answer(id.store, op, said);
         }
-        let pending = self.oracle.lock().answers.pending_of(id.store);
-        self.oracle
-            .lock()
-            .checks
-            .check(Rule::AnsweredAtAll, pending.is_empty(), || {
-                format!(
-                    "store {} has ended and never answered {pending:?} (it served {requests:?})",
-                    id.store
-                )
-            });
+        let mut oracle = self.oracle.lock();
+        let pending = oracle.answers.pending_of(id.store);
+        if owed {
+            oracle
+                .checks
+                .check(Rule::AnsweredAtAll, pending.is_empty(), || {
+                    format!(
+                        "store {} has ended and never answered {pending:?} (it served {requests:?})",
+                        id.store
+                    )
+                });
+        }
     }
 
     pub(super) fn crash(&mut self, id: LifeId) {
@@ -256,7 +265,7 @@ impl Sim {
     // ---- starts ----
 
     pub(super) fn start(&mut self, store: u64) {
-        if self.nodes[&store].life.is_some() || self.gone == Some(store) {
+        if self.nodes[&store].life.is_some() {
             return;
         }
         let moved_on = self.children_to_make(store);
@@ -287,6 +296,7 @@ impl Sim {
                         regions.len()
                     ));
                     oracle.store(store).peers.clear();
+                    oracle.store(store).ending.clear();
                     oracle.rows_are_in_place(store);
                     oracle.replayed(store, replayed.bytes, owed);
                     oracle.check_barrier(store);
@@ -315,6 +325,7 @@ impl Sim {
         let planned = matches!(error, StartError::Engine(error) if is_disk(error));
         let node = self.nodes.get_mut(&store).expect("stores are not removed");
         node.failed_starts += 1;
+        node.fault_planned = false;
         let again = node.failed_starts > 1;
         {
             let mut oracle = self.oracle.lock();

@@ -10,7 +10,7 @@ mod driver;
 mod end;
 mod events;
 mod lives;
-mod losses;
+mod majority;
 mod network;
 mod operators;
 mod pauses;
@@ -26,7 +26,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_engine::SnapshotKey;
 use flotilla_proto::clock::Mono;
 use parking_lot::Mutex;
 
@@ -94,6 +93,8 @@ pub struct Sim {
     streams_begun: u64,
     /// What the operator knows of the regions.
     picture: Picture,
+    /// The safe point that PD has told last.
+    safe_point: u64,
     clients: Vec<Client>,
     next_op: OpId,
     /// Attempts that clients have begun.
@@ -107,13 +108,9 @@ pub struct Sim {
     /// What operators have done so far.
     meddled: u64,
     phase: Phase,
-    /// The store that is lost for good.
-    gone: Option<u64>,
     /// Snapshots on their way.
     transfers: BTreeMap<TransferId, Transfer>,
     transfers_begun: TransferId,
-    /// Offers that the other end gave up before they were answered: by whom they are held, and of what.
-    offers_dropped: BTreeMap<TransferId, (LifeId, SnapshotKey)>,
     /// Snapshots that have come to a process and have no intent yet, by region.
     received: BTreeSet<(LifeId, u64)>,
     /// What clients asked and heard.
@@ -165,6 +162,7 @@ impl Sim {
             id_before: None,
             streams_begun: 0,
             picture,
+            safe_point: 0,
             clients,
             next_op: 1,
             begun: 0,
@@ -173,11 +171,9 @@ impl Sim {
             idle: false,
             meddled: 0,
             phase: Phase::Run,
-            gone: None,
             history: History::default(),
             transfers: BTreeMap::new(),
             transfers_begun: 0,
-            offers_dropped: BTreeMap::new(),
             received: BTreeSet::new(),
             served: BTreeMap::new(),
             rng: root.fork("run"),
@@ -201,7 +197,6 @@ impl Sim {
         self.operator_later();
         self.partition_later();
         self.retune_later();
-        self.loss_later();
     }
 
     /// Runs to the end.
@@ -320,7 +315,6 @@ impl Sim {
             now: clock.mono(self.now()),
             wall: clock.wall(self.now()),
             mode: self.world.mode,
-            replicas_bind: self.world.replicas_bind,
             plant: self.world.plants.service,
         }
     }

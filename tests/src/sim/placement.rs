@@ -1,6 +1,6 @@
 //! What stores tell PD and ask it, what it answers, and who leads as the simulator sees it.
 
-use flotilla_pd::{Call as _, calls};
+use flotilla_pd::{Call as _, Response, calls};
 use flotilla_pd_client::Route;
 use flotilla_proto::metapb::Peer;
 use flotilla_proto::pdpb::{
@@ -14,9 +14,6 @@ use super::Sim;
 use super::calls::{Asker, Purpose, Said, header, put_store, told};
 use super::reporter::{heartbeat, shown};
 use crate::store::LifeId;
-
-/// What a store says of its disk: there is room enough.
-const DISK_BYTES: u64 = 1 << 40;
 
 impl Sim {
     // ---- PD ----
@@ -43,8 +40,6 @@ impl Sim {
                 let stats = StoreStats {
                     store_id: id.store,
                     region_count: u32::try_from(regions).unwrap_or(u32::MAX),
-                    capacity: DISK_BYTES,
-                    available: DISK_BYTES,
                     ..StoreStats::default()
                 };
                 let request = calls::StoreHeartbeat::request(StoreHeartbeatRequest {
@@ -95,6 +90,7 @@ impl Sim {
     pub(super) fn pd_told(&mut self, asker: Asker, purpose: Purpose, said: Option<Said>) {
         match purpose {
             Purpose::Nothing => {}
+            Purpose::SafePoint => self.safe_point = safe_point(said),
             Purpose::Register => {
                 let Asker::Store(id) = asker else { return };
                 match told::<calls::PutStore>(said) {
@@ -218,5 +214,14 @@ fn routes(said: Option<Said>) -> Vec<Route> {
                 .map(|region| Route::new(region, answer.leader));
             route.into_iter().collect()
         }
+    }
+}
+
+/// What PD says that it keeps; 0: it does not say.
+fn safe_point(said: Option<Said>) -> u64 {
+    match said {
+        Some(Said::Call(Response::UpdateGCSafePoint(done))) => done.new_safe_point,
+        Some(Said::Call(Response::GetGCSafePoint(found))) => found.safe_point,
+        _ => 0,
     }
 }

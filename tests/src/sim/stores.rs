@@ -319,6 +319,7 @@ impl Sim {
                 self.oracle
                     .lock()
                     .check_flush_due(id.store, bound, admin, grace);
+                self.oracle.lock().check_answered_in_time(id.store);
                 self.events.at(now + OBSERVE_EVERY, Event::Observe(id));
             }
             Err(error) => self.engine_failed(id, error),

@@ -135,21 +135,7 @@ impl Sim {
 
     /// The receiver has answered to the offer.
     pub(super) fn offered(&mut self, number: TransferId, accepted: bool) {
-        if let Some((receiver, key)) = self.offers_dropped.remove(&number) {
-            let there = self.life(receiver.store);
-            let there = there.filter(|life| life.id == receiver && accepted);
-            if let Some(life) = there {
-                self.probe("snapshot: accepted for a sender that is gone");
-                let gone = true;
-                life.runtime
-                    .to_store(StoreInput::SnapshotUnused { key, gone });
-            }
-            return;
-        }
         if !accepted {
-            if let Some(transfer) = self.transfers.get_mut(&number) {
-                transfer.receiver = None;
-            }
             return self.transfer_fails(number, "snapshot: refused");
         }
         self.assert_alone(number);
@@ -304,11 +290,8 @@ impl Sim {
         let there = transfer
             .receiver
             .and_then(|id| self.life(id.store).filter(|life| life.id == id));
-        let key = SnapshotKey::incoming(&transfer.manifest);
-        if let Some(life) = there.filter(|_| !transfer.receiving) {
-            // Whether it keeps room is not known yet.
-            self.offers_dropped.insert(number, (life.id, key));
-        } else if let Some(life) = there {
+        if let Some(life) = there.filter(|_| transfer.receiving) {
+            let key = SnapshotKey::incoming(&transfer.manifest);
             let files = &self.nodes[&transfer.to].disk.snapshots;
             let gone = !transfer.writing || files.discard(&key).is_ok();
             life.runtime

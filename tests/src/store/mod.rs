@@ -274,7 +274,7 @@ impl Life {
             sending: BTreeSet::new(),
             touched,
             looks: 0,
-            placement: Placement::new(id.store, world.schedule),
+            placement: Placement::new(id.store),
             reporter: Reporter::default(),
         }
     }

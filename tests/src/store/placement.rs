@@ -85,13 +85,17 @@ pub struct Placement {
 
 impl Placement {
     /// PD of a store that has just started.
-    pub fn new(store: u64, schedule: Schedule) -> Self {
+    pub fn new(store: u64) -> Self {
         let config = Config {
             cluster_id: World::CLUSTER,
             store_id: store,
             advertise_addr: World::address(store),
             tls: false,
-            schedule,
+            // Members are changed by the simulator's own operators.
+            schedule: Schedule {
+                operators_max: 0,
+                ..Schedule::default()
+            },
         };
         Self {
             driven: Driven::new(config),

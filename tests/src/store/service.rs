@@ -136,8 +136,6 @@ pub struct Surroundings {
     pub wall: Wall,
     /// The cluster's key mode.
     pub mode: KeyMode,
-    /// What a replica read has shown no later read may miss.
-    pub replicas_bind: bool,
     /// What the service breaks on purpose.
     pub plant: Option<Service>,
 }
@@ -445,7 +443,7 @@ impl Life {
                 }
             }
         }
-        self.check_seen(op, running, by.region(), &glance, around);
+        self.check_seen(op, running, &by, &glance, around);
         match glance.seen {
             Looked::Read(response) => Next::Done(Reply::Response(response), Vec::new()),
             Looked::Failed(error) => Next::Done(Reply::Refused(error), Vec::new()),
@@ -476,7 +474,7 @@ impl Life {
         &self,
         op: OpId,
         running: &Running,
-        region: &Region,
+        by: &By,
         glance: &Glance,
         around: &Surroundings,
     ) {
@@ -498,9 +496,17 @@ impl Life {
             });
         // Who goes on to write has its place where that is applied.
         if !matches!(seen, Looked::Plan(plan) if !plan.mods.is_empty()) {
-            let binds = !running.by_replica || around.replicas_bind;
-            let step = binds.then_some(oracle.step);
+            let step = (!running.by_replica).then_some(oracle.step);
             let since = running.since;
+            if matches!(by, By::Permit(_)) {
+                let missed = oracle.model.tell_indexed(rows, since, oracle.step);
+                oracle.checks.check(Rule::IndexedReads, missed.is_none(), || {
+                    format!(
+                        "operation {op}, {name} of {:?}, by index: came in step {since}, and misses what another had shown of {missed:?}",
+                        running.request
+                    )
+                });
+            }
             let missed = oracle.model.tell_read(rows, since, step);
             oracle
                 .checks
@@ -512,7 +518,7 @@ impl Life {
                 });
         }
         let asked = running.context.epoch.unwrap_or_default().version;
-        let served = region.region_epoch.unwrap_or_default().version;
+        let served = by.region().region_epoch.unwrap_or_default().version;
         oracle
             .checks
             .check(Rule::ServedAtItsEpoch, asked == served, || {
