@@ -126,7 +126,7 @@ stop
 for regions in $idle_regions; do
     heading "three idle nodes, $regions regions more"
     start_nodes 3
-    raw "idle-$regions" --operation put --clients 64 --regions "$regions" --duration 1s >/dev/null
+    "$flotilla" bench raw --pd "$pd" --operation put --clients 64 --regions "$regions" --duration 1s --quiet >/dev/null
     sleep 20
     before=$(cat $(printf '/proc/%s/stat ' "${pids[@]}") | awk '{sum += $14 + $15} END {print sum}')
     sleep 20
