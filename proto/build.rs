@@ -6,6 +6,7 @@ const FILES: &[&str] = &[
     "tikvpb.proto",
     "pdpb.proto",
     "keyspacepb.proto",
+    "flotilla/admin.proto",
     "flotilla/peers.proto",
     "flotilla/raft.proto",
     "flotilla/store.proto",

@@ -219,6 +219,8 @@ calls! {
     open ListOperators(internal::ListOperators) -> view::OperatorsView;
     /// Not gRPC: changes a region as asked.
     open AddOperator(internal::AddOperator) -> internal::OperatorAdded;
+    /// Not gRPC: ends the operator that runs on a region.
+    open CancelOperator(internal::CancelOperator) -> internal::OperatorCancelled;
     /// Not gRPC: removes a store, or takes that back.
     open SetStoreState(internal::SetStoreState) -> internal::StoreStateSet;
     /// Not gRPC: moves all leaders away from a store, or lets them come again.

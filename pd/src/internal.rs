@@ -131,6 +131,18 @@ impl AddOperatorError {
     }
 }
 
+/// Ends the operator that runs on a region, and leaves the region alone for a while. A step that its
+/// leader was told before may still happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CancelOperator {
+    /// The region.
+    pub region: u64,
+}
+
+/// What became of a [`CancelOperator`]: the number of the operator that was ended, if one ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OperatorCancelled(pub Option<u64>);
+
 /// Removes a store, or takes that back while it is not gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SetStoreState {

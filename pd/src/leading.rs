@@ -217,6 +217,10 @@ impl Leading {
             }
             Request::ExtendWindow(request) => self.extend_window(cx, token, *request),
             Request::AddOperator(request) => self.add_operator(cx, token, *request),
+            Request::CancelOperator(request) => {
+                let cancelled = self.cancel_operator(cx, *request);
+                cx.answer(token, calls::CancelOperator::answer(cancelled));
+            }
             Request::EvictLeaders(request) => {
                 let evicted = self.evict_leaders(cx, *request);
                 cx.answer(token, calls::EvictLeaders::answer(evicted));

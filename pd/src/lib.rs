@@ -89,9 +89,9 @@ pub use genesis::{
     META_REGION, SENTINEL_PEER, SENTINEL_REGION, bootstrap_records, first_regions,
 };
 pub use internal::{
-    AddOperator, AddOperatorError, CreateKeyspace, CreateKeyspaceError, CreatedKeyspace,
-    EvictLeaders, ExtendWindow, LeadersEvicted, ListOperators, OperatorAdded, SetStoreState,
-    SetStoreStateError, StoreStateSet, ViewKind, WindowExtended,
+    AddOperator, AddOperatorError, CancelOperator, CreateKeyspace, CreateKeyspaceError,
+    CreatedKeyspace, EvictLeaders, ExtendWindow, LeadersEvicted, ListOperators, OperatorAdded,
+    OperatorCancelled, SetStoreState, SetStoreStateError, StoreStateSet, ViewKind, WindowExtended,
 };
 pub use limits::*;
 pub use machine::{Config, Pd};

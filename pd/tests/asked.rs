@@ -5,7 +5,7 @@ mod common;
 use common::fleet::Fleet;
 use expect_test::{Expect, expect};
 use flotilla_pd::plan::Asked;
-use flotilla_pd::{AddOperator, ListOperators, OPERATOR_HISTORY_MAX, calls};
+use flotilla_pd::{AddOperator, CancelOperator, ListOperators, OPERATOR_HISTORY_MAX, calls};
 
 #[track_caller]
 fn check(fleet: &mut Fleet, expected: Expect) {
@@ -92,6 +92,27 @@ fn what_is_asked_for_replaces_what_runs() {
             tell store 1: region 3, conf 1: transfer to 33@3
             end 2, region 3: done
         "#]],
+    );
+}
+
+#[test]
+fn an_operator_is_ended_when_somebody_asks_for_it() {
+    let mut fleet = three();
+    let cancel = |fleet: &mut Fleet, region| {
+        let request = CancelOperator { region };
+        let answer = fleet.world.ask::<calls::CancelOperator>(request);
+        answer.unwrap().0
+    };
+    assert_eq!(cancel(&mut fleet, 3), None);
+    ask(&mut fleet, 3, Asked::TransferLeader { to: 2 });
+    assert_eq!(cancel(&mut fleet, 7), None);
+    assert_eq!(cancel(&mut fleet, 3), Some(1));
+    assert_eq!(cancel(&mut fleet, 3), None);
+    let ended = list(&mut fleet).ended;
+    let ending = ended[0].ending.as_deref();
+    assert_eq!(
+        (ended[0].status, ending),
+        ("CANCEL", Some("cancelled: as asked for"))
     );
 }
 

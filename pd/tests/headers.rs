@@ -8,8 +8,8 @@ use common::{CLUSTER, World, header, outcome};
 use expect_test::expect;
 use flotilla_pd::plan::Asked;
 use flotilla_pd::{
-    AddOperator, CALL_NAMES, Call, Code, CreateKeyspace, EvictLeaders, ExtendWindow, ListOperators,
-    Request, Response, SetStoreState, Status, ViewKind, calls,
+    AddOperator, CALL_NAMES, Call, CancelOperator, Code, CreateKeyspace, EvictLeaders,
+    ExtendWindow, ListOperators, Request, Response, SetStoreState, Status, ViewKind, calls,
 };
 use flotilla_proto::pdpb::RequestHeader;
 
@@ -23,6 +23,7 @@ const UNCHECKED: &[&str] = &[
     "CreateKeyspace",
     "ListOperators",
     "AddOperator",
+    "CancelOperator",
     "SetStoreState",
     "EvictLeaders",
     "View",
@@ -84,6 +85,7 @@ fn every_call(header: Option<&RequestHeader>) -> Vec<Request> {
         region: 0,
         asked,
     }));
+    requests.push(calls::CancelOperator::request(CancelOperator { region: 0 }));
     let (store, offline, evict) = (0, true, true);
     requests.push(calls::SetStoreState::request(SetStoreState {
         store,
@@ -184,6 +186,7 @@ fn before_bootstrap_most_calls_say_so() {
         AskSplit: NOT_BOOTSTRAPPED cluster is not bootstrapped
         BatchScanRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         Bootstrap: UNKNOWN invalid bootstrap: it names no store
+        CancelOperator: ok
         CreateKeyspace: ok
         EvictLeaders: ok
         ExtendWindow: ok
@@ -236,6 +239,7 @@ fn an_empty_request_is_answered_by_name() {
         AskSplit: REGION_NOT_FOUND missing region for split
         BatchScanRegions: ok
         Bootstrap: ALREADY_BOOTSTRAPPED cluster is already bootstrapped
+        CancelOperator: ok
         CreateKeyspace: ok
         EvictLeaders: ok
         ExtendWindow: ok

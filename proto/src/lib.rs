@@ -17,4 +17,4 @@ pub mod keys;
 
 include!(concat!(env!("OUT_DIR"), "/all.rs"));
 
-pub use flotilla::{raft::v1 as raft, store::v1 as store};
+pub use flotilla::{admin::v1 as admin, raft::v1 as raft, store::v1 as store};

@@ -14,7 +14,8 @@ use flotilla_proto::store::{Mod, PeerMessage, SnapshotManifest};
 use flotilla_router::{Lane, Merge, Routed};
 
 use crate::apply::Apply;
-use crate::peer::Peer as PeerMachine;
+use crate::events::RegionEvent;
+use crate::peer::{Peer as PeerMachine, PeerShown};
 use crate::snapshot_task::SnapshotTask;
 use crate::{ReadContext, RequestError};
 
@@ -164,6 +165,8 @@ pub enum PeerInput {
     Durable { index: u64 },
     /// PD has forgotten what it heard: a leader shows its region again.
     Report,
+    /// Somebody wants to see the peer.
+    Show { answer: Answer<Box<PeerShown>> },
     /// The log disk has not answered for an election timeout (contracts: C14).
     LogStalled,
     /// Campaign now: the parent's leader was on this store.
@@ -560,6 +563,8 @@ pub struct RaftEffects {
     pub fatal: Option<crate::runtime::StoreFatal>,
     /// This store gained or lost the leadership of the meta region: it is PD, or not any more.
     pub meta_role: Vec<MetaRole>,
+    /// To tell whoever watches.
+    pub events: Vec<RegionEvent>,
 }
 
 /// Who serves PD.

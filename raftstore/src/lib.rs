@@ -21,6 +21,7 @@ mod delegate;
 pub mod effects;
 mod entry;
 mod error;
+pub mod events;
 mod log_view;
 mod meta;
 pub mod peer;

@@ -21,6 +21,7 @@ use crate::effects::{
     ApplyEffects, Fetch, LogWrite, MetaRole, Outbound, PdTask, PeerInput, RaftEffects, RaftInput,
     Release, Retired, SizeCheck, Spawn, StoreInput,
 };
+use crate::events::RegionEvent;
 use crate::store::RaftMachine;
 use crate::{Delegates, PROBE_TARGET, STORE_ADDRESS, SnapshotTask, StartError};
 
@@ -111,6 +112,8 @@ pub trait World: Send {
     fn pd(&mut self, task: PdTask);
     /// This store is PD from now on, or is not any more.
     fn meta_role(&mut self, role: MetaRole);
+    /// Something happened to a region, for whoever watches the store.
+    fn event(&mut self, _event: RegionEvent) {}
 }
 
 /// The parts of a running store. Cheap to clone; all clones are the same store.
@@ -376,6 +379,10 @@ impl<L: RaftLog, S: StateStore, W: World> Executor<RaftEffects> for RaftExecutor
             .meta_role
             .drain(..)
             .for_each(|role| self.world.meta_role(role));
+        effects
+            .events
+            .drain(..)
+            .for_each(|event| self.world.event(event));
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use flotilla_benches::Bench;
 
 use crate::config::{ConfigError, Layers, Loaded};
+use crate::ctl::Ctl;
 use crate::demo::DemoArgs;
 use crate::recover::Recover;
 
@@ -38,6 +39,10 @@ Examples:
 
   Listen on another address, with a configuration file:
       flotilla server --data-dir ./data --addr 127.0.0.1:4000 --config flotilla.toml
+
+  See the stores of a cluster, and take one out of it:
+      flotilla ctl store list
+      flotilla ctl store remove 2 --wait
 
   See every setting, its meaning, and where its value comes from:
       flotilla config --explain
@@ -75,6 +80,9 @@ pub enum Command {
     /// Measure a running cluster
     #[command(subcommand, long_about = BENCH_LONG)]
     Bench(Bench),
+    /// Show a running cluster, and change it: members, stores, regions
+    #[command(long_about = CTL_LONG, after_help = CTL_AFTER)]
+    Ctl(Ctl),
     /// Go on after the stores that held a majority are lost for good
     #[command(subcommand, long_about = RECOVER_LONG)]
     Recover(Recover),
@@ -104,6 +112,24 @@ Measure a running cluster from outside, as its users see it.
 
 `ycsb` is the usual yardstick, through the stock Rust client. `raw` issues bare RPCs and takes turns \
 with an echo server, so that the ratio shows what the store costs beyond the RPC itself.";
+
+const CTL_LONG: &str = "\
+Show a running cluster, and change it: members, stores, regions.
+
+Any node may be asked. Changes are carried out by the placement driver (PD) step by step, and are \
+refused if they would leave data with too few replicas; a refusal says what to do instead.";
+
+const CTL_AFTER: &str = "\
+Examples:
+  flotilla ctl store list
+  flotilla ctl region status 3 --pd 10.0.0.1:20160,10.0.0.2:20160
+  flotilla ctl region transfer-leader 3 --to 2 --wait
+  flotilla ctl store drain 2 --wait          before its node is stopped for a while
+  flotilla ctl store remove 2 --wait         for ever
+  flotilla ctl member status --json
+
+Exit codes: 0 done (with --wait) or begun; 1 refused, failed, or not done in time, and the text says why;
+2 the command line is wrong.";
 
 const RECOVER_LONG: &str = "\
 Go on after the stores that held a majority of some regions are lost for good.

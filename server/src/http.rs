@@ -1,6 +1,6 @@
 //! What is served over plain HTTP: the health check, the metrics, PD's JSON API.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,21 +9,20 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use flotilla_pd::view::View;
-use flotilla_pd::{CreateKeyspace, ViewKind, calls};
+use flotilla_proto::admin::{Page, ShowPageRequest};
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 
 use crate::metrics::Metrics;
 use crate::net::is_grpc;
-use crate::placement::PdHandle;
+use crate::rpc::Leader;
 use crate::store::Store;
 
 /// What the pages show.
 #[derive(Clone)]
 pub(crate) struct Pages {
-    /// PD.
-    pub(crate) pd: PdHandle,
+    /// Who leads PD.
+    pub(crate) leader: Leader,
     /// Metrics.
     pub(crate) metrics: Arc<Metrics>,
     /// The store, for metrics that are read when they are asked for.
@@ -78,27 +77,24 @@ pub(crate) fn api(pages: Pages) -> Router {
         .route("/metrics", get(show_metrics))
         .route(
             "/pd/api/v1/regions",
-            get(|pages| show(pages, ViewKind::Regions)),
+            get(|pages| show(pages, Page::Regions)),
         )
-        .route(
-            "/pd/api/v1/stores",
-            get(|pages| show(pages, ViewKind::Stores)),
-        )
+        .route("/pd/api/v1/stores", get(|pages| show(pages, Page::Stores)))
         .route(
             "/pd/api/v1/members",
-            get(|pages| show(pages, ViewKind::Members)),
+            get(|pages| show(pages, Page::Members)),
         )
         .route(
             "/pd/api/v1/cluster",
-            get(|pages| show(pages, ViewKind::Cluster)),
+            get(|pages| show(pages, Page::Cluster)),
         )
         .route(
             "/pd/api/v1/version",
-            get(|pages| show(pages, ViewKind::Version)),
+            get(|pages| show(pages, Page::Version)),
         )
         .route(
             "/pd/api/v2/keyspaces",
-            get(|pages| show(pages, ViewKind::Keyspaces)).post(create_keyspace),
+            get(|pages| show(pages, Page::Keyspaces)).post(create_keyspace),
         )
         .route("/pd/api/v2/keyspaces/{name}", get(show_keyspace))
         .with_state(pages)
@@ -154,16 +150,33 @@ async fn show_metrics(State(pages): State<Pages>) -> Response {
     }
 }
 
-async fn show(State(pages): State<Pages>, kind: ViewKind) -> Response {
-    match pages.pd.call::<calls::View>(kind).await {
-        Ok(view @ View::NotFound(_)) => (StatusCode::NOT_FOUND, Json(view)).into_response(),
-        Ok(view) => Json(view).into_response(),
-        Err(status) => problem(StatusCode::SERVICE_UNAVAILABLE, status.message),
-    }
+async fn show(State(pages): State<Pages>, page: Page) -> Response {
+    let page = page.into();
+    let request = ShowPageRequest {
+        page,
+        ..ShowPageRequest::default()
+    };
+    answer(&pages, request).await
 }
 
-async fn show_keyspace(pages: State<Pages>, Path(name): Path<String>) -> Response {
-    show(pages, ViewKind::Keyspace { name }).await
+/// The page as PD has it, whichever node that is.
+async fn answer(pages: &Pages, request: ShowPageRequest) -> Response {
+    let (status, json) = pages.leader.show_page(request).await;
+    let status = u16::try_from(status).ok();
+    let status = status.and_then(|status| StatusCode::from_u16(status).ok());
+    let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let kind = [(header::CONTENT_TYPE, "application/json")];
+    (status, kind, json).into_response()
+}
+
+async fn show_keyspace(State(pages): State<Pages>, Path(name): Path<String>) -> Response {
+    let page = Page::Keyspace.into();
+    let request = ShowPageRequest {
+        page,
+        name,
+        ..ShowPageRequest::default()
+    };
+    answer(&pages, request).await
 }
 
 #[derive(Deserialize)]
@@ -171,7 +184,7 @@ async fn show_keyspace(pages: State<Pages>, Path(name): Path<String>) -> Respons
 struct NewKeyspace {
     name: String,
     #[serde(default)]
-    config: BTreeMap<String, String>,
+    config: HashMap<String, String>,
 }
 
 async fn create_keyspace(
@@ -182,19 +195,6 @@ async fn create_keyspace(
         Ok(Json(new)) => new,
         Err(rejection) => return problem(rejection.status(), rejection.body_text()),
     };
-    let created = pages
-        .pd
-        .call::<calls::CreateKeyspace>(CreateKeyspace {
-            name: name.clone(),
-            config,
-        })
-        .await;
-    match created.map(|created| created.0) {
-        Ok(Ok(_)) => show(State(pages), ViewKind::Keyspace { name }).await,
-        Ok(Err(error)) => {
-            let status = StatusCode::from_u16(error.http_status());
-            problem(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), error)
-        }
-        Err(status) => problem(StatusCode::SERVICE_UNAVAILABLE, status.message),
-    }
+    let page = Page::CreateKeyspace.into();
+    answer(&pages, ShowPageRequest { page, name, config }).await
 }

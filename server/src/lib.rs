@@ -8,6 +8,7 @@
 //!  placement PD: the machine's driver, and what the store tells and asks it
 //!  peers     the transport between stores
 //!  store     databases, machines and their threads
+//!  ctl       `flotilla ctl`: shows and changes a cluster from outside
 //!  node      all of it together: start, stop, what ends it
 //!  embedded  a node on threads of its own, in another program
 //!  local     its reads and writes without a socket
@@ -18,6 +19,7 @@
 
 pub mod cli;
 pub mod config;
+pub mod ctl;
 pub mod demo;
 mod embedded;
 mod gauges;

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use flotilla_engine::{DataDir, EngineError};
 use flotilla_pd_client::PdClient;
+use flotilla_proto::admin::node_server::NodeServer;
+use flotilla_proto::admin::placement_server::PlacementServer;
 use flotilla_proto::keyspacepb::keyspace_server::KeyspaceServer;
 use flotilla_proto::metapb::{Peer, PeerRole};
 use flotilla_proto::pdpb::pd_server::PdServer;
@@ -31,7 +33,10 @@ use crate::metrics::Metrics;
 use crate::net::{self, BindError, Bound, Limits, Server};
 use crate::peers::{self, Book, Receiver, Transport, remembered};
 use crate::placement::{Driver, PdHandle, Reporter, Unfit};
-use crate::rpc::{Forwarding, KeyspaceService, Kv, Leader, PdService, StopStreams, TikvService};
+use crate::rpc::{
+    Forwarding, KeyspaceService, Kv, Leader, NodeService, PdService, PlacementService, StopStreams,
+    TikvService,
+};
 use crate::store::{self, Fatal, FatalSink, OpenError, Store, Threads};
 
 /// How long a start waits for its own regions to elect their leaders.
@@ -165,7 +170,7 @@ impl Node {
             .await;
         let serving = Arc::new(AtomicBool::new(false));
         let pages = Pages {
-            pd: pd.clone(),
+            leader: leader.clone(),
             metrics: Arc::clone(&metrics),
             store: Arc::clone(&store),
             serving: Arc::clone(&serving),
@@ -188,8 +193,14 @@ impl Node {
         .add_service(Forwarding::new(
             KeyspaceServer::new(KeyspaceService::new(pd.clone()))
                 .max_decoding_message_size(message_max),
+            leader.clone(),
+        ))
+        .add_service(Forwarding::new(
+            PlacementServer::new(PlacementService::new(pd.clone()))
+                .max_encoding_message_size(usize::MAX),
             leader,
         ))
+        .add_service(NodeServer::new(NodeService::new(Arc::clone(&store))))
         .add_service(
             PeersServer::new(Receiver::new(&transport, stopping))
                 .max_decoding_message_size(bulk_max(&config)),

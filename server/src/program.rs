@@ -20,6 +20,7 @@ pub fn run() -> ! {
         Command::Server(args) => with_config(&args, needs_data_dir, server),
         Command::Demo(args) => report_bench(with_runtime(None, demo::run(&args))),
         Command::Bench(bench) => report_bench(with_runtime(None, flotilla_benches::run(bench))),
+        Command::Ctl(ctl) => report(with_runtime(Some(1), crate::ctl::run(ctl))),
         Command::Recover(step) => report(with_runtime(Some(1), crate::recover::run(step))),
         Command::Config(args) => with_config(
             &args.config,

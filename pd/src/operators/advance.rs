@@ -46,11 +46,15 @@ impl Leading {
         true
     }
 
-    fn end_operator(&mut self, cx: &mut Cx<'_>, region: u64, ending: Ending) {
+    pub(super) fn end_operator(&mut self, cx: &mut Cx<'_>, region: u64, ending: Ending) {
         let Some(running) = self.operators.running.remove(&region) else {
             return;
         };
-        if matches!(ending, Ending::TimedOut { .. }) {
+        let at_once_again = !matches!(
+            ending,
+            Ending::TimedOut { .. } | Ending::Cancelled(Cancelled::Asked)
+        );
+        if !at_once_again {
             let until = cx.now + cx.config.schedule.rest;
             self.operators.resting.insert(region, until);
         }

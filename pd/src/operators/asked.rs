@@ -4,8 +4,12 @@ use flotilla_pd_plan::asked;
 
 use crate::call::{Call, calls};
 use crate::effect::RequestToken;
-use crate::internal::{AddOperator, AddOperatorError, EvictLeaders, LeadersEvicted, OperatorAdded};
+use crate::internal::{
+    AddOperator, AddOperatorError, CancelOperator, EvictLeaders, LeadersEvicted, OperatorAdded,
+    OperatorCancelled,
+};
 use crate::leading::Leading;
+use crate::operators::{Cancelled, Ending};
 use crate::reply::Cx;
 
 impl Leading {
@@ -35,6 +39,18 @@ impl Leading {
         } else {
             Err(AddOperatorError::NoIds)
         }
+    }
+
+    pub(crate) fn cancel_operator(
+        &mut self,
+        cx: &mut Cx<'_>,
+        request: CancelOperator,
+    ) -> OperatorCancelled {
+        let region = request.region;
+        let running = self.operators.running.get(&region);
+        let id = running.map(|running| running.id);
+        self.end_operator(cx, region, Ending::Cancelled(Cancelled::Asked));
+        OperatorCancelled(id)
     }
 
     pub(crate) fn evict_leaders(&mut self, cx: &Cx<'_>, request: EvictLeaders) -> LeadersEvicted {

@@ -79,6 +79,8 @@ pub enum Ending {
 /// Why an operator does not fit any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
+    /// Somebody asked for its end.
+    Asked,
     /// The region was split or merged.
     RangeChanged,
     /// Somebody else changed the region's members.
@@ -99,6 +101,7 @@ pub enum Cancelled {
 impl fmt::Display for Cancelled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Asked => f.write_str("as asked for"),
             Self::RangeChanged => f.write_str("the region was split or merged"),
             Self::MembersChanged => f.write_str("the region's members changed otherwise"),
             Self::LeaderMoved => f.write_str("the peer that was to go leads now"),

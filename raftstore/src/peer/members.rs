@@ -139,6 +139,7 @@ impl Peer {
             self.meta = *own;
         }
         self.publish();
+        self.tell_members(&before.peers, effects);
         if self.is_leader() {
             for gone in &before.peers {
                 let stays = self.region.peers.iter().any(|peer| peer.id == gone.id);

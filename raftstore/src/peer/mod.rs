@@ -14,6 +14,7 @@ mod propose;
 mod read;
 mod ready;
 mod report;
+mod show;
 mod snapshot;
 mod split;
 mod stall;
@@ -40,6 +41,9 @@ use crate::region::{META_REGION, conf_state};
 use crate::runtime::StoreFatal;
 use crate::store::Shared;
 use crate::{PROBE_TARGET, ReadContext, RequestError, STORE_ADDRESS, SnapshotTask, StartError};
+
+pub use flotilla_raft::{Pace, Role};
+pub use show::PeerShown;
 
 use propose::Proposals;
 use read::Reads;
@@ -92,6 +96,7 @@ pub struct Peer {
     /// This store was told that it is PD in this term.
     meta_announced: Option<u64>,
     reports: report::Reports,
+    told: show::Told,
     /// When a leader was heard of last, or PD was asked for one.
     led: Mono,
     /// The state batch of the last apply report.
@@ -190,6 +195,7 @@ impl Peer {
             split_at,
             meta_announced: None,
             reports: report::Reports::default(),
+            told: show::Told::default(),
             led: now,
             applied_cut: 0,
             promised: (0, 0),
@@ -288,6 +294,7 @@ impl Peer {
                     self.report_region(now, effects);
                 }
             }
+            PeerInput::Show { answer } => answer.give(Ok(Box::new(self.show(now)))),
             PeerInput::Transfer { to } => {
                 self.delegate.suspend();
                 // A refused transfer leaves the leader as it is; whoever asked looks at the outcome.
@@ -429,6 +436,7 @@ impl Peer {
         }
         if let Some(inner) = message.message {
             self.raft.log_mut().learn_address(from);
+            let led_before = self.raft.leader() == Some(from.id);
             match self.raft.step(now, inner) {
                 Ok(()) => {}
                 Err(StepError::Safety { what, .. }) => {
@@ -438,7 +446,7 @@ impl Peer {
                 Err(error) => tracing::debug!(region = self.region.id, %error, "message dropped"),
             }
             if self.raft.leader() == Some(from.id) {
-                self.led = now;
+                self.heard_of_leader(now, from, led_before, effects);
             }
         }
     }

@@ -76,6 +76,7 @@ impl Peer {
             self.publish();
         }
         self.announce_meta(effects);
+        self.tell_role(change, effects);
         if self.is_leader() {
             self.report_region(now, effects);
             self.check_size(effects);

@@ -15,6 +15,7 @@ use prost::Message;
 
 use super::Peer;
 use crate::effects::{ApplyInput, RaftEffects, RaftInput, RegionSize, Release, StoreInput};
+use crate::events::Happened;
 use crate::planted::Planted;
 use crate::region::{conf_state, peer_on};
 use crate::runtime::StoreFatal;
@@ -89,6 +90,21 @@ impl Snapshots {
     /// The region is neither what it was nor what it will be: nothing is read or hashed here.
     pub(super) fn installing(&self) -> bool {
         self.install.is_some()
+    }
+
+    /// One was received, and a crash could still undo the splits that it replaces.
+    pub(super) fn waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// One to send is being built.
+    pub(super) fn building(&self) -> bool {
+        self.building
+    }
+
+    /// Messages with one are on their way.
+    pub(super) fn sending(&self) -> bool {
+        self.sending > 0
     }
 }
 
@@ -168,6 +184,7 @@ impl Peer {
         effects: &mut RaftEffects,
     ) {
         self.raft.report_snapshot(peer, ok);
+        self.happened(Happened::SnapshotSent { peer, taken: ok }, effects);
         self.snapshots.sending = self.snapshots.sending.saturating_sub(1);
         if let Some(built) = &mut self.snapshots.built {
             built.used = now;
@@ -455,6 +472,8 @@ impl Peer {
     ) {
         let region = manifest.region.clone().unwrap_or_default();
         tracing::trace!(target: PROBE_TARGET, "snapshot: installed");
+        let index = manifest.index;
+        self.happened(Happened::SnapshotApplied { index }, effects);
         self.snapshots.install = None;
         self.snapshots.intent = Some((manifest.index, SnapshotKey::incoming(manifest)));
         if let Some(own) = peer_on(&region, self.shared.store) {

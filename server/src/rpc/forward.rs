@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_proto::admin::ShowPageRequest;
+use flotilla_proto::admin::placement_client::PlacementClient;
 use flotilla_proto::pdpb::GetMembersRequest;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_raftstore::region::META_REGION;
@@ -22,6 +24,7 @@ use tonic::server::NamedService;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt as _};
 
+use super::admin;
 use crate::net::Call;
 use crate::peers::{self, Book};
 use crate::placement::PdHandle;
@@ -115,9 +118,7 @@ impl Leader {
     }
 
     async fn ask(&self, address: &str) -> Option<String> {
-        let mut request = tonic::Request::new(GetMembersRequest::default());
-        let hop = tonic::metadata::MetadataValue::from_static("1");
-        request.metadata_mut().insert(HOP, hop);
+        let request = marked(GetMembersRequest::default());
         let mut stub = PdClient::new(self.channel(address)?);
         let members = stub.get_members(request).await.ok()?.into_inner();
         if members.header?.cluster_id != self.0.store.ids.cluster_id {
@@ -136,6 +137,28 @@ impl Leader {
         let channel = peers::endpoint(address).ok()?.connect_lazy();
         channels.insert(address.to_owned(), channel.clone());
         Some(channel)
+    }
+
+    /// A page of PD's JSON API, wherever PD is: HTTP's status, the body.
+    pub(crate) async fn show_page(&self, page: ShowPageRequest) -> (u32, String) {
+        let Some(channel) = self.of(false).await else {
+            return admin::show_page(&self.0.pd, page).await;
+        };
+        let stub = PlacementClient::new(channel);
+        let mut stub = stub.max_decoding_message_size(usize::MAX);
+        match stub.show_page(marked(page)).await {
+            Ok(shown) => {
+                let shown = shown.into_inner();
+                (shown.status, shown.json)
+            }
+            Err(status) => {
+                let why = status.message();
+                admin::problem(
+                    503,
+                    format!("the node that leads PD does not answer: {why}"),
+                )
+            }
+        }
     }
 
     /// Where a call goes; `None`: it is answered here.
@@ -208,6 +231,14 @@ where
             }
         })
     }
+}
+
+/// A call of this node's own, marked.
+fn marked<M>(message: M) -> tonic::Request<M> {
+    let mut request = tonic::Request::new(message);
+    let hop = tonic::metadata::MetadataValue::from_static("1");
+    request.metadata_mut().insert(HOP, hop);
+    request
 }
 
 /// The request as it came, marked.

@@ -2,7 +2,8 @@
 //!
 //! `kv` carries a command of `flotilla-kv` out: checks, latches, local reads, proposals. `tikv` is
 //! the service in front of it, `batch` the same calls over one stream. `pd` and `keyspace` hand
-//! their calls to the placement driver; `forward` hands them to the node that leads it.
+//! their calls to the placement driver; `forward` hands them to the node that leads it. `admin` is
+//! what `flotilla ctl` asks beyond that.
 
 /// Hands unary calls over to PD; their messages are in the module `$messages`.
 macro_rules! pd_calls {
@@ -23,6 +24,7 @@ macro_rules! pd_calls {
     )+};
 }
 
+mod admin;
 mod batch;
 mod deadline;
 mod envelope;
@@ -33,6 +35,7 @@ mod pd;
 mod stopping;
 mod tikv;
 
+pub use admin::{NodeService, PlacementService};
 pub use forward::{Forwarding, Leader};
 pub use keyspace::KeyspaceService;
 pub use kv::Kv;

@@ -15,13 +15,13 @@ pub(crate) fn folder() -> TempDir {
     tempfile::tempdir().expect("a folder")
 }
 
-fn joining(dir: &Path, join: &str, settings: &[&str]) -> Vec<String> {
+pub(crate) fn joining(dir: &Path, join: &str, settings: &[&str]) -> Vec<String> {
     let mut args = server_args(dir, settings);
     args.extend(["--join".to_owned(), join.to_owned()]);
     args
 }
 
-fn join(dir: &Path, other: &Node) -> Node {
+pub(crate) fn join(dir: &Path, other: &Node) -> Node {
     Node::of(flotilla(joining(dir, other.addr(), &[])), dir)
 }
 
@@ -212,7 +212,7 @@ fn kill_9_of_a_leader_loses_nothing_and_the_others_go_on() {
 }
 
 #[track_caller]
-fn refused(args: &[String], parts: &[&str]) {
+pub(crate) fn refused(args: &[String], parts: &[&str]) {
     Process::spawn(flotilla(args))
         .wait()
         .refused(EXIT_FAILED, parts);

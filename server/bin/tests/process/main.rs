@@ -15,6 +15,7 @@
 //! | `stop` | SIGTERM and Ctrl-C |
 //! | `cluster` | nodes that join, and those that must not |
 //! | `rolling` | a rolling restart under load |
+//! | `ctl` | what a cluster's operator asks for, and what is refused |
 //! | `recover` | a majority that is lost for good |
 //!
 //! `FLOTILLA_SEED` gives a random test the seed that it printed first: what is written, and when the
@@ -24,6 +25,7 @@ mod client;
 mod cluster;
 mod connections;
 mod crash;
+mod ctl;
 mod dice;
 mod disk;
 mod folder;
