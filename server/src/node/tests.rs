@@ -251,7 +251,7 @@ async fn a_store_that_was_removed_ends_and_does_not_come_back() {
     match Flotilla::open(&second).await {
         Err(EmbedError::Start(StartError::Unfit(error))) => {
             let text = error.to_string();
-            assert!(text.contains("does not take this store"), "{text}");
+            assert!(text.contains("was removed from its cluster"), "{text}");
         }
         other => panic!("{other:?}"),
     }

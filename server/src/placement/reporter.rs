@@ -89,9 +89,18 @@ pub enum Unfit {
     /// For its cluster's keys.
     #[error(transparent)]
     Mode(#[from] WrongMode),
-    /// PD does not take it: it was removed, or another store has its address.
+    /// PD does not take it: another store has its address, for example.
     #[error("PD does not take this store: {0}")]
     Refused(PdError),
+    /// It was removed, or another store took its place.
+    #[error(
+        "store {store} was removed from its cluster, or another one took its place: its id never comes back; to make \
+         a new store of this node, start it on an empty data folder with --join"
+    )]
+    Removed {
+        /// The store.
+        store: u64,
+    },
 }
 
 /// The task that speaks with PD.
@@ -157,6 +166,10 @@ impl Reporter {
                         })),
                         _ => Ok(()),
                     };
+                }
+                Err(error) if error.kind() == Some(ErrorType::StoreTombstone) => {
+                    let store = self.store.ids.store_id;
+                    return Err(Unfit::Removed { store });
                 }
                 Err(error @ PdError::Refused { .. }) => return Err(Unfit::Refused(error)),
                 // The client has tried for a while by itself.
