@@ -68,12 +68,16 @@ pub enum Planted {
     ReadNumbersRestart,
     /// A snapshot is sent to a peer that its configuration does not name.
     SnapshotOfOthers,
+    /// A refused append counts for what was refused.
+    RefusalCounts,
+    /// A snapshot is taken in though the log has more than it.
+    OldSnapshotTaken,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 30] = [
         Self::VoteNotPersisted,
         Self::VoteRequestNotPersisted,
         Self::OwnVoteNotPersisted,
@@ -102,6 +106,8 @@ impl Planted {
         Self::HeartbeatCommitUnmatched,
         Self::ReadNumbersRestart,
         Self::SnapshotOfOthers,
+        Self::RefusalCounts,
+        Self::OldSnapshotTaken,
     ];
 }
 

@@ -88,6 +88,7 @@ impl<L: LogView> Raft<L> {
 
     pub(crate) fn on_append_response(&mut self, message: &Message) -> Result<(), StepError> {
         let (now, last) = (self.now, self.log.last_index());
+        let refused = message.reject && !self.plants(Planted::RefusalCounts);
         let State::Leader(leader) = &mut self.state else {
             return Ok(());
         };
@@ -103,7 +104,7 @@ impl<L: LogView> Raft<L> {
         }
         peer.active = now;
         peer.ping_at = now + self.config.heartbeat_interval;
-        if message.reject {
+        if refused {
             if step_back(peer, &self.log, message) {
                 leader.replicate = true;
             }

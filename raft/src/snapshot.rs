@@ -93,8 +93,9 @@ impl<L: LogView> Raft<L> {
             return Err(StepError::NotInSnapshot { id: self.config.id });
         }
         self.hear_leader(from)?;
-        if meta.index > self.log.commit() {
-            if self.log.matches(meta.index, meta.term) && !self.conf.is_unknown() {
+        let old = self.plants(Planted::OldSnapshotTaken);
+        if meta.index > self.log.commit() || old {
+            if self.log.matches(meta.index, meta.term) && !self.conf.is_unknown() && !old {
                 // The log has it all already; a state from elsewhere would only cost.
                 self.log.commit_to(meta.index);
             } else {

@@ -212,7 +212,8 @@ impl Delegates {
     #[must_use]
     pub fn confirm(&self, permit: &ReadPermit) -> bool {
         let held = self.get(permit.region.id).is_ok_and(|delegate| {
-            delegate.generation() == permit.generation
+            let outlives = self.plant.breaks(Planted::PermitOutlivesChange);
+            (delegate.generation() == permit.generation || outlives)
                 && delegate.serving().region.region_epoch == permit.region.region_epoch
         });
         held || self.plant.breaks(Planted::ReadUnconfirmed)

@@ -69,12 +69,24 @@ pub enum Planted {
     EndingPeerActs,
     /// A change of the members is applied to the region and not to the raft group.
     MembersUncounted,
+    /// A snapshot takes the place of a log that alone remembers a split (contracts: C5, C6).
+    SnapshotOverSplit,
+    /// The files of an installed snapshot go before the intent of the next one is durable (contracts: C6).
+    FilesGoneBeforeIntent,
+    /// The files of a snapshot that was received and not wanted stay.
+    UnwantedFilesStay,
+    /// A permit to read counts though the region has changed since it was given (contracts: C17).
+    PermitOutlivesChange,
+    /// A peer is added though its region has one with a higher id (contracts: C33).
+    LowerPeerId,
+    /// Who was PD is not told that its store's peer of the meta region has ended (contracts: C20).
+    EndedPdGoesOn,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 33] = [
         Self::AckBeforeIntent,
         Self::IntentRemovedEarly,
         Self::IntentIgnoredAtStart,
@@ -102,6 +114,12 @@ impl Planted {
         Self::SplitOfOldEpoch,
         Self::EndingPeerActs,
         Self::MembersUncounted,
+        Self::SnapshotOverSplit,
+        Self::FilesGoneBeforeIntent,
+        Self::UnwantedFilesStay,
+        Self::PermitOutlivesChange,
+        Self::LowerPeerId,
+        Self::EndedPdGoesOn,
     ];
 }
 

@@ -13,6 +13,15 @@ use flotilla_raftstore::Planted as Store;
 use crate::run::{Failure, run_quietly, world_of};
 use crate::world::{Service, World};
 
+/// Raft's own model catches them, where nothing else stands behind the rule. In a store something does, so
+/// that no world can show them:
+///
+/// - `AckOutlivesTerm`: who elects the new term's leader without the entry is not among those who hold it, so
+///   that the answer, true or not, makes no quorum;
+/// - `SnapshotOfOthers`: a store refuses a snapshot that does not name its peer, and the leader's store builds
+///   another where one of an older epoch was refused: a round trip is all that is lost.
+pub const GUARDED: [Raft; 2] = [Raft::AckOutlivesTerm, Raft::SnapshotOfOthers];
+
 /// A rule to break, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bug {
@@ -27,10 +36,11 @@ pub enum Bug {
 }
 
 impl Bug {
-    /// Every one of them.
+    /// Every one of them, but those that a second guard makes harmless.
     pub fn all() -> impl Iterator<Item = Self> {
         let store = Store::ALL.into_iter().map(Self::Store);
-        let raft = Raft::ALL.into_iter().map(Self::Raft);
+        let raft = Raft::ALL.into_iter().filter(|rule| !GUARDED.contains(rule));
+        let raft = raft.map(Self::Raft);
         let engine = Engine::ALL.into_iter().map(Self::Engine);
         let service = Service::ALL.into_iter().map(Self::Service);
         store.chain(raft).chain(engine).chain(service)

@@ -127,11 +127,13 @@ pub enum Rule {
     ServesAgain,
     /// A latch is free once nobody uses it (contracts: C18).
     LatchesFree,
+    /// At rest there are no files of received snapshots but those of open intents (contracts: C6).
+    FilesInUse,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 59] = [
+    pub const ALL: [Self; 60] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -191,6 +193,7 @@ impl Rule {
         Self::EndsByDiskOnly,
         Self::ServesAgain,
         Self::LatchesFree,
+        Self::FilesInUse,
     ];
 }
 

@@ -5,6 +5,7 @@ use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
 
 use super::Peer;
 use crate::effects::{ApplyInput, MetaRole, Outbound, PdTask, RaftEffects, RaftInput, StoreInput};
+use crate::planted::Planted;
 use crate::{PROBE_TARGET, STORE_ADDRESS};
 
 impl Peer {
@@ -125,7 +126,8 @@ impl Peer {
         self.delegate.outdate();
         self.delegate.suspend();
         self.drop_owed();
-        if self.meta_announced.take().is_some() {
+        let goes_on = self.shared.plants(Planted::EndedPdGoesOn);
+        if self.meta_announced.take().is_some() && !goes_on {
             effects.meta_role.push(MetaRole::Follows);
         }
     }

@@ -263,7 +263,8 @@ impl Peer {
 
     /// A crash of the state takes back no split, whatever becomes of the log.
     fn splits_are_durable(&self) -> bool {
-        self.unsettled.is_empty() && self.split_at <= self.durable_applied
+        let durable = self.unsettled.is_empty() && self.split_at <= self.durable_applied;
+        durable || self.shared.plants(Planted::SnapshotOverSplit)
     }
 
     /// The snapshot that waits will not be taken in.
@@ -313,7 +314,9 @@ impl Peer {
     pub(super) fn drop_offered(&mut self, effects: &mut RaftEffects) {
         if let Some(key) = self.snapshots.offered.take() {
             tracing::trace!(target: PROBE_TARGET, "snapshot: received and not wanted any more");
-            effects.snapshots.push(SnapshotTask::Refuse { key });
+            if !self.shared.plants(Planted::UnwantedFilesStay) {
+                effects.snapshots.push(SnapshotTask::Refuse { key });
+            }
         }
     }
 
@@ -349,6 +352,9 @@ impl Peer {
         let installing = RaftInput::Store(StoreInput::Installing { region });
         effects.to_raft.push((STORE_ADDRESS, installing));
         if let Some((_, key)) = self.snapshots.intent.take() {
+            if self.shared.plants(Planted::FilesGoneBeforeIntent) {
+                effects.snapshots.push(SnapshotTask::Discard { key });
+            }
             self.snapshots.replaced = Some((number, key));
         }
         self.snapshots.install = Some(Install {

@@ -33,6 +33,8 @@ pub struct Faults {
     pub crash_in_start: u64,
     /// Chance per thousand that something else happens at a step of a snapshot.
     pub at_snapshots: u64,
+    /// Chance per thousand that a rare moment is followed by the worst.
+    pub cruelty: u64,
     /// Chance per thousand that a store stays away for long after a crash.
     pub away: u64,
     /// Stops in order per 10,000 steps.
@@ -94,6 +96,7 @@ impl Faults {
             away: rate(500),
             power: *rng.pick(&[0, 500, 1000]),
             crash_in_start: *rng.pick(&[0, 0, 300, 700]),
+            cruelty: *rng.pick(&[0, 0, 100, 500]),
         }
     }
 
@@ -202,6 +205,7 @@ impl fmt::Display for Faults {
             ("power", self.power),
             ("crash in start", self.crash_in_start),
             ("at snapshots", self.at_snapshots),
+            ("cruelty", self.cruelty),
             ("away", self.away),
             ("stop", self.stop),
             ("append", append),

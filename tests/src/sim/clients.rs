@@ -91,6 +91,7 @@ impl Sim {
                 }
             }
             Event::Operator => self.operator(),
+            Event::Worst(worst) => self.worst(worst),
         }
     }
 

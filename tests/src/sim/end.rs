@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_engine::SnapshotFiles as _;
 use flotilla_kv::{KeyMode, key};
 use flotilla_pd::{Call as _, calls};
 use flotilla_proto::kvrpcpb::{RawGetRequest, RawPutRequest};
@@ -384,6 +385,7 @@ impl Sim {
             return;
         };
         let (idle, queued) = (life.latches.is_idle(), life.runtime.raft.queued_bytes());
+        let files = self.nodes[&id.store].disk.snapshots.list();
         let mut oracle = self.oracle.lock();
         let ended = oracle.store(id.store).tombstones.clone();
         for (region, highest) in ended {
@@ -394,6 +396,12 @@ impl Sim {
                 format!("store {} region {region}: peer {there:?} is there at rest, {highest} has ended", id.store)
             });
         }
+        let intents = oracle.store(id.store).log.durable_intents();
+        let mut left = files.unwrap_or_default();
+        left.retain(|key| key.incoming && !intents.contains(&(key.region, key.index)));
+        oracle.checks.check(Rule::FilesInUse, left.is_empty(), || {
+            format!("store {}: nobody needs the files of {left:?}", id.store)
+        });
         oracle.checks.check(Rule::LatchesFree, idle, || {
             format!("store {}: a latch is held at rest", id.store)
         });

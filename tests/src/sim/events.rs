@@ -12,6 +12,7 @@ use flotilla_router::Lane;
 
 use super::calls::{Asker, Said};
 use super::network::Flight;
+use super::worst::Worst;
 use crate::checkers::answers::OpId;
 use crate::client::Request;
 use crate::net::Way;
@@ -219,6 +220,8 @@ pub(super) enum Event {
     },
     /// Somebody splits, flushes, or meddles.
     Operator,
+    /// The worst follows.
+    Worst(Worst),
 }
 
 /// A request on its way.

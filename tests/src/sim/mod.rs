@@ -21,6 +21,7 @@ mod stop;
 mod stores;
 mod timestamps;
 mod transfers;
+mod worst;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -120,6 +121,9 @@ pub struct Sim {
     root: Rng,
     rng: Rng,
     fault_rng: Rng,
+    cruel_rng: Rng,
+    /// Answers that the worst moment keeps back.
+    kept: Vec<worst::Kept>,
 }
 
 impl Sim {
@@ -178,6 +182,8 @@ impl Sim {
             served: BTreeMap::new(),
             rng: root.fork("run"),
             fault_rng: root.fork("faults"),
+            cruel_rng: root.fork("cruelty"),
+            kept: Vec::new(),
             root,
             world,
         };
@@ -195,6 +201,7 @@ impl Sim {
         }
         self.first_timestamps();
         self.operator_later();
+        self.estrange_later();
         self.partition_later();
         self.retune_later();
     }

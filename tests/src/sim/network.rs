@@ -22,7 +22,7 @@ pub(super) struct Flight {
     /// The store they go to.
     pub(super) to: u64,
     /// What they say.
-    messages: Vec<PeerMessage>,
+    pub(super) messages: Vec<PeerMessage>,
     /// The same has arrived before, or will.
     duplicate: bool,
 }
@@ -40,6 +40,21 @@ fn is_rare(message: &PeerMessage) -> bool {
 }
 
 impl Flight {
+    /// It carries the answer to a question of this region and number.
+    pub(super) fn fits(&self, ask: &PeerMessage) -> bool {
+        let asked = ask.message.as_ref();
+        let asked = asked.filter(|inner| inner.kind() == MessageKind::ReadIndex);
+        asked.is_some_and(|asked| {
+            self.messages.iter().any(|message| {
+                let inner = message.message.as_ref();
+                message.region_id == ask.region_id
+                    && inner.is_some_and(|inner| {
+                        inner.kind() == MessageKind::ReadIndexResponse && inner.round == asked.round
+                    })
+            })
+        })
+    }
+
     fn way(&self) -> Way {
         (Place::Store(self.from.store), Place::Store(self.to))
     }
@@ -111,6 +126,10 @@ impl Sim {
                 oracle.message_leaves(from.store, message);
             }
         }
+        self.release_answers(&flight);
+        if self.keep_answer(&flight) {
+            return;
+        }
         let (now, way) = (self.now(), flight.way());
         let (alone, together): (Vec<_>, Vec<_>) = std::mem::take(&mut flight.messages)
             .into_iter()
@@ -133,7 +152,9 @@ impl Sim {
             self.probe("net: a bulk may overtake others");
         }
         let held = match flight.messages.iter().any(is_rare) {
-            true => self.net.hold(way, RARE_HELD),
+            true => self
+                .late_order(&flight)
+                .or_else(|| self.net.hold(way, RARE_HELD)),
             false => None,
         };
         self.oracle

@@ -186,7 +186,7 @@ impl Sim {
         }
     }
 
-    fn split_now(&mut self, region: u64) {
+    pub(super) fn split_now(&mut self, region: u64) {
         let Some((id, _)) = self.leader_of(region) else {
             return;
         };

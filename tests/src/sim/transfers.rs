@@ -2,6 +2,7 @@
 //! one on the way is told to both ends that are still there.
 
 use flotilla_engine::{Cf, SnapshotFiles, SnapshotKey, SnapshotResult};
+use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, PeerRole, Region};
 use flotilla_proto::store::{PeerMessage, SnapshotManifest};
 use flotilla_raftstore::PeerInput;
@@ -28,6 +29,8 @@ pub(super) struct Transfer {
     receiver: Option<LifeId>,
     message: PeerMessage,
     manifest: SnapshotManifest,
+    /// Its offer may wait so long for a child of the region.
+    late: Option<Mono>,
     /// The next file, and where to go on in it.
     at: (usize, u64),
     /// The receiver has made room.
@@ -66,7 +69,9 @@ impl Sim {
         };
         self.probe_snapshot(to, &message, &manifest);
         self.transfers_begun += 1;
+        let late = self.late_offer(to, message.region_id);
         let transfer = Transfer {
+            late,
             from,
             to,
             receiver: None,
@@ -121,6 +126,17 @@ impl Sim {
         if transfer.receiving {
             return self.chunk(number);
         }
+        let waits = transfer.late.is_some_and(|until| self.now() < until);
+        if waits && !self.has_blank_beside(transfer.to, transfer.message.region_id) {
+            let again = self.now() + self.world.config.tick / 8;
+            return self.events.at(again, Event::Transfer(number));
+        }
+        if waits {
+            self.probe("worst: a snapshot is offered behind the child of its region");
+        }
+        let Some(transfer) = self.transfers.get(&number) else {
+            return;
+        };
         let message = Box::new(transfer.message.clone());
         let Some(life) = self.life(transfer.to) else {
             return;

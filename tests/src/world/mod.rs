@@ -259,6 +259,7 @@ impl World {
             "disk" => faults.disk = Default::default(),
             "at-snapshots" => faults.at_snapshots = 0,
             "away" => faults.away = 0,
+            "cruelty" => faults.cruelty = 0,
             "pauses" => faults.pause = 0,
             "pressure" => faults.pressure = 0,
             "clock" => faults.clock = 0,
