@@ -291,6 +291,8 @@ pub enum Retired {
         peer: u64,
         hard_state: HardState,
         span: LogSpan,
+        /// Of snapshots, to be thrown away when no crash can bring the peer back.
+        files: Vec<SnapshotKey>,
     },
     /// Of the apply half.
     Apply { region: u64 },

@@ -372,6 +372,7 @@ impl Peer {
                 commit: 0,
             },
             span: self.raft.log().span(),
+            files: self.snapshots.files(),
         };
         let input = RaftInput::Store(StoreInput::Retired(last));
         effects.to_raft.push((STORE_ADDRESS, input));

@@ -87,6 +87,19 @@ impl Snapshots {
         }
     }
 
+    /// Files that stay behind where the peer ends; not those that are on their way to others.
+    pub(super) fn files(&self) -> Vec<SnapshotKey> {
+        let install = self.install.as_ref();
+        let install = install.map(|install| SnapshotKey::incoming(&install.manifest));
+        let held = [&self.intent, &self.replaced].into_iter().flatten();
+        let incoming = held.map(|(_, key)| *key).chain(install);
+        let built = self.built.as_ref().map(|built| built.key);
+        let outgoing = built.into_iter().chain(self.outdated.iter().copied());
+        incoming
+            .chain(outgoing.filter(|_| self.sending == 0))
+            .collect()
+    }
+
     /// The region is neither what it was nor what it will be: nothing is read or hashed here.
     pub(super) fn installing(&self) -> bool {
         self.install.is_some()

@@ -2,17 +2,17 @@
 //! crash: its region id makes no peer, its range goes to nobody, its log stays. Its data goes with
 //! the tombstone, in one state batch, so that a crash takes back both or none.
 
-use flotilla_engine::LogSpan;
+use flotilla_engine::{LogSpan, SnapshotKey};
 use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::{Message, MessageKind};
 use flotilla_proto::store::PeerMessage;
 
 use super::snapshots::Reserved;
 use super::{Store, Written};
-use crate::PROBE_TARGET;
 use crate::effects::{Outbound, RaftEffects, Retired};
 use crate::planted::Planted;
 use crate::region::{META_REGION, overlap};
+use crate::{PROBE_TARGET, SnapshotTask};
 
 /// A peer on its way out.
 #[derive(Debug, Default)]
@@ -29,6 +29,8 @@ pub(super) struct Dying {
     span: Option<LogSpan>,
     /// Its log is being cleared.
     clearing: bool,
+    /// Of snapshots: an intent in the log may need them until that is cleared.
+    files: Vec<SnapshotKey>,
 }
 
 impl Dying {
@@ -81,8 +83,9 @@ impl Store {
             return self.on_replaced_retired(last, effects);
         };
         dying.stopped[half] = true;
-        if let Retired::Peer { span, .. } = last {
+        if let Retired::Peer { span, files, .. } = last {
             dying.span = Some(span);
+            dying.files = files;
         }
         self.clear_logs(effects);
     }
@@ -172,8 +175,11 @@ impl Store {
     }
 
     /// Nothing is left of it but the tombstone.
-    pub(super) fn on_cleared(&mut self, region: u64) {
+    pub(super) fn on_cleared(&mut self, region: u64, effects: &mut RaftEffects) {
         tracing::trace!(target: PROBE_TARGET, "destroy: the log is cleared");
-        self.dying.remove(&region);
+        let files = self.dying.remove(&region).map(|dying| dying.files);
+        let discard = |key| SnapshotTask::Discard { key };
+        let discards = files.into_iter().flatten().map(discard);
+        effects.snapshots.extend(discards);
     }
 }

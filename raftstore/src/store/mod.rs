@@ -291,7 +291,7 @@ impl Store {
     fn on_written(&mut self, now: Mono, number: u64, effects: &mut RaftEffects) {
         // Writes become durable in their order; each was released once.
         match self.writes.remove(&number) {
-            Some(Written::Cleared { region }) => self.on_cleared(region),
+            Some(Written::Cleared { region }) => self.on_cleared(region, effects),
             Some(Written::Inherited(heir)) => self.start_heir(now, *heir, effects),
             None => unreachable!("write {number} of the store machine was never made"),
         }
