@@ -137,7 +137,8 @@ pub fn open(
     let mut machine = Store::new(Arc::clone(&shared), known, sleeping)?;
     for (region, apply) in ended {
         let span = logs.get(&region).and_then(|found| found.span);
-        machine.bury(apply.region().clone(), span, cut);
+        let files = installed.get(&region).map(|(_, key)| *key);
+        machine.bury(apply.region().clone(), (span, files), cut);
     }
     let mut regions = Vec::with_capacity(done.len());
     for (region, mut apply) in done {

@@ -119,13 +119,20 @@ impl Store {
 
     /// A peer that ended in the replay of a start. Its tombstone is in a state batch before `cut`,
     /// which is not known to be durable.
-    pub(crate) fn bury(&mut self, region: Region, span: Option<LogSpan>, cut: u64) {
+    /// Its log and the files of its intent are still there.
+    pub(crate) fn bury(
+        &mut self,
+        region: Region,
+        (span, files): (Option<LogSpan>, Option<SnapshotKey>),
+        cut: u64,
+    ) {
         let id = region.id;
         let dying = Dying {
             region: Some(region),
             cut: Some(cut),
             stopped: [true, true],
             span,
+            files: files.into_iter().collect(),
             ..Dying::default()
         };
         self.dying.insert(id, dying);
