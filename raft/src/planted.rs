@@ -70,14 +70,12 @@ pub enum Planted {
     SnapshotOfOthers,
     /// A refused append counts for what was refused.
     RefusalCounts,
-    /// A snapshot is taken in though the log has more than it.
-    OldSnapshotTaken,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 29] = [
         Self::VoteNotPersisted,
         Self::VoteRequestNotPersisted,
         Self::OwnVoteNotPersisted,
@@ -107,7 +105,6 @@ impl Planted {
         Self::ReadNumbersRestart,
         Self::SnapshotOfOthers,
         Self::RefusalCounts,
-        Self::OldSnapshotTaken,
     ];
 }
 

@@ -93,9 +93,8 @@ impl<L: LogView> Raft<L> {
             return Err(StepError::NotInSnapshot { id: self.config.id });
         }
         self.hear_leader(from)?;
-        let old = self.plants(Planted::OldSnapshotTaken);
-        if meta.index > self.log.commit() || old {
-            if self.log.matches(meta.index, meta.term) && !self.conf.is_unknown() && !old {
+        if meta.index > self.log.commit() {
+            if self.log.matches(meta.index, meta.term) && !self.conf.is_unknown() {
                 // The log has it all already; a state from elsewhere would only cost.
                 self.log.commit_to(meta.index);
             } else {

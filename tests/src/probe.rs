@@ -118,6 +118,7 @@ pub const ALL: &[&str] = &[
     "net: a queue is full",
     "net: a rare message is late",
     "snapshot: its offer is late",
+    "snapshot: accepted when its sender was gone",
     "worst: an order to take over comes when it was given up",
     "worst: a replica restarts before it is answered",
     "worst: a snapshot is offered behind the child of its region",

@@ -382,19 +382,19 @@ mod planted {
 
     /// What takes more than a few dozen seeds, or is not caught by seeds yet (docs/simulation.md).
     const LONG: [&str; 14] = [
-        "store::InstallBehindCommitted",
         "store::OverlapUnchecked",
         "store::BlankForgetsVote",
-        "raft::AppendWithoutPrevCheck",
+        "store::SnapshotOverSplit",
+        "store::FilesGoneBeforeIntent",
+        "store::UnwantedFilesStay",
+        "store::PermitOutlivesChange",
+        "store::LowerPeerId",
+        "store::EndedPdGoesOn",
         "raft::SnapshotDropsOutgoing",
         "raft::StaleWriteCounts",
         "raft::TransferNotVoided",
-        "raft::NoLoyalty",
-        "raft::RestartForgetsPromise",
-        "raft::AckOutlivesTerm",
         "raft::VoteHidesCommit",
         "raft::ReadNumbersRestart",
-        "raft::SnapshotOfOthers",
         "service::RangeUnlatched",
     ];
 

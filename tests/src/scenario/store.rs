@@ -125,7 +125,12 @@ impl World for Outside {
         self.0.lock().pd.push(task);
     }
 
-    fn meta_role(&mut self, _role: MetaRole) {}
+    fn meta_role(&mut self, role: MetaRole) {
+        self.0.lock().told.push(match role {
+            MetaRole::Leads { term } => format!("is PD in term {term}"),
+            MetaRole::Follows => "is PD no more".to_owned(),
+        });
+    }
 }
 
 /// What production does on threads of their own: reads of the log, work on snapshots.

@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_engine::SnapshotKey;
 use flotilla_proto::clock::Mono;
 use parking_lot::Mutex;
 
@@ -112,6 +113,8 @@ pub struct Sim {
     /// Snapshots on their way.
     transfers: BTreeMap<TransferId, Transfer>,
     transfers_begun: TransferId,
+    /// Offers that ended before they were answered.
+    withdrawn: BTreeMap<TransferId, SnapshotKey>,
     /// Snapshots that have come to a process and have no intent yet, by region.
     received: BTreeSet<(LifeId, u64)>,
     /// What clients asked and heard.
@@ -178,6 +181,7 @@ impl Sim {
             history: History::default(),
             transfers: BTreeMap::new(),
             transfers_begun: 0,
+            withdrawn: BTreeMap::new(),
             received: BTreeSet::new(),
             served: BTreeMap::new(),
             rng: root.fork("run"),

@@ -177,7 +177,7 @@ impl Sim {
                     self.events
                         .at(self.now() + wait, Event::Fetch { life: id, fetch });
                 }
-                Asked::Offered(transfer, ok) => self.offered(transfer, ok),
+                Asked::Offered(transfer, ok) => self.offered(id, transfer, ok),
                 Asked::Snapshot(task) => self.snapshot_asked(id, task),
                 Asked::SizeCheck(check) => {
                     let wait = self.wait(id.store, |paces| paces.fetch);

@@ -150,9 +150,18 @@ impl Sim {
     }
 
     /// The receiver has answered to the offer.
-    pub(super) fn offered(&mut self, number: TransferId, accepted: bool) {
+    pub(super) fn offered(&mut self, id: LifeId, number: TransferId, accepted: bool) {
+        if let Some(key) = self.withdrawn.remove(&number).filter(|_| accepted)
+            && let Some(life) = self.life(id.store)
+        {
+            self.probe("snapshot: accepted when its sender was gone");
+            let unused = StoreInput::SnapshotUnused { key, gone: true };
+            return life.runtime.to_store(unused);
+        }
         if !accepted {
-            return self.transfer_fails(number, "snapshot: refused");
+            self.transfer_fails(number, "snapshot: refused");
+            self.withdrawn.remove(&number);
+            return;
         }
         self.assert_alone(number);
         let Some(transfer) = self.transfers.get_mut(&number) else {
@@ -306,12 +315,15 @@ impl Sim {
         let there = transfer
             .receiver
             .and_then(|id| self.life(id.store).filter(|life| life.id == id));
-        if let Some(life) = there.filter(|_| transfer.receiving) {
-            let key = SnapshotKey::incoming(&transfer.manifest);
+        let key = SnapshotKey::incoming(&transfer.manifest);
+        let Some(life) = there else { return };
+        if transfer.receiving {
             let files = &self.nodes[&transfer.to].disk.snapshots;
             let gone = !transfer.writing || files.discard(&key).is_ok();
             life.runtime
                 .to_store(StoreInput::SnapshotUnused { key, gone });
+        } else {
+            self.withdrawn.insert(number, key);
         }
     }
 
