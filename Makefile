@@ -106,6 +106,11 @@ else
 	@$(SIM) run --seeds $(SEEDS) $(if $(LEDGER),--ledger $(LEDGER) --date $$(date +%F) --commit $$(git rev-parse --short HEAD))
 endif
 
+.PHONY: shrink
+shrink: ## Take away from a failing seed's world what its failure does not need: make shrink SEED=42
+	@$(CARGO) build --quiet -p flotilla-tests --bin sim
+	@$(SIM) shrink $(SEED)
+
 .PHONY: planted
 planted: ## Break one rule after the other: which check notices, after how many seeds; make planted BUG=Lease
 	@$(CARGO) run --quiet -p flotilla-tests --features planted --bin sim -- planted $(BUG) $(PLANTED)

@@ -4,10 +4,15 @@ use crate::run::{Failure, run_quietly};
 use crate::world::World;
 
 /// What can be taken out of a world, the large parts first; names of [`World::without`].
-const PARTS: [&str; 21] = [
+const PARTS: [&str; 26] = [
     "faults",
     "network",
     "operators",
+    "members",
+    "cruelty",
+    "at-snapshots",
+    "away",
+    "replica-reads",
     "crashes",
     "stops",
     "disk",
@@ -45,15 +50,16 @@ pub fn shrink(
             without.push(part.to_owned());
         }
     }
-    while world.operations > 1 {
+    while world.operations > 1 || world.attempts_min > 1 {
         let mut smaller = world.clone();
-        smaller.operations /= 2;
+        smaller.operations = (smaller.operations / 2).max(1);
+        smaller.attempts_min /= 2;
         if !still_fails(&smaller, failure) {
             break;
         }
         told(&format!(
-            "with {} operations: still fails",
-            smaller.operations
+            "with {} operations, {} attempts: still fails",
+            smaller.operations, smaller.attempts_min
         ));
         world = smaller;
     }

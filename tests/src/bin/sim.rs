@@ -15,7 +15,10 @@ use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use flotilla_tests::probe;
-use flotilla_tests::run::{Counts, Failure, commit, run_quietly, run_seed, run_world, world_of};
+use flotilla_tests::run::{
+    ATTEMPTS, Counts, Failure, OPERATIONS, WITHOUT, commit, run_quietly, run_seed, run_world,
+    world_of,
+};
 use flotilla_tests::shrink;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -128,9 +131,10 @@ fn smallest(seed: u64) -> ExitCode {
     let (world, without) = shrink::shrink(world, &failure, |line| println!("  {line}"));
     println!("smallest: {world}");
     println!(
-        "replay with {}={}",
-        flotilla_tests::run::WITHOUT,
-        without.join(",")
+        "replay: {WITHOUT}={} {OPERATIONS}={} {ATTEMPTS}={} make sim SEED={seed}",
+        without.join(","),
+        world.operations,
+        world.attempts_min
     );
     match run_world(world) {
         Err(failure) => failed(&failure),
@@ -316,18 +320,25 @@ fn show(sum: &Sum, seconds: f64, jobs: u64) {
     for (name, _) in never {
         println!("  never: {name}");
     }
+    let attempts = attempts();
     for (seed, what) in &sum.failures {
         println!("FAILED seed {seed}: {what}");
-        println!("  replay: make sim SEED={seed}");
+        println!("  replay: {ATTEMPTS}={attempts} make sim SEED={seed}");
     }
+}
+
+/// Attempts that clients make at least, as the environment says.
+fn attempts() -> u64 {
+    world_of(0).attempts_min
 }
 
 fn keep(run: &Run, sum: &Sum) -> std::io::Result<()> {
     let append = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
     if !sum.failures.is_empty() {
         let mut file = append(&run.keep)?;
+        let (attempts, commit) = (attempts(), commit());
         for (seed, what) in &sum.failures {
-            writeln!(file, "{seed} {what}")?;
+            writeln!(file, "{seed} attempts {attempts} commit {commit}: {what}")?;
         }
         println!("failing seeds are kept in {}", run.keep.display());
     }
@@ -381,7 +392,8 @@ mod planted {
     }
 
     /// What takes more than a few dozen seeds, or is not caught by seeds yet (docs/simulation.md).
-    const LONG: [&str; 14] = [
+    const LONG: [&str; 15] = [
+        "store::EndingPeerActs",
         "store::OverlapUnchecked",
         "store::BlankForgetsVote",
         "store::SnapshotOverSplit",
