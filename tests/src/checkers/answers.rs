@@ -408,3 +408,60 @@ fn print(mods: &[Mod]) -> Vec<u8> {
         .flat_map(Message::encode_length_delimited_to_vec)
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(time: Duration) -> Mono {
+        Mono(1) + time
+    }
+
+    fn broken(oracle: &Oracle) -> Option<Rule> {
+        oracle.violation().map(|violation| violation.rule)
+    }
+
+    #[test]
+    fn an_answer_is_owed_for_so_long_and_no_longer() {
+        let check = |paused: Duration, waited: Duration, rule: Option<Rule>| {
+            let mut oracle = Oracle {
+                now: after(Duration::ZERO),
+                ..Oracle::default()
+            };
+            oracle.answers.read_asked(7, 2, 1);
+            oracle.check_answered_in_time(2);
+            oracle.excuse(2, paused);
+            oracle.now = after(waited);
+            oracle.check_answered_in_time(1);
+            oracle.check_answered_in_time(2);
+            assert_eq!(broken(&oracle), rule, "{paused:?} {waited:?}");
+        };
+        let little = Duration::from_millis(1);
+        check(Duration::ZERO, ANSWER_MAX, None);
+        check(
+            Duration::ZERO,
+            ANSWER_MAX + little,
+            Some(Rule::AnsweredInTime),
+        );
+        check(little, ANSWER_MAX + little, None);
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_once_the_log_has_failed() {
+        let check = |failed, said, rule: Option<Rule>| {
+            let mut oracle = Oracle::default();
+            oracle.store(2).failed = failed;
+            oracle.answers.members_asked(7, 2, 1);
+            oracle.answer(2, 7, said);
+            assert_eq!(broken(&oracle), rule, "{said:?}");
+            let asked = oracle
+                .checks
+                .counts()
+                .contains_key(&Rule::NothingAfterFailure);
+            assert_eq!(asked, failed);
+        };
+        check(false, Said::Done, None);
+        check(true, Said::Unknown, None);
+        check(true, Said::Done, Some(Rule::NothingAfterFailure));
+    }
+}

@@ -685,3 +685,26 @@ fn divide(region: &Region, command: &SplitCommand) -> Option<Vec<Region>> {
     });
     Some(regions)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_by_index_misses_nothing_that_an_earlier_one_has_shown() {
+        let key = (Cf::CfDefault as i32, Bytes::from_static(b"k"));
+        let mut model = Model::default();
+        for index in [6, 7] {
+            model.set(key.clone(), 3, index, None);
+        }
+        let mut check = |versions, since, missed: bool| {
+            let late = model.tell_indexed(&[(key.clone(), versions)], since, 20);
+            assert_eq!(late.is_some(), missed, "{versions} versions, since {since}");
+        };
+        check(2, 10, false);
+        // It came before the first one was answered.
+        check(1, 20, false);
+        check(1, 21, true);
+        check(2, 21, false);
+    }
+}

@@ -101,7 +101,7 @@ impl Sim {
         self.verdict()
     }
 
-    fn living(&self) -> Vec<LifeId> {
+    pub(super) fn living(&self) -> Vec<LifeId> {
         self.nodes
             .values()
             .filter_map(|node| node.life.as_ref().map(|life| life.id))

@@ -385,3 +385,45 @@ fn inject(node: &mut Node, fault: Fault) {
         FaultPoint::SnapshotWrite | FaultPoint::SnapshotRead => disk.snapshots.inject(fault),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
+    use flotilla_raftstore::runtime::StoreFatal;
+
+    use super::Sim;
+    use crate::rules::Rule;
+    use crate::world::World;
+
+    /// A store that runs, and ends as if its disk had failed.
+    #[test]
+    fn a_store_may_end_only_by_a_fault_that_was_planned() {
+        let check = |planned: bool, rule: Option<Rule>| {
+            let mut sim = Sim::new(World::draw(1), 0);
+            let id = loop {
+                sim.turn().expect("nothing is broken yet");
+                if let Some(id) = sim.living().first().copied() {
+                    break id;
+                }
+            };
+            if planned {
+                let fault = Fault {
+                    point: FaultPoint::Append,
+                    after: 1_000_000,
+                    kind: FaultKind::Io,
+                };
+                sim.inject(id, fault);
+            }
+            let error = flotilla_engine::EngineError::Disk {
+                path: "memory".into(),
+                operation: "syncing the log",
+                detail: "forged".to_owned(),
+            };
+            sim.fatal(id, &StoreFatal::from(error));
+            let found = sim.verdict().err().map(|violation| violation.rule);
+            assert_eq!(found, rule, "planned: {planned}");
+        };
+        check(true, None);
+        check(false, Some(Rule::EndsByDiskOnly));
+    }
+}
