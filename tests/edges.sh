@@ -63,6 +63,17 @@ for file in $(git ls-files '*/clippy.toml'); do
     [[ " engine server server/bin benches " == *" ${file%/clippy.toml} "* ]] || complain "$file hides the bans in clippy.toml from a pure package"
 done
 
+# Files are never deleted by their range: that ignores open snapshots, and a crash does not take it back (contracts: C8).
+# The engine bans the calls of the crate; nobody else may reach the crate, or what lies below it.
+for manifest in $(git grep -lE '^(rocksdb|librocksdb)' -- '*/Cargo.toml'); do
+    [[ $manifest == engine/Cargo.toml ]] || complain "$manifest names RocksDB, which belongs to the engine"
+done
+for name in DBCommon::delete_file_in_range DBCommon::delete_file_in_range_cf; do
+    grep -q "rocksdb::$name\"" engine/clippy.toml || complain "engine/clippy.toml does not ban $name"
+done
+found=$(git grep -nE 'delete_files?_in_range|pub use (::)?rocksdb' -- '*.rs' || true)
+[[ -z $found ]] || complain "deletes files by their range, or lets others do so: $found"
+
 # A package that is new here would go unproved.
 known="proto raft engine mailbox router raftstore kv pd-client pd-plan pd bin benches tests"
 for manifest in $(git ls-files '*Cargo.toml'); do
