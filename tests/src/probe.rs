@@ -44,6 +44,8 @@ pub const ALL: &[&str] = &[
     "snapshot: its region was split on the way",
     "fault: a snapshot's build failed",
     "fault: a snapshot's install failed",
+    "fault: a chunk of a snapshot is damaged",
+    "crash: unsynced files of a snapshot were lost in part",
     "crash: in a replay",
     "crash: again before it served",
     "replay: of a split",

@@ -64,23 +64,29 @@ impl Disk {
         }
     }
 
-    /// The disk as it is found after a crash. Of the batches that were written and not synced as
-    /// many are kept as `keep` says of their number.
+    /// The disk as it is found after a crash. Of the batches that were written and not synced, and of
+    /// what no sync covered of the files of snapshots, as many are kept as `keep` says of their number.
     pub fn crash(
         &self,
         store: u64,
         world: &World,
-        keep: impl FnOnce(u64) -> u64,
+        mut keep: impl FnMut(u64) -> u64,
         oracle: &Shared,
     ) -> Self {
-        let mut kept = 0;
+        let (mut kept, mut written) = (0, 0);
         let log = self.log.inner.crash(|offered| {
-            kept = keep(offered);
+            (kept, written) = (keep(offered), offered);
             kept
         });
         let state = self.state.inner.crash();
         {
             let mut oracle = oracle.lock();
+            oracle.note(format_args!(
+                "store {store}: the crash kept {kept} of {written} unsynced batches"
+            ));
+            oracle
+                .probes
+                .hit_if(kept < written, "crash: the unsynced log was lost in part");
             oracle.store(store).log.crashed(kept);
             let votes = oracle.store(store).log.take_votes();
             oracle.durable_votes(votes);
@@ -90,8 +96,16 @@ impl Disk {
             drop(seen.log.take_intents());
             seen.snapshot_steps.clear();
         }
-        // What no sync covered is gone.
-        let files = self.snapshots.crash(|_| 0);
+        let mut lost = false;
+        let files = self.snapshots.crash(|offered| {
+            let kept = keep(offered);
+            lost |= kept < offered;
+            kept
+        });
+        oracle.lock().probes.hit_if(
+            lost,
+            "crash: unsynced files of a snapshot were lost in part",
+        );
         let mut disk = Self::over(store, log, state, files, oracle);
         disk.after_crash(store, world, oracle);
         disk

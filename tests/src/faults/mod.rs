@@ -45,6 +45,12 @@ pub struct Faults {
     pub full: u64,
     /// Pauses of the whole process, per 10,000 steps.
     pub pause: u64,
+    /// Stalls of the log disk, per 10,000 steps. Drawn by no world yet: `DurableBeforeSaid` and
+    /// `TruncatedIsDurable` take what one late write of the log brings and clears for a promise of a
+    /// living peer.
+    pub stall: u64,
+    /// Chance per 10,000 that a chunk of a snapshot is damaged on its way, or where it is written.
+    pub flip: u64,
     /// Apply is held back as if the state could not keep up, per 10,000 steps.
     pub pressure: u64,
     /// PD: chance per thousand to fail, and to answer late.
@@ -94,6 +100,8 @@ impl Faults {
             compaction: rate(30),
             at_snapshots: rate(300),
             away: rate(500),
+            stall: 0,
+            flip: rate(300),
             power: *rng.pick(&[0, 500, 1000]),
             crash_in_start: *rng.pick(&[0, 0, 300, 700]),
             cruelty: *rng.pick(&[0, 0, 100, 500]),
@@ -109,6 +117,7 @@ impl Faults {
             stop: self.stop / stores,
             disk: self.disk.map(|rate| rate / stores),
             pause: self.pause / stores,
+            stall: self.stall / stores,
             pressure: self.pressure / stores,
             ..self
         }
@@ -133,6 +142,8 @@ pub enum FaultPlan {
     Disk(Fault),
     /// The process stands still.
     Pause(Duration),
+    /// The log is neither written nor synced for so long.
+    Stall(Duration),
     /// Apply may not run for so long.
     Pressure(Duration),
     /// The time of day moves by so many seconds.
@@ -153,6 +164,7 @@ impl Faults {
             self.pressure,
             self.clock,
             self.compaction,
+            self.stall,
         ];
         let mut point = rng.below(10_000);
         for (nth, rate) in rates.into_iter().enumerate() {
@@ -182,16 +194,18 @@ impl Faults {
             // Never back by so much that a row dropped by a compaction could still be alive.
             5 if rng.chance(300) => FaultPlan::Clock(-(rng.range(1..=900) as i64)),
             5 => FaultPlan::Clock(rng.log_range(1..=7_200) as i64),
-            _ => FaultPlan::Compaction,
+            6 => FaultPlan::Compaction,
+            _ => FaultPlan::Stall(Duration::from_micros(rng.log_range(1_000_000..=60_000_000))),
         }
     }
 
-    /// How many of `offered` unsynced log batches a crash keeps.
-    pub fn kept(&self, offered: u64, rng: &mut Rng) -> u64 {
-        if rng.chance(self.power) {
-            rng.below(offered + 1)
-        } else {
-            offered
+    /// A crash: how many of so many things that no sync covered it keeps. Only the end of the machine
+    /// takes some along.
+    pub fn keep<'a>(&self, rng: &'a mut Rng) -> impl FnMut(u64) -> u64 + 'a {
+        let power = rng.chance(self.power);
+        move |offered| match power {
+            true => rng.below(offered + 1),
+            false => offered,
         }
     }
 }
@@ -218,6 +232,8 @@ impl fmt::Display for Faults {
             ("snapshot reads", reads),
             ("full", self.full),
             ("pause", self.pause),
+            ("stall", self.stall),
+            ("flip", self.flip),
             ("pressure", self.pressure),
             ("pd fails", self.pd_fails),
             ("pd late", self.pd_late),

@@ -48,6 +48,7 @@ impl Sim {
             FaultPlan::Stop => self.stop_in_order(id),
             FaultPlan::Disk(fault) => self.inject(id, fault),
             FaultPlan::Pause(time) => self.pause(id, time),
+            FaultPlan::Stall(time) => self.stall(id, time),
             FaultPlan::Pressure(time) => {
                 self.probe("fault: apply held back");
                 let pressure = Pressure {
@@ -244,22 +245,9 @@ impl Sim {
     }
 
     fn disk_falls_back(&mut self, store: u64) {
-        let (faults, rng, probes) = (&self.world.faults, &mut self.fault_rng, &self.oracle);
+        let keep = self.world.faults.keep(&mut self.fault_rng);
         let node = self.nodes.get_mut(&store).expect("stores are not removed");
-        let mut kept = (0, 0);
-        let keep = |offered| {
-            kept = (faults.kept(offered, rng), offered);
-            kept.0
-        };
         node.disk = node.disk.crash(store, &self.world, keep, &self.oracle);
-        let mut oracle = probes.lock();
-        oracle.note(format_args!(
-            "store {store}: the crash kept {} of {} unsynced batches",
-            kept.0, kept.1
-        ));
-        oracle
-            .probes
-            .hit_if(kept.0 < kept.1, "crash: the unsynced log was lost in part");
     }
 
     // ---- starts ----

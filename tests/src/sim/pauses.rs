@@ -30,6 +30,15 @@ impl Sim {
         self.events.at(until, Event::Resume { store });
     }
 
+    /// The log disk does not answer for so long: who leads is to hand over, and nobody may claim what is
+    /// not written (contracts: C14).
+    pub(super) fn stall(&mut self, id: LifeId, time: Duration) {
+        // No operation hurries a disk.
+        self.oracle.lock().excuse(id.store, time);
+        let until = self.now() + time;
+        self.nodes[&id.store].calm.stall(until);
+    }
+
     pub(super) fn resume(&mut self, store: u64) {
         let now = self.now();
         let node = self.nodes.get_mut(&store).expect("stores are not removed");

@@ -10,7 +10,7 @@ use flotilla_raftstore::effects::StoreInput;
 use flotilla_raftstore::region::peer_on;
 use prost::Message;
 
-use super::{Event, Sim};
+use super::{Event, Phase, Sim};
 use crate::checkers::SnapshotStep;
 use crate::net::{Place, Way};
 use crate::store::{LifeId, TransferId};
@@ -218,6 +218,8 @@ impl Sim {
 
     /// Whether that was the last.
     fn try_chunk(&mut self, number: TransferId) -> SnapshotResult<bool> {
+        let damaged =
+            self.phase == Phase::Run && self.fault_rng.below(10_000) < self.world.faults.flip;
         let Some(transfer) = self.transfers.get_mut(&number) else {
             return Ok(false);
         };
@@ -231,7 +233,16 @@ impl Sim {
             return Ok(true);
         };
         let cf = Cf::try_from(file.cf).unwrap_or_default();
-        let chunk = from.read_chunk(&source, cf, offset, self.world.chunk_bytes)?;
+        let mut chunk = from.read_chunk(&source, cf, offset, self.world.chunk_bytes)?;
+        if damaged && !chunk.is_empty() {
+            // The transport has a checksum of its own; this is what it would miss.
+            let mut bytes = chunk.to_vec();
+            let at = self.fault_rng.below(bytes.len() as u64) as usize;
+            bytes[at] ^= 1 << self.fault_rng.below(8);
+            chunk = bytes.into();
+            let mut oracle = self.oracle.lock();
+            oracle.probes.hit("fault: a chunk of a snapshot is damaged");
+        }
         to.write_chunk(&target, cf, offset, &chunk)?;
         let next = offset + chunk.len() as u64;
         transfer.at = if next >= file.bytes {

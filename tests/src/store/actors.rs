@@ -28,23 +28,51 @@ impl Clock {
     }
 }
 
-/// Whether a store's threads still take their time. Shared by all of one store's lives.
+/// Whether a store's threads still take their time, and whether its log disk answers. Shared by all of
+/// one store's lives.
 #[derive(Clone, Debug, Default)]
-pub struct Calm(Arc<AtomicBool>);
+pub struct Calm {
+    calm: Arc<AtomicBool>,
+    /// The log is neither written nor synced before then.
+    stalled_until: Arc<AtomicU64>,
+}
 
 impl Calm {
     /// Nobody stalls any more.
     pub fn calm(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.calm.store(true, Ordering::Relaxed);
+        self.stalled_until.store(0, Ordering::Relaxed);
+    }
+
+    /// The log disk does not answer before then.
+    pub fn stall(&self, until: Mono) {
+        self.stalled_until.fetch_max(until.0, Ordering::Relaxed);
+    }
+
+    /// The end of a stall of the log disk at `now`.
+    fn stalled(&self, now: Mono) -> Option<Mono> {
+        let until = Mono(self.stalled_until.load(Ordering::Relaxed));
+        (until > now).then_some(until)
     }
 
     /// How long to wait at `pace`.
     pub fn wait(&self, pace: Pace, rng: &mut Rng) -> Duration {
         match pace {
-            Pace::Slow | Pace::Stalling if self.0.load(Ordering::Relaxed) => Pace::Short.wait(rng),
+            Pace::Slow | Pace::Stalling if self.calm.load(Ordering::Relaxed) => {
+                Pace::Short.wait(rng)
+            }
             pace => pace.wait(rng),
         }
     }
+}
+
+/// What an actor works on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum On {
+    /// Memory, or the state.
+    Memory,
+    /// The log disk, which may stall.
+    Log,
 }
 
 /// When an actor that has something to do will do it; `u64::MAX`: it has nothing to do.
@@ -64,6 +92,7 @@ impl Wake {
 /// An actor that waits at a pace before each of its steps.
 pub(super) struct Paced<A> {
     inner: A,
+    on: On,
     pace: Pace,
     rng: Rng,
     clock: Clock,
@@ -73,10 +102,17 @@ pub(super) struct Paced<A> {
 
 impl<A> Paced<A> {
     /// `inner` at `pace`, and when it wakes.
-    pub(super) fn new(inner: A, pace: Pace, rng: Rng, clock: Clock, calm: Calm) -> (Self, Wake) {
+    pub(super) fn new(
+        (inner, on): (A, On),
+        pace: Pace,
+        rng: Rng,
+        clock: Clock,
+        calm: Calm,
+    ) -> (Self, Wake) {
         let wake = Wake(Arc::new(AtomicU64::new(Wake::NEVER)));
         let paced = Self {
             inner,
+            on,
             pace,
             rng,
             clock,
@@ -139,6 +175,12 @@ impl<A: Actor<Mono, StoreFatal>> Actor<Mono, StoreFatal> for Paced<A> {
                 at
             }
         };
+        // An end of all stalls wakes it at the next look.
+        let stalled = self.calm.stalled(now).filter(|_| self.on == On::Log);
+        if let Some(until) = stalled.filter(|_| at <= now) {
+            self.wake.0.store(until.0, Ordering::Relaxed);
+            return false;
+        }
         at <= now
     }
 

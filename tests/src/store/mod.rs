@@ -241,18 +241,19 @@ impl Life {
         let mut wakes = Vec::new();
         let paced = |pace, name: &str| (pace, rng.fork(name), clock.clone(), calm.clone());
         macro_rules! add {
-            ($actor:expr, $pace:expr, $name:literal) => {
+            ($actor:expr, $on:ident, $pace:expr, $name:literal) => {
                 let (pace, rng, clock, calm) = paced($pace, $name);
-                let (actor, wake) = actors::Paced::new($actor, pace, rng, clock, calm);
+                let actor = ($actor, actors::On::$on);
+                let (actor, wake) = actors::Paced::new(actor, pace, rng, clock, calm);
                 actors.add(actor);
                 wakes.push(wake);
             };
         }
         let (raft, touched) = actors::Rounds::new(raft);
-        add!(raft, paces.raft, "raft");
-        add!(apply, paces.apply, "apply");
-        add!(LogAppend(runtime.log.clone()), paces.append, "append");
-        add!(sync, paces.sync, "sync");
+        add!(raft, Memory, paces.raft, "raft");
+        add!(apply, Memory, paces.apply, "apply");
+        add!(LogAppend(runtime.log.clone()), Log, paces.append, "append");
+        add!(sync, Log, paces.sync, "sync");
         Self {
             id,
             runtime,

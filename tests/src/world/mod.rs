@@ -261,6 +261,8 @@ impl World {
             "away" => faults.away = 0,
             "cruelty" => faults.cruelty = 0,
             "pauses" => faults.pause = 0,
+            "disk-stalls" => faults.stall = 0,
+            "damage" => faults.flip = 0,
             "pressure" => faults.pressure = 0,
             "clock" => faults.clock = 0,
             "compaction" => faults.compaction = 0,
