@@ -4,13 +4,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use flotilla_engine::StoreIds;
+use flotilla_pd::LOGICAL_BITS;
 use flotilla_pd_client::{ClientConfig, PdClient, PdError};
+use flotilla_proto::clock::Wall;
 use flotilla_proto::metapb::StoreState;
 
 use crate::config::HostPort;
+use crate::store::clock;
 
 /// How long a node with data of its own asks the node of `--join` whether it is of the same cluster.
 const CHECK_MAX: Duration = Duration::from_secs(1);
+
+/// How far the clock of a new node may be off. Timestamps of PD run a little ahead of its clock.
+const CLOCK_OFF_MAX: Duration = Duration::from_secs(60);
 
 /// Why a node does not join.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +38,19 @@ pub enum JoinError {
         other: u64,
         /// Its address.
         join: HostPort,
+    },
+    /// The clocks differ by too much.
+    #[error(
+        "the clock of this machine is {} {} that of the cluster, and at most {} are taken: set it (NTP), then start \
+         again",
+        humantime::format_duration(*.off), if *.ahead { "ahead of" } else { "behind" },
+        humantime::format_duration(CLOCK_OFF_MAX)
+    )]
+    Clock {
+        /// By how much.
+        off: Duration,
+        /// Ours is the later one.
+        ahead: bool,
     },
     /// The node was asked in vain.
     #[error("cannot join by {join}: {source}")]
@@ -68,6 +87,8 @@ pub async fn ask(
     };
     let pd = PdClient::new(ClientConfig::new(vec![join.to_string()])).map_err(failed)?;
     let cluster_id = pd.cluster_id().await.map_err(failed)?;
+    let stamp = *pd.tso(1).await.map_err(failed)?.end();
+    check_clock(clock::wall(), Wall(stamp >> LOGICAL_BITS))?;
     let stores = pd.get_all_stores(true).await.map_err(failed)?;
     let store_id = *pd.alloc_id(1).await.map_err(failed)?.start();
     let live = stores
@@ -115,10 +136,20 @@ pub async fn check(
             Ok(())
         }
         Ok(_) => {
-            tracing::info!(%join, "the data folder holds a store already: join is not needed");
+            tracing::warn!(%join, "the data folder holds a store already: join is not needed, going on without it");
             Ok(())
         }
     }
+}
+
+/// Timestamps and times to live come from the clocks of the machines: of whichever leads.
+fn check_clock(own: Wall, cluster: Wall) -> Result<(), JoinError> {
+    let off = Duration::from_millis(own.0.abs_diff(cluster.0));
+    let ahead = own > cluster;
+    if off > CLOCK_OFF_MAX {
+        return Err(JoinError::Clock { off, ahead });
+    }
+    Ok(())
 }
 
 async fn refuse_oneself(
@@ -139,4 +170,30 @@ async fn refuse_oneself(
         return Err(JoinError::Oneself(join.clone()));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_far_off_is_refused_with_how_far() {
+        #[track_caller]
+        fn check(own: u64, cluster: u64, expected: Option<&str>) {
+            let refused = check_clock(Wall(own), Wall(cluster)).err();
+            let refused = refused.map(|error| error.to_string());
+            let fits = match (&refused, expected) {
+                (Some(text), Some(part)) => text.contains(part),
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(fits, "{refused:?} instead of {expected:?}");
+        }
+        let limit = 60_000;
+        check(0, 0, None);
+        check(limit, 0, None);
+        check(0, limit, None);
+        check(limit + 1, 0, Some("is 1m 1ms ahead of that of the cluster"));
+        check(0, 2 * limit, Some("is 2m behind that of the cluster"));
+    }
 }

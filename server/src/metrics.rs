@@ -117,6 +117,13 @@ group! {
         log_sync_seconds: Histogram = "flotilla_log_sync_seconds", "One sync of the raft log.";
         log_batch_entries: Histogram = "flotilla_log_batch_size", "Raft entries in one write to the log.";
         fetch_seconds: Histogram = "flotilla_entry_fetch_seconds", "Reading raft entries that were not in the cache.";
+        leader_changes: Counter = "flotilla_region_leader_changes_total", "Times a peer here saw another leader of its region, or none any more.";
+        term_changes: Counter = "flotilla_region_term_changes_total", "Times the term of a peer here rose.";
+        peers_added: Counter = "flotilla_region_peers_added_total", "Members that regions with a peer here have got.";
+        peers_removed: Counter = "flotilla_region_peers_removed_total", "Members that regions with a peer here have lost.";
+        snapshots_reported: Counter = "flotilla_region_snapshots_sent_total", "Snapshots that left for another peer, taken or not.";
+        snapshots_applied: Counter = "flotilla_region_snapshots_applied_total", "Snapshots that took the place of what was here.";
+        heartbeats_late: Counter = "flotilla_region_heartbeats_late_total", "Times a leader was not heard of for half the shortest election time-out.";
         size_check_seconds: Histogram = "flotilla_size_check_seconds", "Measuring a region.";
     }
 }

@@ -435,6 +435,7 @@ fn transport(
         metrics: Arc::clone(&metrics.peers),
         snapshot_bandwidth: config.snapshot_bandwidth.0,
         snapshots_max: config.snapshots_max,
+        snapshot_counts: Arc::clone(&store.snapshot_counts),
     })
 }
 

@@ -55,6 +55,7 @@ async fn try_take(
     let _turn = Arc::clone(&shared.receiving)
         .try_acquire_owned()
         .map_err(busy)?;
+    let _counted = shared.parts.snapshot_counts.receiving.begin();
     let manifest = manifest_of(&message)
         .ok_or_else(|| Status::invalid_argument("the message carries no snapshot"))?;
     if let Some(full) = (shared.parts.room)(snapshot_bytes(&manifest)) {

@@ -8,6 +8,7 @@
 //!  inbound    snapshots in: offer, files, what is owed when one ends
 //!  book       which store is where, asked of PD and remembered
 //!  remembered `pd.peers`: where PD can be asked, for a start
+//!  twin       whether another node has the same identity
 //!  pace       back-off and bandwidth
 //! ```
 //!
@@ -24,6 +25,7 @@ pub mod remembered;
 mod sender;
 #[cfg(test)]
 mod tests;
+pub(crate) mod twin;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,11 +45,14 @@ pub use book::{Ask, Book, Found};
 pub use receiver::Receiver;
 
 use crate::metrics::PeersMetrics;
+use crate::store::SnapshotCounts;
 use pace::Bandwidth;
 use sender::Sender;
 
-/// Of the protocol between stores. A higher one is refused.
+/// Of the protocol between stores. A higher one is refused ...
 const VERSION: u32 = 1;
+/// ... and a lower one than this.
+const VERSION_MIN: u32 = 1;
 /// One attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The other side of a new stream has this long to say who it is, or that it knows us.
@@ -107,6 +112,8 @@ pub struct Parts {
     pub snapshot_bandwidth: u64,
     /// Snapshots that are sent at once; as many again are received.
     pub snapshots_max: usize,
+    /// Snapshots that are under way.
+    pub snapshot_counts: Arc<SnapshotCounts>,
 }
 
 /// What sender and receiver share.

@@ -43,6 +43,7 @@ pub(super) async fn run(shared: &Arc<Shared>, store: u64, ready: &Notify) {
 /// Sends one, and tells its peer what became of it.
 async fn transfer(shared: Arc<Shared>, Outbound { store, message }: Outbound) {
     let _turn = shared.sending.acquire().await;
+    let _counted = shared.parts.snapshot_counts.sending.begin();
     let region = message.region_id;
     let peer = message.to_peer.as_ref().map_or(0, |to| to.id);
     let sent = send(&shared, store, message).await;

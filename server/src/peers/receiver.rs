@@ -12,9 +12,10 @@ use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{HELLO_TIMEOUT, Shared, Transport, VERSION, inbound};
+use super::twin::SAME_STORE;
+use super::{HELLO_TIMEOUT, Shared, Transport, VERSION, VERSION_MIN, inbound};
 use crate::net::Call;
 use crate::rpc::Stopping;
 
@@ -45,14 +46,21 @@ impl Receiver {
         let ids = self.shared.parts.ids;
         let mut hello = hello.ok_or_else(|| Status::invalid_argument("the stream has no hello"))?;
         let address = std::mem::take(&mut hello.address);
-        let refuse = |why: String| {
+        let refused = |code: Code, why: String| {
             tracing::warn!(from_store = hello.from_store, why, "refused another store");
             self.shared.parts.metrics.refused.increment(1);
-            Err(Status::failed_precondition(why))
+            Err(Status::new(code, why))
         };
+        let refuse = |why: String| refused(Code::FailedPrecondition, why);
         if hello.version > VERSION {
             return refuse(format!(
                 "version {} of the protocol between stores is newer than this node's ({VERSION}): update this node",
+                hello.version
+            ));
+        }
+        if hello.version < VERSION_MIN {
+            return refuse(format!(
+                "version {} of the protocol between stores is older than this node takes ({VERSION_MIN}): update that node",
                 hello.version
             ));
         }
@@ -69,10 +77,11 @@ impl Receiver {
             ));
         }
         if hello.from_store == ids.store_id {
-            return refuse(format!(
+            let why = format!(
                 "another node says that it is store {} as well: was its data folder copied?",
                 ids.store_id
-            ));
+            );
+            return refused(SAME_STORE, why);
         }
         // PD that cannot be asked may need this very stream to come back, and one the other way.
         if self.shared.parts.book.is_member(hello.from_store).await == Some(false) {

@@ -161,6 +161,7 @@ async fn start_with(directory: &Directory, store: u64, change: impl FnOnce(&mut 
         metrics: Arc::clone(&metrics.peers),
         snapshot_bandwidth: u64::MAX,
         snapshots_max: 2,
+        snapshot_counts: Arc::default(),
     };
     change(&mut parts);
     let transport = Transport::new(parts);
@@ -396,14 +397,25 @@ async fn a_stream_that_does_not_belong_here_is_refused_with_the_reason() {
     let target = "store 2 lives here, not store 9";
     check(|hello| hello.to_store = 9, refused, target).await;
     check(|hello| hello.from_store = 4, refused, "knows no store 4").await;
-    check(|hello| hello.from_store = 2, refused, "copied").await;
+    let same = super::twin::SAME_STORE;
+    check(|hello| hello.from_store = 2, same, "copied").await;
+    check(|hello| hello.version = 0, refused, "update that node").await;
     check(
         |hello| hello.version = VERSION + 1,
         refused,
         "update this node",
     )
     .await;
-    assert_eq!(two.count("flotilla_peers_refused_total"), 5);
+    assert_eq!(two.count("flotilla_peers_refused_total"), 6);
+
+    // A node that starts with the same identity finds out by itself.
+    let ids = |store_id| StoreIds {
+        cluster_id: CLUSTER,
+        store_id,
+    };
+    assert!(super::twin::lives_at(&two.addr, ids(2)).await);
+    assert!(!super::twin::lives_at(&two.addr, ids(3)).await);
+    assert!(!super::twin::lives_at("127.0.0.1:1", ids(2)).await);
 }
 
 // ---- snapshots ----

@@ -22,7 +22,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::config::HostPort;
-use crate::store::{DiskWatch, Fatal, PdQueue, Store, clock, descriptor};
+use crate::peers::twin;
+use crate::store::{DiskWatch, Fatal, PdQueue, SnapshotCounts, Store, clock, descriptor};
 
 /// Pause before the store is registered again.
 const RETRY_FIRST: Duration = Duration::from_millis(20);
@@ -92,6 +93,17 @@ pub enum Unfit {
     /// PD does not take it: another store has its address, for example.
     #[error("PD does not take this store: {0}")]
     Refused(PdError),
+    /// Another node has the same identity, and runs.
+    #[error(
+        "store {store} runs at {address} already, from another data folder: one of them is a copy. Stop the other node \
+         if this is the right one, or start this node on an empty data folder with --join"
+    )]
+    Twin {
+        /// The store.
+        store: u64,
+        /// Where it runs.
+        address: String,
+    },
     /// It was removed, or another store took its place.
     #[error(
         "store {store} was removed from its cluster, or another one took its place: its id never comes back; to make \
@@ -155,6 +167,18 @@ impl Reporter {
     /// PD refuses the store, or the configuration asks for another key mode than the cluster has.
     pub async fn register(&self) -> Result<(), Unfit> {
         loop {
+            match self.twin().await {
+                Ok(None) => {}
+                Ok(Some(address)) => {
+                    let store = self.store.ids.store_id;
+                    return Err(Unfit::Twin { store, address });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot ask PD for the store, trying again");
+                    tokio::time::sleep(RETRY_FIRST).await;
+                    continue;
+                }
+            }
             match self.try_register().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(recorded)) => {
@@ -177,6 +201,20 @@ impl Reporter {
             }
             tokio::time::sleep(RETRY_FIRST).await;
         }
+    }
+
+    /// Where another node runs with this store's identity, if PD knows one.
+    async fn twin(&self) -> Result<Option<String>, PdError> {
+        let ids = self.store.ids;
+        let registered = match self.pd.get_store(ids.store_id).await {
+            Ok((store, _)) => store.address,
+            // It is new.
+            Err(PdError::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let elsewhere = registered != self.advertised.to_string();
+        let lives = elsewhere && twin::lives_at(&registered, ids).await;
+        Ok(lives.then_some(registered))
     }
 
     async fn try_register(&self) -> Result<Option<KeyMode>, PdError> {
@@ -326,7 +364,7 @@ impl Reporter {
                 start_timestamp: since,
                 end_timestamp: self.last_store_heartbeat,
             }),
-            ..StoreStats::default()
+            ..snapshots_under_way(&store.snapshot_counts)
         };
         tokio::spawn(async move {
             let for_stats = Arc::clone(&store);
@@ -438,6 +476,16 @@ async fn next_instruction(
     match stream {
         None => std::future::pending().await,
         Some(stream) => stream.next().await,
+    }
+}
+
+/// What PD is told of the snapshots.
+fn snapshots_under_way(counts: &SnapshotCounts) -> StoreStats {
+    StoreStats {
+        sending_snap_count: counts.sending.get(),
+        receiving_snap_count: counts.receiving.get(),
+        applying_snap_count: counts.applying.get(),
+        ..StoreStats::default()
     }
 }
 

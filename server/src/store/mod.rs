@@ -18,6 +18,7 @@ mod measured;
 mod observer;
 mod offline;
 mod open;
+mod watchers;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ use flotilla_engine::row::Expiry;
 use flotilla_engine::{DataDir, FlushReason, SplitLimits, StateStore, StoreIds};
 use flotilla_kv::{KeyMode, TtlClock};
 use flotilla_raftstore::effects::{Fetch, MetaRole, PdTask, SizeCheck};
+use flotilla_raftstore::events::RegionEvent;
 use flotilla_raftstore::runtime::{ApplyLimits, Runtime, World};
 use flotilla_raftstore::{DurableWatch, SnapshotTask, boot};
 use flotilla_router::{Budget, LogThreads, Pollers, spawn_log_writer, spawn_pollers};
@@ -42,6 +44,7 @@ pub use fatal::{Fatal, FatalSink};
 pub use measured::MeasuredLog;
 pub use offline::OfflineStore;
 pub use open::{OpenError, descriptor};
+pub use watchers::{RegionObserver, SnapshotCounts, Underway, Watchers};
 
 use crate::config::{ByteSize, Config, HostPort};
 use crate::join::Joined;
@@ -89,6 +92,10 @@ pub struct Store {
     pub configured_mode: Option<KeyMode>,
     /// The files of region snapshots.
     pub snapshots: Arc<SnapshotFolder>,
+    /// Snapshots that are under way.
+    pub snapshot_counts: Arc<SnapshotCounts>,
+    /// Whoever wants to know what happens to the regions.
+    pub watchers: Arc<Watchers>,
     expiry: Arc<Expiry>,
 }
 
@@ -190,6 +197,8 @@ pub fn start(
         fatal: fatal.clone(),
         block_cache: opened.block_cache,
         snapshots: opened.snapshots,
+        snapshot_counts: Arc::default(),
+        watchers: Arc::default(),
         created: opened.created,
         path: path.to_owned(),
         configured_mode: open::configured_mode(config),
@@ -228,6 +237,9 @@ struct Outside {
     work: Work,
     tasks: mpsc::Sender<PdTask>,
     roles: mpsc::UnboundedSender<MetaRole>,
+    snapshot_counts: Arc<SnapshotCounts>,
+    watchers: Arc<Watchers>,
+    metrics: Arc<StoreMetrics>,
 }
 
 impl World for Outside {
@@ -237,6 +249,9 @@ impl World for Outside {
     }
 
     fn snapshot(&mut self, task: SnapshotTask) {
+        if matches!(task, SnapshotTask::Install { .. }) {
+            self.snapshot_counts.applying.more();
+        }
         let _ = self.work.snapshots.send(task);
     }
 
@@ -251,6 +266,10 @@ impl World for Outside {
 
     fn meta_role(&mut self, role: MetaRole) {
         let _ = self.roles.send(role);
+    }
+
+    fn event(&mut self, event: RegionEvent) {
+        self.watchers.tell(&event, &self.metrics);
     }
 }
 
@@ -290,6 +309,9 @@ fn spawn(
         },
         tasks,
         roles,
+        snapshot_counts: Arc::clone(&store.snapshot_counts),
+        watchers: Arc::clone(&store.watchers),
+        metrics: Arc::clone(metrics),
     };
     let mut raft = Some(RaftRounds {
         inner: runtime.raft_executor(outside),
@@ -345,6 +367,7 @@ fn spawn(
         runtime.clone(),
         Arc::clone(&store.snapshots),
         to_carry_out,
+        Arc::clone(&store.snapshot_counts),
     )?);
     let limits = SplitLimits {
         size_max: config.split_size.0,

@@ -18,6 +18,7 @@ use flotilla_raftstore::runtime::Runtime;
 use flotilla_raftstore::{PeerInput, SnapshotTask, region};
 
 use super::fatal::FatalSink;
+use super::watchers::SnapshotCounts;
 use crate::metrics::StoreMetrics;
 
 /// After measuring, the thread rests for so many times as long: splits are never urgent enough to
@@ -69,14 +70,19 @@ pub(super) fn spawn_snapshots<L: RaftLog, S: SnapshotInstall>(
     runtime: Runtime<L, S>,
     files: Arc<impl SnapshotFiles>,
     tasks: Receiver<SnapshotTask>,
+    counts: Arc<SnapshotCounts>,
 ) -> std::io::Result<JoinHandle<()>> {
     thread::Builder::new()
         .name("snapshots".to_owned())
         .spawn(move || {
             for task in tasks {
                 let go_on = |_| ControlFlow::Continue(());
+                let installs = matches!(task, SnapshotTask::Install { .. });
                 if let Some((address, input)) = task.run(&*runtime.state, &*files, go_on) {
                     runtime.tell(address, input);
+                }
+                if installs {
+                    counts.applying.less();
                 }
             }
         })

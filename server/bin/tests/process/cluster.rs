@@ -1,7 +1,7 @@
 //! Several nodes: they join by any of them, every one of them is PD for clients, and what does not
 //! belong together is refused.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use flotilla_proto::metapb::{PeerRole, Region};
@@ -9,6 +9,7 @@ use flotilla_proto::pdpb as p;
 use tempfile::TempDir;
 
 use crate::client::{Call, Client, End, cas, put, wait};
+use crate::folder::{put_back, snapshot};
 use crate::node::{EXIT_FAILED, Node, Process, eventually, flotilla, server_args};
 
 pub(crate) fn folder() -> TempDir {
@@ -270,4 +271,32 @@ fn an_address_that_another_store_has_is_refused() {
             "duplicated store address",
         ],
     );
+}
+
+#[test]
+fn a_copied_folder_is_refused_while_the_other_one_runs() {
+    let dirs = [folder(), folder(), folder()];
+    let first = Node::start(dirs[0].path(), &[]);
+    let second = join(dirs[1].path(), &first);
+    let known = stores(&Client::connect(&second));
+    second.stop();
+    let moved = |path: PathBuf| {
+        let within = path.strip_prefix(dirs[1].path());
+        dirs[2].path().join(within.expect("in the folder"))
+    };
+    let files = snapshot(dirs[1].path()).into_iter();
+    let files = files
+        .map(|(path, content)| (moved(path), content))
+        .collect();
+    put_back(dirs[2].path(), &files);
+    let second = Node::start(dirs[1].path(), &[]);
+    let copied = format!("store {} runs at {} already", known[1].0, second.addr());
+    let args = server_args(dirs[2].path(), &[]);
+    refused(&args, &[&copied, "one of them is a copy"]);
+    // The one that runs is what it was.
+    let expected = [known[0].clone(), (known[1].0, second.addr().to_owned())];
+    assert_eq!(stores(&Client::connect(&first)), expected);
+    // Without it the other one is as good.
+    second.kill9();
+    Node::start(dirs[2].path(), &[]).stop();
 }

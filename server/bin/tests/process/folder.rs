@@ -79,7 +79,7 @@ impl Whole {
 }
 
 /// What is in a folder, with its content; not the lock, which names the last process.
-fn snapshot(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(crate) fn snapshot(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut found = BTreeMap::new();
     let mut folders = vec![path.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -96,7 +96,7 @@ fn snapshot(path: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
-fn put_back(path: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) {
+pub(crate) fn put_back(path: &Path, files: &BTreeMap<PathBuf, Vec<u8>>) {
     fs::remove_dir_all(path).expect("removed");
     for (path, content) in files {
         fs::create_dir_all(path.parent().expect("a folder")).expect("made");
