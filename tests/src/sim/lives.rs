@@ -387,7 +387,10 @@ mod tests {
     #[test]
     fn a_store_may_end_only_by_a_fault_that_was_planned() {
         let check = |planned: bool, rule: Option<Rule>| {
-            let mut sim = Sim::new(World::draw(1), 0);
+            // Nothing else is planned.
+            let mut world = World::draw(1);
+            world.without("faults");
+            let mut sim = Sim::new(world, 0);
             let id = loop {
                 sim.turn().expect("nothing is broken yet");
                 if let Some(id) = sim.living().first().copied() {
