@@ -22,6 +22,7 @@ pub mod effects;
 mod entry;
 mod error;
 pub mod events;
+mod instruction;
 mod log_view;
 mod meta;
 pub mod peer;
@@ -41,6 +42,7 @@ pub use effects::{
 };
 pub use entry::{Command, EntryError, decode_command};
 pub use error::{RequestError, StartError};
+pub use instruction::Instruction;
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use planted::{PLANTED, Plant};

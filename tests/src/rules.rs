@@ -119,6 +119,12 @@ pub enum Rule {
     IdsUnique,
     /// A region that PD shows was real, and one PD shows no older one later (faults: 31).
     RoutesReal,
+    /// No operator of PD takes a region below its number of replicas, puts two on one store, or takes
+    /// its leader away (faults: 29).
+    OperatorsKeepReplicas,
+    /// Where nobody else meddles, PD's operators end, and with them every region has the replicas that
+    /// it should have (faults: 30).
+    PlanningConverges,
     /// A queue keeps within its limit (faults: 42).
     QueuesBounded,
     /// Nothing but a failing disk ends a store, or keeps it from starting.
@@ -133,7 +139,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 60] = [
+    pub const ALL: [Self; 62] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -189,6 +195,8 @@ impl Rule {
         Self::WindowOpensAbove,
         Self::IdsUnique,
         Self::RoutesReal,
+        Self::OperatorsKeepReplicas,
+        Self::PlanningConverges,
         Self::QueuesBounded,
         Self::EndsByDiskOnly,
         Self::ServesAgain,

@@ -32,6 +32,7 @@ impl Leading {
             id: self.operators.started,
             operator,
             step: 0,
+            max_replicas: self.durable.cluster.max_peer_count,
             new_peers: stores.into_iter().zip(first..).collect(),
             started: cx.wall,
             step_since: cx.now,
@@ -87,6 +88,9 @@ impl Leading {
             return;
         };
         let ending = match self.route(region) {
+            _ if running.max_replicas != self.durable.cluster.max_peer_count => {
+                Some(Ending::Cancelled(Cancelled::RuleChanged))
+            }
             None => Some(Ending::Cancelled(Cancelled::RegionGone)),
             Some(route) => {
                 let view = route.for_planning();

@@ -44,6 +44,8 @@ struct Running {
     operator: Operator,
     /// The step under way, counted from 0; after the last once it is done.
     step: usize,
+    /// How many replicas were right when it was planned.
+    max_replicas: u32,
     /// The ids of the peers it adds, by store.
     new_peers: BTreeMap<u64, u64>,
     started: Wall,
@@ -87,6 +89,8 @@ pub enum Cancelled {
     MembersChanged,
     /// The peer that was to go leads now.
     LeaderMoved,
+    /// Another number of replicas is right now.
+    RuleChanged,
     /// The region is known no more.
     RegionGone,
     /// A store it needs is in this state now.
@@ -105,6 +109,7 @@ impl fmt::Display for Cancelled {
             Self::RangeChanged => f.write_str("the region was split or merged"),
             Self::MembersChanged => f.write_str("the region's members changed otherwise"),
             Self::LeaderMoved => f.write_str("the peer that was to go leads now"),
+            Self::RuleChanged => f.write_str("another number of replicas is right now"),
             Self::RegionGone => f.write_str("the region is gone"),
             Self::Store {
                 store,

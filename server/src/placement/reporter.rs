@@ -10,14 +10,13 @@ use flotilla_pd::{CONFIG_KEY_MODE, CONFIG_PATH};
 use flotilla_pd_client::{
     ClientConfig, HeartbeatLost, PdClient, PdError, RegionHeartbeats, Reopen,
 };
-use flotilla_proto::eraftpb::ConfChangeType;
 use flotilla_proto::metapb::{Peer, Region};
 use flotilla_proto::pdpb::{
-    ChangePeer, ErrorType, PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitReason,
-    StoreStats, TimeInterval,
+    ErrorType, PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitReason, StoreStats,
+    TimeInterval,
 };
-use flotilla_raftstore::effects::{NewIds, PdTask, PeerChange, RaftInput, RegionSize};
-use flotilla_raftstore::{Answer, PeerInput};
+use flotilla_raftstore::effects::{NewIds, PdTask, RaftInput, RegionSize};
+use flotilla_raftstore::{Answer, Instruction, PeerInput};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -392,51 +391,36 @@ impl Reporter {
 
     fn on_instruction(&self, instruction: RegionHeartbeatResponse) {
         let region = instruction.region_id;
-        let changes = member_changes(&instruction);
-        let input = if let Some(split) = instruction.split_region {
-            let answer = Answer::new(move |outcome: Result<Vec<Region>, _>| match outcome {
-                Ok(regions) => tracing::info!(region, parts = regions.len(), "split as PD asked"),
-                Err(error) => tracing::info!(region, %error, "could not split as PD asked"),
-            });
-            PeerInput::Split {
+        let runtime = &self.store.runtime;
+        let input = match Instruction::read(&instruction, &runtime.delegates) {
+            None => return,
+            Some(Instruction::Split { keys }) => PeerInput::Split {
                 context: None,
-                keys: boundaries(self.store.mode(), split.keys),
-                answer,
-            }
-        } else if let Some(to) = instruction
-            .transfer_leader
-            .and_then(|transfer| transfer.peer)
-        {
-            // As for changes of members, the region must be the one that PD saw (contracts: C21).
-            let serving = self.store.runtime.delegates.serving(region);
-            if !serving.is_ok_and(|serving| serving.region.region_epoch == instruction.region_epoch)
-            {
-                return;
-            }
-            PeerInput::Transfer { to: to.id }
-        } else if let Some(changes) = changes {
-            let answer = Answer::new(move |outcome: Result<Region, _>| match outcome {
-                Ok(changed) => {
-                    tracing::info!(
-                        region,
-                        peers = changed.peers.len(),
-                        "members changed as PD asked"
-                    );
-                }
-                Err(error) => {
-                    tracing::info!(region, %error, "could not change members as PD asked")
-                }
-            });
-            PeerInput::ChangeMembers {
-                epoch: instruction.region_epoch.unwrap_or_default(),
+                keys: boundaries(self.store.mode(), keys),
+                answer: Answer::new(move |outcome: Result<Vec<Region>, _>| match outcome {
+                    Ok(regions) => {
+                        tracing::info!(region, parts = regions.len(), "split as PD asked");
+                    }
+                    Err(error) => tracing::info!(region, %error, "could not split as PD asked"),
+                }),
+            },
+            Some(Instruction::Transfer { to }) => PeerInput::Transfer { to },
+            Some(Instruction::Members { epoch, changes }) => PeerInput::ChangeMembers {
+                epoch,
                 changes,
-                answer,
-            }
-        } else {
-            return;
+                answer: Answer::new(move |outcome: Result<Region, _>| match outcome {
+                    Ok(changed) => {
+                        let peers = changed.peers.len();
+                        tracing::info!(region, peers, "members changed as PD asked");
+                    }
+                    Err(error) => {
+                        tracing::info!(region, %error, "could not change members as PD asked");
+                    }
+                }),
+            },
         };
         // PD asks again if it still wants it.
-        let _ = self.store.runtime.raft.send(region, RaftInput::Peer(input));
+        let _ = runtime.raft.send(region, RaftInput::Peer(input));
     }
 }
 
@@ -450,24 +434,6 @@ fn boundaries(mode: Option<KeyMode>, keys: Vec<Bytes>) -> Vec<Bytes> {
     boundaries.sort_unstable();
     boundaries.dedup();
     boundaries
-}
-
-/// The changes of members that PD wants, if it wants any; an empty list leaves a joint configuration.
-fn member_changes(instruction: &RegionHeartbeatResponse) -> Option<Vec<PeerChange>> {
-    let asked = match (&instruction.change_peer, &instruction.change_peer_v2) {
-        (Some(one), _) => std::slice::from_ref(one),
-        (None, Some(several)) => &several.changes[..],
-        (None, None) => return None,
-    };
-    let change = |asked: &ChangePeer| {
-        let peer = asked.peer?;
-        Some(match asked.change_type() {
-            ConfChangeType::AddNode => PeerChange::Voter(peer),
-            ConfChangeType::AddLearnerNode => PeerChange::Learner(peer),
-            ConfChangeType::RemoveNode => PeerChange::Remove { peer: peer.id },
-        })
-    };
-    asked.iter().map(change).collect()
 }
 
 async fn next_instruction(
@@ -552,7 +518,6 @@ impl PdQueue {
 #[cfg(test)]
 mod tests {
     use flotilla_kv::key;
-    use flotilla_proto::pdpb::ChangePeerV2;
 
     use super::*;
 
@@ -570,43 +535,6 @@ mod tests {
         assert_eq!(heartbeat.approximate_kv_size, (5 << 20) + 1);
         assert_eq!(heartbeat.approximate_keys, 7);
         assert_eq!((heartbeat.bytes_written, heartbeat.keys_written), (11, 2));
-    }
-
-    #[test]
-    fn what_pd_wants_of_the_members_is_what_the_peer_is_told() {
-        let peer = |id: u64| Peer {
-            id,
-            store_id: 10 + id,
-            ..Peer::default()
-        };
-        let change = |kind: ConfChangeType, id: u64| ChangePeer {
-            peer: Some(peer(id)),
-            change_type: kind as i32,
-        };
-        let one = |change_peer| RegionHeartbeatResponse {
-            change_peer: Some(change_peer),
-            ..RegionHeartbeatResponse::default()
-        };
-        let several = |changes| RegionHeartbeatResponse {
-            change_peer_v2: Some(ChangePeerV2 { changes }),
-            ..RegionHeartbeatResponse::default()
-        };
-        #[track_caller]
-        fn check(instruction: RegionHeartbeatResponse, expected: Option<Vec<PeerChange>>) {
-            assert_eq!(member_changes(&instruction), expected);
-        }
-        use ConfChangeType::{AddLearnerNode, AddNode, RemoveNode};
-        let voter = || PeerChange::Voter(peer(1));
-        let learner = || PeerChange::Learner(peer(2));
-        check(one(change(AddNode, 1)), Some(vec![voter()]));
-        check(one(change(AddLearnerNode, 2)), Some(vec![learner()]));
-        let gone = PeerChange::Remove { peer: 3 };
-        check(one(change(RemoveNode, 3)), Some(vec![gone]));
-        let both = vec![change(AddNode, 1), change(AddLearnerNode, 2)];
-        check(several(both), Some(vec![voter(), learner()]));
-        check(several(Vec::new()), Some(Vec::new()));
-        check(one(ChangePeer::default()), None);
-        check(RegionHeartbeatResponse::default(), None);
     }
 
     #[test]

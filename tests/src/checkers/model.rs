@@ -167,6 +167,13 @@ impl Model {
         life.is_some_and(|life| life.shapes.iter().any(|(_, shape)| shape == region))
     }
 
+    /// What a region was at that epoch, if it ever was.
+    pub fn at_epoch(&self, region: u64, epoch: Option<RegionEpoch>) -> Option<&Region> {
+        let shapes = &self.regions.get(&region)?.shapes;
+        let mut shapes = shapes.iter().map(|(_, shape)| shape);
+        shapes.find(|shape| shape.region_epoch == epoch)
+    }
+
     /// What `region` is when so much of it is applied.
     pub fn shape(&self, region: u64, applied: u64) -> Option<&Region> {
         Some(self.regions.get(&region)?.shape_at(applied))

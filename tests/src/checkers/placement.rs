@@ -4,14 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_pd::LOGICAL_BITS;
 use flotilla_proto::clock::Wall;
-use flotilla_proto::metapb::{Peer, Region};
-use flotilla_proto::pdpb::TsoResponse;
+use flotilla_proto::eraftpb::ConfChangeType;
+use flotilla_proto::metapb::{Peer, PeerRole, Region};
+use flotilla_proto::pdpb::{ChangePeer, RegionHeartbeatResponse, TsoResponse};
 use flotilla_proto::store::ColumnFamily;
 use flotilla_raftstore::region::META_REGION;
 
 use super::Oracle;
 use super::topology::version;
 use crate::rules::Rule;
+
+/// Voters of the meta region (contracts: C30).
+const META_VOTERS: usize = 5;
 
 /// A batch of timestamps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +37,51 @@ impl Granted {
             last,
         }
     }
+}
+
+/// How many replicas there should be.
+#[derive(Clone, Copy, Debug)]
+pub struct Replicas {
+    /// What the cluster's row says.
+    pub max: usize,
+    /// Stores that are there, or may come back.
+    pub stores: usize,
+}
+
+impl Replicas {
+    /// Voters of a region: where there are fewer stores, the largest odd number of them.
+    fn voters(self, meta: bool) -> usize {
+        let wanted = if meta { META_VOTERS } else { self.max };
+        match self.stores {
+            enough if enough >= wanted => wanted,
+            few => few - (few + 1) % 2,
+        }
+    }
+}
+
+fn votes(peer: &Peer) -> bool {
+    matches!(peer.role(), PeerRole::Voter | PeerRole::IncomingVoter)
+}
+
+fn voters(peers: &[Peer]) -> usize {
+    peers.iter().filter(|peer| votes(peer)).count()
+}
+
+/// The peers of `region` after `changes`; no changes leave a joint configuration.
+fn changed(region: &Region, changes: &[ChangePeer]) -> Vec<Peer> {
+    let mut peers = region.peers.clone();
+    for change in changes {
+        let peer = change.peer.unwrap_or_default();
+        peers.retain(|old| old.id != peer.id);
+        let role = match change.change_type() {
+            ConfChangeType::AddNode => PeerRole::Voter,
+            ConfChangeType::AddLearnerNode => PeerRole::Learner,
+            ConfChangeType::RemoveNode => continue,
+        };
+        let role = role.into();
+        peers.push(Peer { role, ..peer });
+    }
+    peers
 }
 
 /// What PD has given and shown.
@@ -141,6 +190,54 @@ impl Oracle {
         self.checks.check(Rule::RoutesReal, newer, || {
             format!("store {store} shows {region:?}, and has shown {before:?}")
         });
+    }
+
+    /// A store's PD tells a leader to change the members of its region, where `rule` says how many
+    /// replicas there should be: afterwards it has no fewer voters than before, or as many as it should
+    /// have; nobody is the second one on a store; the leader stays.
+    pub fn pd_instructs(&mut self, store: u64, rule: Replicas, asked: &RegionHeartbeatResponse) {
+        let changes = match (&asked.change_peer, &asked.change_peer_v2) {
+            (Some(one), _) => std::slice::from_ref(one),
+            (None, Some(several)) => &several.changes[..],
+            (None, None) => return,
+        };
+        let Some(region) = self.model.at_epoch(asked.region_id, asked.region_epoch) else {
+            return;
+        };
+        let changed = changed(region, changes);
+        let before = voters(&region.peers);
+        let least = before.min(rule.voters(region.id == META_REGION));
+        let mut stores: Vec<u64> = changed.iter().map(|peer| peer.store_id).collect();
+        stores.sort_unstable();
+        let apart = stores.windows(2).all(|pair| pair[0] != pair[1]);
+        let leader = asked.target_peer.map_or(0, |peer| peer.id);
+        let led = changes.is_empty() || changed.iter().any(|peer| peer.id == leader && votes(peer));
+        let keeps = voters(&changed) >= least && apart && led;
+        self.checks.check(Rule::OperatorsKeepReplicas, keeps, || {
+            format!("store {store}: PD wants {changes:?} of {region:?} led by peer {leader}, where {rule:?}")
+        });
+    }
+
+    /// Faults and operators are over: every region has the replicas that it should have, on stores that
+    /// are there.
+    pub fn check_placed(&mut self, rule: Replicas, gone: Option<u64>, over: bool) -> bool {
+        let wrong = self.model.regions().find(|region| {
+            let wanted = rule.voters(region.id == META_REGION);
+            let plain = region
+                .peers
+                .iter()
+                .all(|peer| peer.role() == PeerRole::Voter);
+            let here = region.peers.iter().all(|peer| Some(peer.store_id) != gone);
+            !(plain && here && region.peers.len() == wanted)
+        });
+        let placed = wrong.is_none();
+        if placed || over {
+            let wrong = wrong.cloned();
+            self.checks.check(Rule::PlanningConverges, placed, || {
+                format!("PD has had its time, and this is left: {wrong:?}, where {rule:?}, gone: {gone:?}")
+            });
+        }
+        placed
     }
 
     /// A store's PD was told of two regions that cannot both be.

@@ -11,6 +11,7 @@ use flotilla_raftstore::region::META_REGION;
 
 use super::calls::{Asker, Purpose, header};
 use super::{Phase, Sim};
+use crate::store::LifeId;
 
 /// Voters that a region should have; with fewer or more the operators lean back to it.
 const VOTERS_WANTED: usize = 3;
@@ -49,7 +50,7 @@ impl Sim {
             true => self.wrong_change(&region),
             false => self.some_change(&region),
         };
-        if self.strands(&region, &changes) && !self.rng.chance(RECKLESS) {
+        if self.strands(&region, &changes) && !(self.gone.is_none() && self.rng.chance(RECKLESS)) {
             return self.probe("members: nobody is taken away while too few are here");
         }
         let mut epoch = region.region_epoch.unwrap_or_default();
@@ -100,6 +101,21 @@ impl Sim {
         let Some(id) = self.about_where(region.id) else {
             return;
         };
+        self.ask_members(id, region.id, epoch, changes);
+        // Who is new gets a snapshot from before the split, or learns of the child first.
+        if self.rng.chance(200) {
+            self.split_region(region);
+        }
+    }
+
+    /// A peer of `region` is asked to change the members.
+    pub(super) fn ask_members(
+        &mut self,
+        id: LifeId,
+        region: u64,
+        epoch: RegionEpoch,
+        changes: Vec<PeerChange>,
+    ) {
         let op = self.op();
         let around = self.around(id.store);
         let Some(life) = self.life(id.store) else {
@@ -110,8 +126,7 @@ impl Sim {
             let step = oracle.step;
             oracle.answers.members_asked(op, id.store, step);
             oracle.note(format_args!(
-                "operation {op}: members of region {}: {changes:?}",
-                region.id
+                "operation {op}: members of region {region}: {changes:?}"
             ));
         }
         let answer = life.inbox.members(op);
@@ -120,12 +135,8 @@ impl Sim {
             changes,
             answer,
         };
-        life.runtime.to_peer(region.id, input);
+        life.runtime.to_peer(region, input);
         self.hear_answers(id);
-        // Who is new gets a snapshot from before the split, or learns of the child first.
-        if self.rng.chance(200) {
-            self.split_region(region);
-        }
     }
 
     fn some_change(&mut self, region: &Region) -> Vec<PeerChange> {

@@ -31,6 +31,7 @@ impl Sim {
         }
         match event {
             Event::Start { store } => self.start(store),
+            Event::Loss => self.lose_a_store(),
             Event::Tick(id) => self.tick(id),
             Event::Observe(id) => self.observe(id),
             Event::FlushDone { life, forced } => self.flush_done(life, forced.is_some()),

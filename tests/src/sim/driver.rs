@@ -3,8 +3,8 @@
 use flotilla_engine::{Cf, KeyRange, StateReader, StateStore as _};
 use flotilla_pd::driver::meta_mod;
 use flotilla_pd::{
-    Call as _, Effect, Event as PdEvent, Input, OracleCommand, Outcome, Request, Response, TICK,
-    TimestampNext, Work, calls,
+    Call as _, Effect, Ending, Event as PdEvent, Input, OracleCommand, Outcome, Request, Response,
+    TICK, TimestampNext, Work, calls,
 };
 use flotilla_proto::pdpb::TsoRequest;
 use flotilla_raftstore::effects::MetaRole;
@@ -12,7 +12,7 @@ use flotilla_raftstore::region::META_REGION;
 
 use super::calls::{Said, header};
 use super::{Event, Sim};
-use crate::checkers::placement::Granted;
+use crate::checkers::placement::{Granted, Replicas};
 use crate::rules::Rule;
 use crate::store::{
     Answered, Inner, LifeId, Owed, PdAsked, Placement, Surroundings, TimestampTry, outcome,
@@ -269,9 +269,26 @@ impl Sim {
             PdEvent::Retired { waiting, .. } => oracle
                 .probes
                 .hit_if(*waiting > 0, "pd: the leader goes while requests wait"),
+            PdEvent::OperatorStarted { what, .. } => {
+                let replaces = what.contains("is down");
+                oracle.probes.hit_if(replaces, "pd: a replica is replaced");
+            }
+            PdEvent::OperatorEnded { ending, .. } => oracle.probes.hit(match ending {
+                Ending::Done => "pd: an operator ends with its work done",
+                _ => "pd: an operator gives up",
+            }),
             PdEvent::Refused { .. } => oracle.probes.hit("pd: a proposal is refused"),
             _ => {}
         }
+    }
+
+    /// How many replicas there should be, as the store's PD has it.
+    pub(super) fn replicas_wanted(&self, store: u64) -> Option<Replicas> {
+        let durable = self.life(store)?.placement.driven.pd().durable()?;
+        Some(Replicas {
+            max: durable.cluster.max_peer_count as usize,
+            stores: self.world.stores as usize,
+        })
     }
 
     // ---- requests ----

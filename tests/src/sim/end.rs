@@ -20,7 +20,7 @@ use crate::client::Request;
 use crate::history::Caller;
 use crate::history::search::{self, Verdict, linearize};
 use crate::rules::{Rule, Violation};
-use crate::store::{LifeId, Node, Unrest};
+use crate::store::{Life, LifeId, Node, Unrest};
 
 /// How long it may take until nothing is left to do.
 const SETTLE_MAX: Duration = Duration::from_secs(60);
@@ -49,6 +49,9 @@ impl Mind {
 }
 /// How long it may take until PD knows all regions: most do not report for up to ten seconds.
 const PLACE_MAX: Duration = Duration::from_secs(30);
+/// How long it may take until PD has placed everything: a few operators at a time, of a few steps each,
+/// some of which run out of time once more.
+pub(super) const CONVERGE_MAX: Duration = Duration::from_secs(600);
 /// The wait before it is asked again.
 const PLACE_AGAIN: Duration = Duration::from_millis(500);
 
@@ -67,11 +70,13 @@ impl Sim {
                 self.crash(id);
             }
         }
+        self.replace_the_lost()?;
         self.serve_without_some()?;
         self.settle()?;
         self.serve_everywhere()?;
         self.place_everywhere()?;
         self.serve_pd()?;
+        self.converge()?;
         self.settle()?;
         for id in self.living() {
             self.check_rest(id);
@@ -84,7 +89,7 @@ impl Sim {
         let lives: Vec<u64> = self.nodes.values().map(|node| node.lives).collect();
         let stopped = |sim: &Self| {
             let mut nodes = sim.nodes.values().zip(&lives);
-            nodes.all(|(node, before)| node.lives > *before)
+            nodes.all(|(node, before)| node.lives > *before || sim.gone == Some(node.id))
         };
         self.settle_until(stopped)?;
         self.settle()?;
@@ -153,6 +158,7 @@ impl Sim {
             return Some(Unrest::Operations);
         }
         let of_store = |node: &Node| match &node.life {
+            None if self.gone == Some(node.id) => None,
             None => Some(Unrest::Down(node.id)),
             Some(life) if life.stopping.is_some() => Some(Unrest::Stopping(node.id)),
             Some(life) => life.unrest(),
@@ -318,6 +324,32 @@ impl Sim {
                 self.oracle.lock().checks.check(Rule::ServesAgain, served, || {
                     format!("after the faults PD shows {shown:?} instead of {regions:?}; it gives timestamps: {given}")
                 });
+                return self.verdict();
+            }
+            let again = self.now() + PLACE_AGAIN;
+            while self.now() < again {
+                self.turn()?;
+            }
+        }
+    }
+
+    /// PD's operators have nothing left to do, and every region has its replicas.
+    fn converge(&mut self) -> Result<(), Violation> {
+        if self.world.schedule.operators_max == 0 {
+            return Ok(());
+        }
+        let deadline = self.now() + CONVERGE_MAX;
+        loop {
+            let leads = |life: &&Life| life.placement.driven.serves();
+            let lives = self.nodes.values().filter_map(|node| node.life.as_ref());
+            let pd = lives.max_by_key(leads).map_or(0, |life| life.id.store);
+            let over = self.now() >= deadline;
+            let rule = self.replicas_wanted(pd).filter(|_| self.at_rest() || over);
+            let placed = rule.is_some_and(|rule| {
+                let mut oracle = self.oracle.lock();
+                oracle.check_placed(rule, self.gone, over)
+            });
+            if placed || over {
                 return self.verdict();
             }
             let again = self.now() + PLACE_AGAIN;

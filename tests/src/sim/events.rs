@@ -222,6 +222,8 @@ pub(super) enum Event {
     Operator,
     /// The worst follows.
     Worst(Worst),
+    /// A store is lost for good.
+    Loss,
 }
 
 /// A request on its way.
@@ -297,6 +299,7 @@ impl Event {
             Self::Tick(_)
                 | Self::Observe(_)
                 | Self::Operator
+                | Self::Loss
                 | Self::FlushDone { .. }
                 | Self::GiveUp { .. }
                 | Self::Timeout { .. }

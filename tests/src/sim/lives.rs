@@ -253,7 +253,7 @@ impl Sim {
     // ---- starts ----
 
     pub(super) fn start(&mut self, store: u64) {
-        if self.nodes[&store].life.is_some() {
+        if self.nodes[&store].life.is_some() || self.gone == Some(store) {
             return;
         }
         let moved_on = self.children_to_make(store);

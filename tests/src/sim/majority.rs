@@ -29,6 +29,7 @@ impl Sim {
             return Ok(());
         }
         let mut here: BTreeSet<u64> = self.nodes.keys().copied().collect();
+        here.retain(|store| self.gone != Some(*store));
         let minority = (self.world.stores - 1) / 2;
         let mut away = BTreeSet::new();
         for _ in 0..self.fault_rng.range(1..=minority) {

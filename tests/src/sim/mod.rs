@@ -10,6 +10,7 @@ mod driver;
 mod end;
 mod events;
 mod lives;
+mod losses;
 mod majority;
 mod network;
 mod operators;
@@ -110,6 +111,8 @@ pub struct Sim {
     /// What operators have done so far.
     meddled: u64,
     phase: Phase,
+    /// The store that is lost for good.
+    gone: Option<u64>,
     /// Snapshots on their way.
     transfers: BTreeMap<TransferId, Transfer>,
     transfers_begun: TransferId,
@@ -178,6 +181,7 @@ impl Sim {
             idle: false,
             meddled: 0,
             phase: Phase::Run,
+            gone: None,
             history: History::default(),
             transfers: BTreeMap::new(),
             transfers_begun: 0,
@@ -208,6 +212,7 @@ impl Sim {
         self.estrange_later();
         self.partition_later();
         self.retune_later();
+        self.loss_later();
     }
 
     /// Runs to the end.

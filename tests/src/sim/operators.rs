@@ -148,6 +148,11 @@ impl Sim {
 
     /// PD is asked to change what it keeps in the meta region, for many ids, or to split.
     fn use_pd(&mut self) {
+        // Where a store is lost the others must be enough for as many replicas.
+        let replicas_max = match self.world.loses_a_store {
+            true => 5.min(self.world.stores - 1),
+            false => 5,
+        };
         let request = match self.rng.below(5) {
             0 => calls::UpdateGCSafePoint::request(UpdateGcSafePointRequest {
                 header: header(),
@@ -157,7 +162,7 @@ impl Sim {
                 header: header(),
                 cluster: Some(Cluster {
                     id: World::CLUSTER,
-                    max_peer_count: self.rng.range(1..=5) as u32,
+                    max_peer_count: self.rng.range(1..=replicas_max) as u32,
                 }),
             }),
             2..=3 => calls::AllocID::request(AllocIdRequest {

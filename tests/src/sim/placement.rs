@@ -15,6 +15,9 @@ use super::calls::{Asker, Purpose, Said, header, put_store, told};
 use super::reporter::{heartbeat, shown};
 use crate::store::LifeId;
 
+/// What a store says of its disk: there is room enough.
+const DISK_BYTES: u64 = 1 << 40;
+
 impl Sim {
     // ---- PD ----
 
@@ -40,6 +43,8 @@ impl Sim {
                 let stats = StoreStats {
                     store_id: id.store,
                     region_count: u32::try_from(regions).unwrap_or(u32::MAX),
+                    capacity: DISK_BYTES,
+                    available: DISK_BYTES,
                     ..StoreStats::default()
                 };
                 let request = calls::StoreHeartbeat::request(StoreHeartbeatRequest {

@@ -6,7 +6,7 @@ use flotilla_pd::{Input, StreamId};
 use flotilla_proto::metapb::{Peer, Region};
 use flotilla_proto::pdpb::{PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse};
 use flotilla_raftstore::effects::{PdTask, RaftInput};
-use flotilla_raftstore::{Answer, PeerInput};
+use flotilla_raftstore::{Answer, Instruction, PeerInput};
 
 use super::calls::header;
 use super::{Event, Sim};
@@ -268,6 +268,10 @@ impl Sim {
             return;
         };
         self.note(format_args!("PD of store {}: {instruction:?}", pd.store));
+        if let Some(rule) = self.replicas_wanted(pd.store) {
+            let mut oracle = self.oracle.lock();
+            oracle.pd_instructs(pd.store, rule, &instruction);
+        }
         // One that is lost comes again after a later heartbeat.
         if let Ok(at) = self.pd_way(Place::Store(pd.store), Place::Store(to.store)) {
             let instruction = Box::new(instruction);
@@ -294,29 +298,33 @@ impl Sim {
         if life.reporter.stream.is_none_or(|open| open.id != stream) {
             return;
         }
-        let input = if let Some(split) = instruction.split_region {
-            self.probe("pd: tells a region to split");
-            let mut keys: Vec<_> = split
-                .keys
-                .iter()
-                .filter_map(|key| mode.boundary(key))
-                .collect();
-            keys.sort_unstable();
-            keys.dedup();
-            PeerInput::Split {
-                context: None,
-                keys,
-                answer: Answer::new(|_| {}),
+        let region = instruction.region_id;
+        let input = match Instruction::read(&instruction, &life.runtime.delegates) {
+            None => return,
+            Some(Instruction::Split { keys }) => {
+                self.probe("pd: tells a region to split");
+                let mut keys: Vec<_> = keys.iter().filter_map(|key| mode.boundary(key)).collect();
+                keys.sort_unstable();
+                keys.dedup();
+                PeerInput::Split {
+                    context: None,
+                    keys,
+                    answer: Answer::new(|_| {}),
+                }
             }
-        } else if let Some(to) = instruction.transfer_leader.and_then(|to| to.peer) {
-            PeerInput::Transfer { to: to.id }
-        } else {
-            return;
+            Some(Instruction::Transfer { to }) => {
+                self.probe("pd: tells a region to be led elsewhere");
+                PeerInput::Transfer { to }
+            }
+            Some(Instruction::Members { epoch, changes }) => {
+                self.probe("pd: tells a region to change its members");
+                return self.ask_members(id, region, epoch, changes);
+            }
         };
         let input = RaftInput::Peer(input);
         if let Some(life) = self.life(id.store) {
             // PD asks again if it still wants it.
-            let _ = life.runtime.raft.send(instruction.region_id, input);
+            let _ = life.runtime.raft.send(region, input);
         }
     }
 }

@@ -275,7 +275,7 @@ impl Life {
             sending: BTreeSet::new(),
             touched,
             looks: 0,
-            placement: Placement::new(id.store),
+            placement: Placement::new(id.store, world.schedule),
             reporter: Reporter::default(),
         }
     }

@@ -85,17 +85,13 @@ pub struct Placement {
 
 impl Placement {
     /// PD of a store that has just started.
-    pub fn new(store: u64) -> Self {
+    pub fn new(store: u64, schedule: Schedule) -> Self {
         let config = Config {
             cluster_id: World::CLUSTER,
             store_id: store,
             advertise_addr: World::address(store),
             tls: false,
-            // Members are changed by the simulator's own operators.
-            schedule: Schedule {
-                operators_max: 0,
-                ..Schedule::default()
-            },
+            schedule,
         };
         Self {
             driven: Driven::new(config),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flotilla_pd::Schedule;
 use flotilla_raftstore::Config;
 use flotilla_raftstore::runtime::RuntimeLimits;
 use flotilla_router::{Budget, LogConfig, OutgoingConfig, RouterConfig};
@@ -114,6 +115,32 @@ pub(super) fn runtime(config: &Config, stores: u64, rng: &mut Rng) -> RuntimeLim
             // Votes and appends of one round must fit, or nothing is ever replicated.
             (true, _) => rng.range(12..=64) as usize,
         },
+    }
+}
+
+/// PD's operators: in some clusters, at most a few at once or as many as there are regions. Stores are
+/// given up, and steps too, sooner than in production, as most times of a world are shorter.
+pub(super) fn schedule(stores: u64, config: &Config, rng: &mut Rng) -> Schedule {
+    let placing = stores > 1 && rng.chance(500);
+    let mut seconds = |most: u64| Duration::from_secs(rng.range(1..=most));
+    let disconnected = 2 * config.store_heartbeat + seconds(5);
+    let schedule = Schedule {
+        operators_max: 0,
+        store_disconnected_after: disconnected,
+        max_store_down_time: disconnected + seconds(20),
+        resend: seconds(2),
+        step_time_max: Duration::from_secs(2) + seconds(20),
+        add_time_max: Duration::from_secs(5) + seconds(30),
+        rest: seconds(3),
+        ..Schedule::default()
+    };
+    Schedule {
+        operators_max: match placing {
+            true => *rng.pick(&[2, 8, 64]),
+            false => 0,
+        },
+        adding_max: rng.range(1..=8) as usize,
+        ..schedule
     }
 }
 

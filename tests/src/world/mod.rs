@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_kv::KeyMode;
 use flotilla_pd::{
-    ADVERTISED_VERSION, FIRST_STORE, Genesis, MAX_PEER_COUNT, bootstrap_records, records,
+    ADVERTISED_VERSION, FIRST_STORE, Genesis, MAX_PEER_COUNT, Schedule, bootstrap_records, records,
 };
 use flotilla_proto::clock::Wall;
 use flotilla_proto::metapb::{Region, Store};
@@ -114,6 +114,10 @@ pub struct World {
     pub workload: Workload,
     /// Somebody changes the members of regions.
     pub members: bool,
+    /// What PD's own operators may do; in most worlds there are none.
+    pub schedule: Schedule,
+    /// One of them dies for good, at some time.
+    pub loses_a_store: bool,
     /// Somebody splits, moves leaders, and meddles.
     pub operators: bool,
     /// What goes wrong, and how often.
@@ -198,6 +202,7 @@ impl World {
         // A region has keys.
         workload.keys = workload.keys.max(regions);
         let members = stores > 1 && root.fork("members").chance(600);
+        let schedule = limits::schedule(stores, &config, &mut root.fork("schedule"));
         let faults = Faults::draw(&mut root.fork("fault rates")).among(stores);
         Self {
             seed,
@@ -220,6 +225,11 @@ impl World {
             drift: *rng.pick(&[0, 10, 100, 100]),
             workload,
             members,
+            // With one store less there are enough for the replicas of every region.
+            loses_a_store: schedule.operators_max > 0
+                && [4, 7].contains(&stores)
+                && root.fork("losses").chance(600),
+            schedule,
             operators: true,
             faults,
             operations: rng.range(80..=400),
@@ -268,6 +278,8 @@ impl World {
             "compaction" => faults.compaction = 0,
             "pd" => (faults.pd_fails, faults.pd_late) = (0, 0),
             "members" => self.members = false,
+            "placement" => (self.schedule.operators_max, self.loses_a_store) = (0, false),
+            "losses" => self.loses_a_store = false,
             "replica-reads" => self.workload.replica = 0,
             "operators" => self.operators = false,
             "stalls" => self.paces.fill(Paces::swift()),
@@ -343,7 +355,7 @@ impl fmt::Display for World {
             f,
             "{} stores, {} regions, {} learners, {} keys of {:?}, {} clients, {} operations, values to {} B; entry {} B, merge {} B, \
              uncommitted {} B, backlog {} B, mailbox {}, cache {} B, split {} B or {} keys, replay {} B in pages of {} B, \
-             memtables {} B, tick {:?}, lease {:?}; drift {}; network: {}; faults: {}; paces",
+             memtables {} B, tick {:?}, lease {:?}; {} operators of PD{}; drift {}; network: {}; faults: {}; paces",
             self.stores,
             self.regions,
             learners.count(),
@@ -365,6 +377,12 @@ impl fmt::Display for World {
             self.apply_limits.memtable_bytes_max,
             config.tick,
             config.lease,
+            self.schedule.operators_max,
+            if self.loses_a_store {
+                ", a store is lost"
+            } else {
+                ""
+            },
             self.drift,
             self.net,
             self.faults,
