@@ -9,6 +9,7 @@ use bytes::Bytes;
 use flotilla_proto::clock::{Mono, Wall};
 use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
 
+use crate::call::Response;
 use crate::effect::{Effect, Input};
 use crate::internal::ExtendWindow;
 use crate::machine::{Config, Pd};
@@ -157,6 +158,19 @@ pub fn meta_mod((key, value): (Bytes, Option<Bytes>)) -> Mod {
         key,
         value: value.unwrap_or_default(),
     }
+}
+
+/// Whether an answer gives ids. It leaves only while the lease of the term holds in which the machine
+/// leads: whoever leads next begins above all of them, and ids rise from one leader to the next.
+pub fn gives_ids(response: &Response) -> bool {
+    let ids = matches!(
+        response,
+        Response::AllocID(_) | Response::AskSplit(_) | Response::AskBatchSplit(_)
+    );
+    let refused = response
+        .header()
+        .is_some_and(|header| header.error.is_some());
+    ids && !refused
 }
 
 /// What to do about a timestamp that could not be given.

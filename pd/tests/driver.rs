@@ -5,11 +5,13 @@ mod common;
 use std::time::Duration;
 
 use common::{CLUSTER, START, genesis};
+use flotilla_pd::driver::gives_ids;
 use flotilla_pd::{
     Config, Driven, Effect, Event, ExtendWindow, Input, OracleError, Outcome, ProposalToken,
-    Status, TimestampCall, TimestampNext, Work, bootstrap_records,
+    Response, Status, TimestampCall, TimestampNext, Work, bootstrap_records,
 };
 use flotilla_proto::clock::Mono;
+use flotilla_proto::pdpb::{AllocIdResponse, ResponseHeader};
 
 const NOW: Mono = Mono(1);
 
@@ -21,6 +23,28 @@ fn driven() -> Driven {
         tls: false,
         schedule: flotilla_pd::Schedule::default(),
     })
+}
+
+#[test]
+fn ids_need_a_lease_and_refusals_do_not() {
+    #[track_caller]
+    fn check(response: Response, expected: bool) {
+        assert_eq!(gives_ids(&response), expected, "{response:?}");
+    }
+    let error = Some(ResponseHeader {
+        error: Some(Default::default()),
+        ..ResponseHeader::default()
+    });
+    let refused = AllocIdResponse {
+        header: error,
+        ..AllocIdResponse::default()
+    };
+    check(Response::AllocID(Box::default()), true);
+    check(Response::AskSplit(Box::default()), true);
+    check(Response::AskBatchSplit(Box::default()), true);
+    check(Response::AllocID(Box::new(refused)), false);
+    check(Response::GetRegion(Box::default()), false);
+    check(Response::Status(Status::not_leader()), false);
 }
 
 /// What of it is not an event.

@@ -143,6 +143,7 @@ pub const ALL: &[&str] = &[
     "pd: an operator ends with its work done",
     "pd: an operator gives up",
     "pd: ends a heartbeat stream",
+    "pd: ids are dropped, the lease is over",
     "pd: reads its rows again",
     "pd: somebody asks elsewhere",
     "pd: tells a region to be led elsewhere",

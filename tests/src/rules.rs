@@ -117,6 +117,9 @@ pub enum Rule {
     WindowOpensAbove,
     /// PD gives an id once, and only below the bound that is committed (faults: 28; contracts: C20).
     IdsUnique,
+    /// Ids rise from the PD of one term to that of the next: a peer with a lower id than its store has
+    /// had could never be made (faults: 16).
+    IdsRise,
     /// A region that PD shows was real, and one PD shows no older one later (faults: 31).
     RoutesReal,
     /// No operator of PD takes a region below its number of replicas, puts two on one store, or takes
@@ -194,6 +197,7 @@ impl Rule {
         Self::TimestampsRise,
         Self::WindowOpensAbove,
         Self::IdsUnique,
+        Self::IdsRise,
         Self::RoutesReal,
         Self::OperatorsKeepReplicas,
         Self::PlanningConverges,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_engine::{Cf, EngineError, KeyRange, StateReader, StateStore};
-use flotilla_pd::driver::meta_mod;
+use flotilla_pd::driver::{gives_ids, meta_mod};
 use flotilla_pd::{
     Call, Driven, Effect, Event, Input, Oracle, OracleError, Outcome, ProposalToken, Request,
     RequestToken, Response, Status, StreamId, TICK, TimestampCall, TimestampNext, Work, calls,
@@ -285,8 +285,7 @@ impl Driver {
             }
             Effect::Answer { token, response } => {
                 if let Some(answer) = self.requests.remove(&token) {
-                    // Whoever asked may have gone.
-                    let _ = answer.send(response);
+                    self.answer(answer, response);
                 }
             }
             Effect::Oracle(command) => self.oracle.lock().command(command),
@@ -313,6 +312,25 @@ impl Driver {
         }
     }
 
+    /// Ids leave only while this node is sure to lead; an idle one asks its peers first.
+    fn answer(&self, answer: oneshot::Sender<Response>, response: Response) {
+        let (store, term) = (Arc::clone(&self.store), self.pd.role().unwrap_or(0));
+        let leads = move |store: &Store| store.runtime.delegates.leads_meta(term, clock::mono());
+        // Whoever asked may have gone.
+        if !gives_ids(&response) || leads(&store) {
+            let _ = answer.send(response);
+            return;
+        }
+        tokio::spawn(async move {
+            renew_lease(&store).await;
+            let _ = answer.send(if leads(&store) {
+                response
+            } else {
+                Response::Status(Status::not_leader())
+            });
+        });
+    }
+
     fn log(&self, event: &Event) {
         match event {
             Event::KeyModeSet { mode } => {
@@ -331,6 +349,16 @@ impl Driver {
             event => tracing::info!("pd: {event:?}"),
         }
     }
+}
+
+/// Asks the meta region's peer to confirm that it leads; the next tick renews its lease.
+async fn renew_lease(store: &Store) {
+    let (tell, told) = oneshot::channel();
+    let answer = Answer::new(move |_: Result<_, _>| {
+        let _ = tell.send(());
+    });
+    store.runtime.confirm_meta(answer);
+    let _ = tokio::time::timeout(LEASE_WAIT, told).await;
 }
 
 fn outcome(result: Result<(), RequestError>) -> Outcome {
@@ -454,20 +482,10 @@ impl PdHandle {
                     self.call::<calls::ExtendWindow>(request).await?;
                 }
                 TimestampNext::Wait { until } => tokio::time::sleep(until - clock::mono()).await,
-                TimestampNext::RenewLease => self.renew_lease().await,
+                TimestampNext::RenewLease => renew_lease(&self.store).await,
                 TimestampNext::Fail(status) => return Err(status),
             }
         }
-    }
-
-    /// Asks the meta region's peer to confirm that it leads; the next tick renews its lease.
-    async fn renew_lease(&self) {
-        let (tell, told) = oneshot::channel();
-        let answer = Answer::new(move |_: Result<_, _>| {
-            let _ = tell.send(());
-        });
-        self.store.runtime.confirm_meta(answer);
-        let _ = tokio::time::timeout(LEASE_WAIT, told).await;
     }
 
     async fn wait_for_start(&self) {

@@ -92,6 +92,8 @@ pub struct PlacementSeen {
     /// The largest timestamp that anybody has heard of.
     heard: u64,
     ids: BTreeSet<u64>,
+    /// The highest id that each term's PD gave.
+    highest: BTreeMap<u64, u64>,
     /// By store: the regions that its PD has shown since it began to serve.
     shown: BTreeMap<u64, BTreeMap<u64, Region>>,
 }
@@ -156,12 +158,23 @@ impl Oracle {
         self.placement.heard = self.placement.heard.max(last);
     }
 
-    /// Ids leave a store's PD: never given before, and below the bound that is committed.
-    pub fn ids_given(&mut self, store: u64, ids: impl Iterator<Item = u64>) {
+    /// Ids leave a store's PD: never given before, above all that were given in other terms, and below
+    /// the bound that is committed.
+    pub fn ids_given(&mut self, (store, term): (u64, u64), ids: impl Iterator<Item = u64>) {
+        let others = self.placement.highest.iter();
+        let others = others.filter(|(other, _)| **other != term);
+        let before = others.map(|(_, id)| *id).max().unwrap_or(0);
         let key = (ColumnFamily::CfMeta as i32, bytes::Bytes::from_static(b"i"));
         let bound = self.model.last_written(&key);
         let bound = bound.and_then(|row| Some(u64::from_be_bytes(row.get(1..)?.try_into().ok()?)));
         for id in ids {
+            let highest = self.placement.highest.entry(term).or_default();
+            *highest = id.max(*highest);
+            self.checks.check(Rule::IdsRise, id > before, || {
+                format!(
+                    "store {store} gives id {id} in term {term}, and {before} was given in another"
+                )
+            });
             let fresh = self.placement.ids.insert(id);
             self.checks.check(Rule::IdsUnique, fresh, || {
                 format!("store {store} gives id {id} a second time")

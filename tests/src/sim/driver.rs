@@ -1,10 +1,10 @@
 //! PD on each store: what its driver does for the machine (`flotilla_pd`), with the simulator's IO.
 
 use flotilla_engine::{Cf, KeyRange, StateReader, StateStore as _};
-use flotilla_pd::driver::meta_mod;
+use flotilla_pd::driver::{gives_ids, meta_mod};
 use flotilla_pd::{
     Call as _, Effect, Ending, Event as PdEvent, Input, OracleCommand, Outcome, Request, Response,
-    TICK, TimestampNext, Work, calls,
+    Status, TICK, TimestampNext, Work, calls,
 };
 use flotilla_proto::pdpb::TsoRequest;
 use flotilla_raftstore::effects::MetaRole;
@@ -15,7 +15,8 @@ use super::{Event, Sim};
 use crate::checkers::placement::{Granted, Replicas};
 use crate::rules::Rule;
 use crate::store::{
-    Answered, Inner, LifeId, Owed, PdAsked, Placement, Surroundings, TimestampTry, outcome,
+    Answered, CallTry, Inner, Life, LifeId, Owed, PdAsked, Placement, Surroundings, TimestampTry,
+    outcome,
 };
 use crate::world::Service;
 
@@ -173,6 +174,17 @@ impl Sim {
                 self.serve_timestamps(id, asked);
                 return true;
             }
+            (Some(Owed::Ids(call, response)), _) => {
+                match self.leads_meta(id) {
+                    true => self.pd_says(id, call, response),
+                    false => {
+                        self.probe("pd: ids are dropped, the lease is over");
+                        let refused = Response::Status(Status::not_leader());
+                        self.pd_says(id, call, refused);
+                    }
+                }
+                return true;
+            }
             (Some(Owed::Proposal(token)), Answered::Write(_, result)) => {
                 Inner::Committed(token, outcome(result))
             }
@@ -219,8 +231,17 @@ impl Sim {
                     None => {}
                     Some(PdAsked::Call(call)) => {
                         let response = self.planted(response);
-                        self.look_at_answer(id, &response);
-                        self.pd_answers(id, call, Said::Call(response));
+                        let plant = self.world.plants.service;
+                        let unleased = plant == Some(Service::IdsWithoutLease);
+                        if !gives_ids(&response) || unleased || self.leads_meta(id) {
+                            return self.pd_says(id, call, response);
+                        }
+                        let (op, around) = (self.op(), self.around(id.store));
+                        if let Some(life) = self.life_mut(id.store) {
+                            life.placement.owed.insert(op, Owed::Ids(call, response));
+                            life.confirm_meta(op, &around);
+                        }
+                        self.hear_answers(id);
                     }
                     Some(PdAsked::Room(asked)) => match response {
                         Response::Status(status) => {
@@ -376,18 +397,38 @@ impl Sim {
         response
     }
 
+    /// The store is sure to lead in the term of its PD.
+    fn leads_meta(&self, id: LifeId) -> bool {
+        let now = self.around(id.store).now;
+        let leads = |life: &Life| {
+            let term = life.placement.driven.role().unwrap_or(0);
+            life.runtime.delegates.leads_meta(term, now)
+        };
+        self.life(id.store).is_some_and(leads)
+    }
+
+    /// An answer of PD leaves the store.
+    fn pd_says(&mut self, id: LifeId, call: CallTry, response: Response) {
+        self.look_at_answer(id, &response);
+        self.pd_answers(id, call, Said::Call(response));
+    }
+
     /// What an answer of PD shows leaves the store.
     fn look_at_answer(&mut self, id: LifeId, response: &Response) {
+        let term = self
+            .life(id.store)
+            .and_then(|life| life.placement.driven.pd().term());
+        let term = term.unwrap_or(0);
         let mut oracle = self.oracle.lock();
         match response {
             Response::AllocID(answer) if answer.id > 0 => {
                 let count = u64::from(answer.count);
-                oracle.ids_given(id.store, answer.id + 1 - count..=answer.id);
+                oracle.ids_given((id.store, term), answer.id + 1 - count..=answer.id);
             }
             Response::AskBatchSplit(answer) => {
                 for ids in &answer.ids {
-                    oracle.ids_given(id.store, std::iter::once(ids.new_region_id));
-                    oracle.ids_given(id.store, ids.new_peer_ids.iter().copied());
+                    oracle.ids_given((id.store, term), std::iter::once(ids.new_region_id));
+                    oracle.ids_given((id.store, term), ids.new_peer_ids.iter().copied());
                 }
             }
             Response::GetRegion(answer) | Response::GetRegionByID(answer) => {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use flotilla_pd::{Input, StreamId};
-use flotilla_proto::metapb::{Peer, Region};
+use flotilla_proto::eraftpb::ConfChangeType;
+use flotilla_proto::metapb::{Peer, PeerRole, Region};
 use flotilla_proto::pdpb::{PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse};
 use flotilla_raftstore::effects::{PdTask, RaftInput};
 use flotilla_raftstore::{Answer, Instruction, PeerInput};
@@ -12,6 +13,7 @@ use super::calls::header;
 use super::{Event, Sim};
 use crate::net::Place;
 use crate::store::{LifeId, Reporter, Stream};
+use crate::world::Service;
 
 /// A connection that is silent this long is known to be broken. Shorter than production's, as most
 /// times of a world are.
@@ -261,12 +263,15 @@ impl Sim {
         &mut self,
         pd: LifeId,
         stream: StreamId,
-        instruction: RegionHeartbeatResponse,
+        mut instruction: RegionHeartbeatResponse,
     ) {
         let life = self.life(pd.store).filter(|life| life.id == pd);
         let Some(to) = life.and_then(|life| life.placement.streams.get(&stream).copied()) else {
             return;
         };
+        if self.world.plants.service == Some(Service::OperatorTakesVoter) {
+            self.take_a_voter(&mut instruction);
+        }
         self.note(format_args!("PD of store {}: {instruction:?}", pd.store));
         if let Some(rule) = self.replicas_wanted(pd.store) {
             let mut oracle = self.oracle.lock();
@@ -281,6 +286,21 @@ impl Sim {
                 instruction,
             };
             self.events.at(at, event);
+        }
+    }
+
+    /// Where that bug is planted: what should add a learner removes a voter.
+    fn take_a_voter(&self, asked: &mut RegionHeartbeatResponse) {
+        let leader = asked.target_peer.map_or(0, |peer| peer.id);
+        let oracle = self.oracle.lock();
+        let region = oracle.model.at_epoch(asked.region_id, asked.region_epoch);
+        let mut peers = region.into_iter().flat_map(|region| &region.peers);
+        let voter = peers.find(|peer| peer.role() == PeerRole::Voter && peer.id != leader);
+        if let (Some(voter), Some(change)) = (voter, &mut asked.change_peer)
+            && change.change_type() == ConfChangeType::AddLearnerNode
+        {
+            change.peer = Some(*voter);
+            change.set_change_type(ConfChangeType::RemoveNode);
         }
     }
 
@@ -318,6 +338,9 @@ impl Sim {
             }
             Some(Instruction::Members { epoch, changes }) => {
                 self.probe("pd: tells a region to change its members");
+                if self.world.plants.service == Some(Service::OperatorsUnheard) {
+                    return;
+                }
                 return self.ask_members(id, region, epoch, changes);
             }
         };

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use flotilla_pd::{
-    Config, Driven, Oracle, Outcome, ProposalToken, RequestToken, Schedule, StreamId, TimestampCall,
+    Config, Driven, Oracle, Outcome, ProposalToken, RequestToken, Response, Schedule, StreamId,
+    TimestampCall,
 };
 use flotilla_proto::pdpb::RegionHeartbeatRequest;
 use flotilla_proto::store::Mod;
@@ -40,7 +41,7 @@ pub struct TimestampTry {
 }
 
 /// Why PD asked the meta region's peer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Owed {
     /// A proposal of the machine.
     Proposal(ProposalToken),
@@ -48,6 +49,8 @@ pub enum Owed {
     Settled(u64),
     /// A lease, for a call.
     Lease(TimestampTry),
+    /// A lease, for an answer that gives ids.
+    Ids(CallTry, Response),
 }
 
 /// What waits for the driver.

@@ -14,15 +14,24 @@ pub enum Service {
     RangeUnlatched,
     /// PD gives an id twice (faults: 28).
     IdGivenTwice,
+    /// PD gives ids though its lease is over (faults: 16).
+    IdsWithoutLease,
+    /// An operator of PD takes a voter away where it should add a peer (faults: 29).
+    OperatorTakesVoter,
+    /// What PD's operators ask for is never done (faults: 30).
+    OperatorsUnheard,
 }
 
 impl Service {
     /// Every one of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 7] = [
         Self::AnsweredTwice,
         Self::SwapUnlatched,
         Self::RangeUnlatched,
         Self::IdGivenTwice,
+        Self::IdsWithoutLease,
+        Self::OperatorTakesVoter,
+        Self::OperatorsUnheard,
     ];
 }
 
