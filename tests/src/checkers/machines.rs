@@ -115,7 +115,8 @@ impl Oracle {
     fn check_conf(&mut self, peer: &Peer, before: u64) {
         let (raft, region) = (peer.raft(), peer.region().id);
         let now = raft.applied_index();
-        if now == before || now > self.model.applied(region) {
+        // Who has applied its own removal applies nothing more, and does not say so.
+        if now == before || now > self.model.applied(region) || peer.is_ending() {
             return;
         }
         let behind = raft.log().first_index() - 1;

@@ -119,7 +119,8 @@ impl Oracle {
     /// Timestamps are served from `from_ms` on: above everything that was ever given.
     pub fn window_opens(&mut self, store: u64, term: u64, from_ms: u64) {
         let (newest, given_in) = self.placement.newest;
-        let above = newest == 0 || from_ms > newest >> LOGICAL_BITS;
+        // One that has been deposed has no lease to give any.
+        let above = newest == 0 || term < given_in || from_ms > newest >> LOGICAL_BITS;
         self.checks.check(Rule::WindowOpensAbove, above, || {
             format!(
                 "store {store} opens its window of term {term} at {from_ms} ms, term {given_in} has given {newest}"
