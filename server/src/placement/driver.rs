@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_engine::{Cf, EngineError, KeyRange, StateReader, StateStore};
-use flotilla_pd::driver::{gives_ids, meta_mod};
+use flotilla_pd::driver::{LEASE_ATTEMPTS, gives_ids, meta_mod};
 use flotilla_pd::{
     Call, Driven, Effect, Event, Input, Oracle, OracleError, Outcome, ProposalToken, Request,
     RequestToken, Response, Status, StreamId, TICK, TimestampCall, TimestampNext, Work, calls,
@@ -322,7 +322,12 @@ impl Driver {
             return;
         }
         tokio::spawn(async move {
-            renew_lease(&store).await;
+            for _ in 0..LEASE_ATTEMPTS {
+                renew_lease(&store).await;
+                if leads(&store) {
+                    break;
+                }
+            }
             let _ = answer.send(if leads(&store) {
                 response
             } else {
