@@ -7,8 +7,8 @@ use bytes::Bytes;
 use flotilla_proto::kvrpcpb::{RawGetRequest, RawPutRequest};
 use flotilla_proto::metapb::Region;
 
-use super::Sim;
 use super::clients::context;
+use super::{Event, Sim};
 use crate::checkers::members::conf_of;
 use crate::checkers::quorum::majority;
 use crate::client::Request;
@@ -39,6 +39,8 @@ impl Sim {
             away.insert(store);
         }
         self.note(format_args!("stores {away:?} stay away"));
+        // Partitions of before are over, and must not end this one.
+        drop(self.events.extract(|event| matches!(event, Event::Heal(_))));
         for (one, other) in away
             .iter()
             .flat_map(|one| here.iter().map(move |other| (one, other)))
