@@ -189,6 +189,7 @@ impl Node {
             PdServer::new(PdService::new(pd.clone(), stopping.clone()))
                 .max_decoding_message_size(message_max),
             leader.clone(),
+            stopping.clone(),
         ))
         .add_service(Forwarding::new(
             KeyspaceServer::new(KeyspaceService::new(pd.clone()))
@@ -199,6 +200,7 @@ impl Node {
             PlacementServer::new(PlacementService::new(pd.clone()))
                 .max_encoding_message_size(usize::MAX),
             leader,
+            stopping.clone(),
         ))
         .add_service(NodeServer::new(NodeService::new(Arc::clone(&store))))
         .add_service(

@@ -14,7 +14,7 @@ use flotilla_proto::admin::placement_client::PlacementClient;
 use flotilla_proto::pdpb::GetMembersRequest;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_raftstore::region::META_REGION;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
@@ -25,6 +25,7 @@ use tonic::transport::Channel;
 use tower::{Service, ServiceExt as _};
 
 use super::admin;
+use super::stopping::Stopping;
 use crate::net::Call;
 use crate::peers::{self, Book};
 use crate::placement::PdHandle;
@@ -185,12 +186,17 @@ impl Leader {
 pub struct Forwarding<S> {
     inner: S,
     leader: Leader,
+    stopping: Stopping,
 }
 
 impl<S> Forwarding<S> {
     /// `inner` answers here, where this node leads or nobody does.
-    pub fn new(inner: S, leader: Leader) -> Self {
-        Self { inner, leader }
+    pub fn new(inner: S, leader: Leader, stopping: Stopping) -> Self {
+        Self {
+            inner,
+            leader,
+            stopping,
+        }
     }
 }
 
@@ -214,6 +220,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let (inner, leader) = (self.inner.clone(), self.leader.clone());
+        let stopping = self.stopping.clone();
         Box::pin(async move {
             let hops = request.headers().contains_key(HOP);
             let Some(channel) = leader.of(hops).await else {
@@ -221,7 +228,7 @@ where
             };
             let members = request.uri().path() == GET_MEMBERS;
             match channel.oneshot(onward(request)).await {
-                Ok(answer) => Ok(answer),
+                Ok(answer) => Ok(answer.map(|body| Body::new(Answer::new(body, stopping)))),
                 Err(_) if members => inner.oneshot(asks_members()).await,
                 Err(error) => {
                     // Clients look for the leader again when they read the first two words.
@@ -254,6 +261,54 @@ fn onward(request: Request<Body>) -> Request<Body> {
         .headers_mut()
         .insert(HOP, HeaderValue::from_static("1"));
     onward
+}
+
+/// The leader's answer on its way through. A stream that stays open ends when this node stops.
+struct Answer {
+    body: Body,
+    stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
+    ended: bool,
+}
+
+impl Answer {
+    fn new(body: Body, mut stopping: Stopping) -> Self {
+        Self {
+            body,
+            stopped: Box::pin(async move { stopping.wait().await }),
+            ended: false,
+        }
+    }
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        // What has come goes on first: answers under way end as they would.
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        ready!(self.stopped.as_mut().poll(cx));
+        self.ended = true;
+        let mut trailers = HeaderMap::new();
+        let written = Stopping::status().add_header(&mut trailers);
+        Poll::Ready(Some(written.map(|()| Frame::trailers(trailers))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// A call of `GetMembers`, whose request says nothing that matters.

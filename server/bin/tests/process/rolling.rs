@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tikv_client::{Config, RawClient};
 
 use crate::client::{spawn, wait};
 use crate::cluster::{folder, three_voters};
 use crate::node::{Node, eventually, flotilla, server_args};
+use crate::stop::CUT_OFF;
 
 /// Requesters, each with keys of its own ...
 const WORKERS: usize = 8;
@@ -87,7 +89,11 @@ fn a_rolling_restart_under_load_fails_no_operation() {
             node.dir().to_owned(),
             node.addr().parse().expect("an address"),
         );
-        node.stop();
+        node.signal(Signal::TERM);
+        let exit = node.wait();
+        assert_eq!(exit.code, Some(0), "{exit:?}");
+        // Nor does the stop wait for anything.
+        assert!(!exit.err.contains(CUT_OFF), "{exit:?}");
         load.goes_on();
         nodes.push(restart(&dir, addr));
         load.goes_on();

@@ -17,7 +17,7 @@ use crate::node::{EXIT_IMPATIENT, Node, eventually};
 use crate::wire;
 
 /// What a stop says of connections that it did not wait for any longer.
-const CUT_OFF: &str = "closed connections that were still busy";
+pub(crate) const CUT_OFF: &str = "closed connections that were still busy";
 
 /// A question that the node has taken and answers after `delay`: whether it does.
 fn slow_question(client: &Client, delay: Duration) -> JoinHandle<bool> {
