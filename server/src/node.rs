@@ -342,7 +342,7 @@ pub enum Leaders {
 
 /// Hands the store's regions to followers that have caught up; gives up when no more of them goes.
 async fn hand_over(store: &Store) {
-    let mut fewest = usize::MAX;
+    let (mut fewest, mut moved) = (usize::MAX, false);
     let mut since = tokio::time::Instant::now();
     loop {
         let led = led_with_others(store);
@@ -350,15 +350,21 @@ async fn hand_over(store: &Store) {
             (fewest, since) = (led.len(), tokio::time::Instant::now());
         }
         if led.is_empty() {
-            return;
+            break;
         }
         if since.elapsed() >= HAND_OVER_PATIENCE {
             tracing::warn!(regions = led.len(), "no other node takes over the lead");
             return;
         }
+        moved = true;
         for region in led {
             store.runtime.to_peer(region, PeerInput::HandOver);
         }
+        tokio::time::sleep(HAND_OVER_EVERY).await;
+    }
+    // What was proposed here is answered when the next leader says that it is committed. Nothing new
+    // comes: only leaders take writes.
+    while moved && !store.applied.is_idle() && since.elapsed() < HAND_OVER_PATIENCE {
         tokio::time::sleep(HAND_OVER_EVERY).await;
     }
 }

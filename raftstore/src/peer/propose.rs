@@ -300,8 +300,9 @@ impl Peer {
             ProposeError::TooManyUncommitted { .. } => RequestError::Busy {
                 reason: "too many writes are not committed yet",
             },
-            // Not this peer, which still leads: whoever is sent back here would come again at once.
-            ProposeError::Transferring { to } => self.ask_instead(Some(*to)),
+            // Neither this peer nor the next: each would send the client to the other at once, and
+            // use up its attempts. Without a name it waits a little.
+            ProposeError::Transferring { .. } => self.ask_instead(None),
             _ => self.not_leader(),
         }
     }
