@@ -222,6 +222,34 @@ fn after_ten_seconds_without_a_leader_a_write_is_unknown() {
 }
 
 #[test]
+fn a_leader_that_hands_over_names_nobody_until_it_has() {
+    let mut desk = Desk::new(&[1, 2], Config::default());
+    desk.lead();
+    desk.scene();
+    desk.put("a");
+    desk.input("hand over", PeerInput::HandOver);
+    desk.put("b");
+    desk.sync();
+    desk.acknowledge(6, 7);
+    desk.put("c");
+    desk.check(&expect![[r#"
+        > put a
+          now to store 2: append term 6 after 6 [7@6 data] commit 6
+          log: [7@6 data] hard state 6/4/6
+        > hand over
+        > put b
+          put b: not applied, peer is not leader for region 3
+        > sync
+        > from store 2: appended term 6 up to 7
+          now to store 2: TimeoutNow term 6
+          now to store 2: Heartbeat term 6
+          to apply: [7@6 data]
+        > put c
+          put c: not applied, peer is not leader for region 3
+    "#]]);
+}
+
+#[test]
 fn a_split_waits_for_its_commit_to_be_durable_and_there_is_no_lease_meanwhile() {
     let mut desk = Desk::new(&[1], Config::default());
     desk.tick(0);
