@@ -195,6 +195,7 @@ impl Node {
             KeyspaceServer::new(KeyspaceService::new(pd.clone()))
                 .max_decoding_message_size(message_max),
             leader.clone(),
+            stopping.clone(),
         ))
         .add_service(Forwarding::new(
             PlacementServer::new(PlacementService::new(pd.clone()))
