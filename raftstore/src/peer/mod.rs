@@ -233,6 +233,9 @@ impl Peer {
         let late = matches!(input, PeerInput::Applied(_) | PeerInput::Ingested { .. });
         if self.ending && !late && !acts {
             // Whoever waits for an answer gets it by the drop.
+            if let PeerInput::Message(message) = &input {
+                self.drop_snapshot(message, effects);
+            }
             return;
         }
         match input {
@@ -419,10 +422,11 @@ impl Peer {
         if to.id > self.meta.id {
             // Ids rise: the group has given this store another peer, so this one was removed.
             tracing::trace!(target: PROBE_TARGET, "destroy: a message for a later peer");
+            self.drop_snapshot(&message, effects);
             return self.destroy(effects);
         }
         if to.id != self.meta.id || self.refuse_stranger(from, epoch, effects) {
-            return;
+            return self.drop_snapshot(&message, effects);
         }
         let spoken = epoch.map_or(0, |epoch| epoch.conf_ver);
         self.member_at = self.member_at.max(spoken);

@@ -282,8 +282,14 @@ impl Peer {
 
     /// The snapshot that waits will not be taken in.
     pub(super) fn drop_waiting(&mut self, effects: &mut RaftEffects) {
-        let waiting = self.snapshots.waiting.take();
-        if let Some(manifest) = waiting.and_then(|message| manifest_of(&message)) {
+        if let Some(waiting) = self.snapshots.waiting.take() {
+            self.drop_snapshot(&waiting, effects);
+        }
+    }
+
+    /// A message is not looked at: where it brings a snapshot, that is not wanted.
+    pub(super) fn drop_snapshot(&mut self, message: &PeerMessage, effects: &mut RaftEffects) {
+        if let Some(manifest) = manifest_of(message) {
             self.snapshots.offered = Some(SnapshotKey::incoming(&manifest));
             self.drop_offered(effects);
         }
