@@ -272,9 +272,12 @@ impl Consensus {
             let Some(log) = place.and_then(|(_, store)| Some(&stores.get(store)?.log)) else {
                 return false;
             };
-            // A leader may count the word of a member that has ended since.
-            let held = log.former(region, member).or(log.durable(region));
-            held.is_some_and(|held| {
+            // A leader may count the word of a member that has ended since. What the batch that cleared
+            // its log had brought before is not in what is kept of it.
+            if log.former(region, member).is_some() {
+                return true;
+            }
+            log.durable(region).is_some_and(|held| {
                 let own = held.record.is_none_or(|record| record.peer_id == member);
                 let same = held.term(commit) == raft.term_at(commit);
                 own && (same || held.truncated().index >= commit)
@@ -369,7 +372,16 @@ impl Oracle {
         let nothing = Held::default();
         let seen = self.stores.entry(store).or_default();
         // It may have waited in a queue while its peer ended: that had kept what it promises.
+        // What the batch that cleared its log had brought before is not in what is kept of it, so what
+        // it says beyond that cannot be judged.
         let former = seen.log.former(region, inner.from);
+        let beyond = former.is_some_and(|kept| {
+            let term = kept.hard_state().term;
+            inner.term > term || (inner.term == term && inner.index > kept.last())
+        });
+        if beyond {
+            return;
+        }
         let durable = former.or(seen.log.durable(region)).unwrap_or(&nothing);
         let says = inner.kind() == MessageKind::AppendResponse && !inner.reject;
         let index = inner.index;
