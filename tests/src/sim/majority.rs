@@ -58,30 +58,30 @@ impl Sim {
     }
 
     fn serve_among(&mut self, region: u64, here: &BTreeSet<u64>) -> Result<(), Violation> {
-        let Some(key) = self
-            .data_regions()
-            .iter()
-            .find(|it| it.id == region)
-            .and_then(|it| self.key_in(it))
-        else {
-            return Ok(());
+        let write = |key| {
+            Request::Put(RawPutRequest {
+                key,
+                value: Bytes::from_static(b"served by most"),
+                ..Default::default()
+            })
         };
-        let write = RawPutRequest {
-            key: key.clone(),
-            value: Bytes::from_static(b"served by most"),
-            ..Default::default()
+        let read = |key| {
+            Request::Get(RawGetRequest {
+                key,
+                ..Default::default()
+            })
         };
-        let read = RawGetRequest {
-            key,
-            ..Default::default()
-        };
-        for request in [Request::Put(write), Request::Get(read)] {
-            let request = request.for_mode(self.world.mode);
+        for request in [write as fn(Bytes) -> Request, read] {
             let deadline = self.now() + SERVE_MAX;
             loop {
                 let Some(shape) = self.decided_here(region, here) else {
                     return Ok(());
                 };
+                // It may still split.
+                let Some(key) = self.key_in(&shape) else {
+                    return Ok(());
+                };
+                let request = request(key).for_mode(self.world.mode);
                 let served = self.try_among(&shape, here, &request)?;
                 if served || self.now() >= deadline {
                     self.oracle
