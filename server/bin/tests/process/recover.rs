@@ -101,5 +101,5 @@ fn the_node_that_is_left_goes_on_alone() {
     }
     // PD knows that the others are gone for good.
     let join = format!("join={}", node[0].addr());
-    refused_start(dirs[0].path(), &[&join], &["PD does not take this store"]);
+    refused_start(dirs[0].path(), &[&join], &["was removed from its cluster"]);
 }
