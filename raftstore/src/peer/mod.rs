@@ -332,9 +332,7 @@ impl Peer {
             }
             PeerInput::Ingested { .. } => {}
             PeerInput::IngestFailed { error } => self.on_ingest_failed(error, effects),
-            PeerInput::IntentCleared { key } => {
-                effects.snapshots.push(SnapshotTask::Discard { key });
-            }
+            PeerInput::IntentCleared { key } => self.on_intent_cleared(key, effects),
         }
     }
 

@@ -31,6 +31,8 @@ pub(super) struct Snapshots {
     intent: Option<(u64, SnapshotKey)>,
     /// Files that a later intent has replaced, once the Ready of that number is durable.
     replaced: Option<(u64, SnapshotKey)>,
+    /// Files whose intent goes: they follow when its removal is durable.
+    clearing: Vec<SnapshotKey>,
     /// Received, and not to be taken in before a crash cannot undo the splits of the log that it replaces.
     waiting: Option<Box<PeerMessage>>,
     /// Received and handed to the raft group, which may have no use for it.
@@ -92,7 +94,8 @@ impl Snapshots {
         let install = self.install.as_ref();
         let install = install.map(|install| SnapshotKey::incoming(&install.manifest));
         let held = [&self.intent, &self.replaced].into_iter().flatten();
-        let incoming = held.map(|(_, key)| *key).chain(install);
+        let clearing = self.clearing.iter().copied();
+        let incoming = held.map(|(_, key)| *key).chain(install).chain(clearing);
         let built = self.built.as_ref().map(|built| built.key);
         let outgoing = built.into_iter().chain(self.outdated.iter().copied());
         incoming
@@ -516,6 +519,12 @@ impl Peer {
         self.clear_intent(effects);
     }
 
+    /// The removal of an intent is durable.
+    pub(super) fn on_intent_cleared(&mut self, key: SnapshotKey, effects: &mut RaftEffects) {
+        self.snapshots.clearing.retain(|going| *going != key);
+        effects.snapshots.push(SnapshotTask::Discard { key });
+    }
+
     /// The snapshot survives a crash in the state: its intent and then its files may go.
     pub(super) fn clear_intent(&mut self, effects: &mut RaftEffects) {
         let early = self.shared.plants(Planted::IntentRemovedEarly);
@@ -531,6 +540,7 @@ impl Peer {
         if let Some((_, key)) = over {
             let region = self.region.id;
             effects.log.0.clear_intent(region);
+            self.snapshots.clearing.push(key);
             effects.releases.push(Release {
                 region,
                 life: self.life,
