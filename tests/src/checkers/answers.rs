@@ -19,9 +19,8 @@ use super::Oracle;
 use super::model::{AppliedPart, RowKey};
 use crate::rules::{Checks, Rule};
 
-/// The longest wait for an answer: what nobody decides is told as such after ten seconds without a
-/// leader; before that elections may fail, threads stall, and a replica may wait for a snapshot.
-const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// The longest wait for an answer once no more faults strike: everything comes to rest within a minute.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// Names an operation in a run.
 pub type OpId = u64;
