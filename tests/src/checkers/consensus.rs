@@ -379,7 +379,8 @@ impl Oracle {
             let term = kept.hard_state().term;
             inner.term > term || (inner.term == term && inner.index > kept.last())
         });
-        if beyond {
+        let ended = seen.buried.get(&region).is_some_and(|it| *it >= inner.from);
+        if beyond || (ended && former.is_none()) {
             return;
         }
         let durable = former.or(seen.log.durable(region)).unwrap_or(&nothing);
