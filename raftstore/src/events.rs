@@ -33,29 +33,3 @@ pub enum Happened {
     /// Were it twice as late, somebody else would campaign.
     HeartbeatLate { leader: Peer, silent: Duration },
 }
-
-impl Happened {
-    /// A short name, for metrics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::LeaderChanged { .. } => "leader-changed",
-            Self::TermChanged { .. } => "term-changed",
-            Self::PeerAdded { .. } => "peer-added",
-            Self::PeerRemoved { .. } => "peer-removed",
-            Self::SnapshotSent { .. } => "snapshot-sent",
-            Self::SnapshotApplied { .. } => "snapshot-applied",
-            Self::HeartbeatLate { .. } => "heartbeat-late",
-        }
-    }
-
-    /// All names.
-    pub const NAMES: [&str; 7] = [
-        "leader-changed",
-        "term-changed",
-        "peer-added",
-        "peer-removed",
-        "snapshot-sent",
-        "snapshot-applied",
-        "heartbeat-late",
-    ];
-}
