@@ -1,7 +1,6 @@
 //! What the machines are sent, and what they ask to be done.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_engine::{
@@ -9,6 +8,7 @@ use flotilla_engine::{
 };
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
+use flotilla_proto::pdpb::RegionHeartbeatRequest;
 use flotilla_proto::raft::{Entry, HardState, MessageKind};
 use flotilla_proto::store::{Mod, PeerMessage, SnapshotManifest};
 use flotilla_router::{Lane, Merge, Routed};
@@ -490,16 +490,8 @@ impl Fetch {
 #[allow(missing_docs, reason = "the variant says what its fields are")]
 pub enum PdTask {
     /// A leader shows its region: how much was written since the last time, which peers are behind,
-    /// which it has not heard of, and for how long.
-    RegionHeartbeat {
-        region: Region,
-        leader: Peer,
-        term: u64,
-        size: RegionSize,
-        written: RegionSize,
-        pending: Vec<Peer>,
-        down: Vec<(Peer, Duration)>,
-    },
+    /// which it has not heard of, and for how long. Who sends it fills in the header.
+    RegionHeartbeat(Box<RegionHeartbeatRequest>),
     /// Ids for a split; comes back as [`PeerInput::SplitIds`].
     AskSplit {
         region: Region,

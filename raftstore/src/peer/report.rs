@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Peer as PeerMeta;
+use flotilla_proto::pdpb::{PeerStats, RegionHeartbeatRequest};
 use flotilla_raft::{Pace, PeerStatus};
 
 use super::Peer;
@@ -51,22 +52,32 @@ impl Peer {
             }
             let silent = now - peer.active;
             if silent >= self.silence() {
-                down.push((meta, silent));
+                down.push(PeerStats {
+                    peer: Some(meta),
+                    down_seconds: silent.as_secs(),
+                });
             }
         }
         self.reports = Reports {
             last: Some(now),
             behind: pending.iter().map(|meta: &PeerMeta| meta.id).collect(),
         };
-        effects.pd.push(PdTask::RegionHeartbeat {
-            region: self.region.clone(),
-            leader: self.meta,
+        let (size, written) = (self.size_at_most(), std::mem::take(&mut self.unreported));
+        let heartbeat = RegionHeartbeatRequest {
+            region: Some(self.region.clone()),
+            leader: Some(self.meta),
             term: self.raft.term(),
-            size: self.size_at_most(),
-            written: std::mem::take(&mut self.unreported),
-            pending,
-            down,
-        });
+            pending_peers: pending,
+            down_peers: down,
+            approximate_size: size.bytes,
+            approximate_kv_size: size.bytes,
+            approximate_keys: size.keys,
+            bytes_written: written.bytes,
+            keys_written: written.keys,
+            ..RegionHeartbeatRequest::default()
+        };
+        let task = PdTask::RegionHeartbeat(Box::new(heartbeat));
+        effects.pd.push(task);
     }
 
     /// A peer that was not heard of for so long is reported as down.

@@ -12,6 +12,7 @@ use flotilla_proto::raft::{MessageKind, SnapshotChunk, SnapshotRequest, Snapshot
 use flotilla_proto::store::{PeerMessage, SnapshotManifest};
 use flotilla_raftstore::Answer;
 use flotilla_raftstore::effects::StoreInput;
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
@@ -110,30 +111,26 @@ async fn offer(
     key: SnapshotKey,
 ) -> Result<Accepted, Status> {
     let (tell, told) = oneshot::channel();
-    let answer = Answer::new(move |result| {
-        // Whoever offered has gone, and has said so by dropping what is accepted.
-        let _ = tell.send(result);
+    let (held, runtime) = (Arc::clone(shared), Handle::current());
+    let answer = Answer::new(move |result: Result<(), _>| {
+        // From here on there is something to give back, also if whoever offered has gone meanwhile.
+        let _ = tell.send(result.map(|()| Accepted {
+            shared: held,
+            runtime,
+            key,
+            writing: false,
+            over: false,
+        }));
     });
     let message = Box::new(message.clone());
-    let accepted = Accepted {
-        shared: Arc::clone(shared),
-        key,
-        writing: false,
-        over: false,
-    };
     shared
         .parts
         .machines
         .to_store(StoreInput::SnapshotOffer { message, answer });
     match told.await {
-        Ok(Ok(())) => Ok(accepted),
-        refused => {
-            accepted.refused();
-            Err(Status::resource_exhausted(match refused {
-                Ok(Err(error)) => error.to_string(),
-                _ => "the store is stopping".to_owned(),
-            }))
-        }
+        Ok(Ok(accepted)) => Ok(accepted),
+        Ok(Err(error)) => Err(Status::resource_exhausted(error.to_string())),
+        Err(_) => Err(Status::unavailable("the store is stopping")),
     }
 }
 
@@ -141,6 +138,8 @@ async fn offer(
 /// region comes meanwhile. Dropped, it is abandoned.
 struct Accepted {
     shared: Arc<Shared>,
+    /// Where files are removed: it may be dropped on a thread of the store's.
+    runtime: Handle,
     key: SnapshotKey,
     /// Its files were begun here, and are nobody else's.
     writing: bool,
@@ -148,11 +147,6 @@ struct Accepted {
 }
 
 impl Accepted {
-    /// It was not accepted after all: nothing is owed.
-    fn refused(mut self) {
-        self.over = true;
-    }
-
     /// All of it is here and durable.
     fn received(mut self, message: PeerMessage) {
         self.over = true;
@@ -177,10 +171,7 @@ impl Drop for Accepted {
             let input = StoreInput::SnapshotUnused { key, gone };
             shared.parts.machines.to_store(input);
         };
-        // Without a runtime the node is gone as well.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn_blocking(abandon);
-        }
+        self.runtime.spawn_blocking(abandon);
     }
 }
 

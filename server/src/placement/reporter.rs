@@ -10,12 +10,12 @@ use flotilla_pd::{CONFIG_KEY_MODE, CONFIG_PATH};
 use flotilla_pd_client::{
     ClientConfig, HeartbeatLost, PdClient, PdError, RegionHeartbeats, Reopen,
 };
-use flotilla_proto::metapb::{Peer, Region};
+use flotilla_proto::metapb::Region;
 use flotilla_proto::pdpb::{
-    ErrorType, PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitReason, StoreStats,
+    ErrorType, RegionHeartbeatRequest, RegionHeartbeatResponse, SplitReason, StoreStats,
     TimeInterval,
 };
-use flotilla_raftstore::effects::{NewIds, PdTask, RaftInput, RegionSize};
+use flotilla_raftstore::effects::{NewIds, PdTask, RaftInput};
 use flotilla_raftstore::{Answer, Instruction, PeerInput};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
@@ -282,23 +282,10 @@ impl Reporter {
 
     fn on_task(&mut self, task: PdTask) {
         match task {
-            PdTask::RegionHeartbeat {
-                region,
-                leader,
-                term,
-                size,
-                written,
-                pending,
-                down,
-            } => {
-                let id = region.id;
-                let heartbeat = RegionHeartbeatRequest {
-                    pending_peers: pending,
-                    down_peers: down.into_iter().map(down_peer).collect(),
-                    ..region_heartbeat(region, leader, term, size, written)
-                };
-                self.latest.insert(id, heartbeat.clone());
-                self.send(heartbeat);
+            PdTask::RegionHeartbeat(heartbeat) => {
+                let region = heartbeat.region.as_ref().map_or(0, |region| region.id);
+                self.latest.insert(region, (*heartbeat).clone());
+                self.send(*heartbeat);
             }
             PdTask::AskSplit {
                 region,
@@ -464,33 +451,6 @@ fn on_disk(disk: &DiskWatch, stats: StoreStats) -> StoreStats {
     }
 }
 
-fn down_peer((peer, silent): (Peer, Duration)) -> PeerStats {
-    PeerStats {
-        peer: Some(peer),
-        down_seconds: silent.as_secs(),
-    }
-}
-
-fn region_heartbeat(
-    region: Region,
-    leader: Peer,
-    term: u64,
-    size: RegionSize,
-    written: RegionSize,
-) -> RegionHeartbeatRequest {
-    RegionHeartbeatRequest {
-        region: Some(region),
-        leader: Some(leader),
-        term,
-        approximate_size: size.bytes,
-        approximate_kv_size: size.bytes,
-        approximate_keys: size.keys,
-        bytes_written: written.bytes,
-        keys_written: written.keys,
-        ..RegionHeartbeatRequest::default()
-    }
-}
-
 async fn ask_ids(pd: &PdClient, region: Region, count: usize) -> Result<Vec<NewIds>, String> {
     let count = u32::try_from(count).map_err(|_| "too many parts".to_owned())?;
     let ids = pd.ask_batch_split(region, count, SplitReason::Admin).await;
@@ -520,22 +480,6 @@ mod tests {
     use flotilla_kv::key;
 
     use super::*;
-
-    #[test]
-    fn sizes_go_to_pd_in_bytes() {
-        let (size, written) = (
-            RegionSize {
-                bytes: (5 << 20) + 1,
-                keys: 7,
-            },
-            RegionSize { bytes: 11, keys: 2 },
-        );
-        let heartbeat = region_heartbeat(Region::default(), Peer::default(), 6, size, written);
-        assert_eq!(heartbeat.approximate_size, (5 << 20) + 1);
-        assert_eq!(heartbeat.approximate_kv_size, (5 << 20) + 1);
-        assert_eq!(heartbeat.approximate_keys, 7);
-        assert_eq!((heartbeat.bytes_written, heartbeat.keys_written), (11, 2));
-    }
 
     #[test]
     fn a_store_s_capacity_is_the_size_of_its_file_system() {

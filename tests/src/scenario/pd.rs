@@ -47,9 +47,12 @@ impl Pd {
     /// What a store says. Answers what is worth telling.
     pub(super) fn hear(&mut self, store: u64, task: PdTask) -> Option<String> {
         match task {
-            PdTask::RegionHeartbeat { .. } | PdTask::ReportSplit { .. } if self.away => None,
-            PdTask::RegionHeartbeat { region, .. } => {
-                self.learn(region);
+            PdTask::RegionHeartbeat(_) | PdTask::ReportSplit { .. } if self.away => None,
+            PdTask::RegionHeartbeat(heartbeat) => {
+                heartbeat
+                    .region
+                    .into_iter()
+                    .for_each(|region| self.learn(region));
                 None
             }
             PdTask::ReportSplit { regions } => {

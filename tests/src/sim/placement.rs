@@ -4,15 +4,15 @@ use flotilla_pd::{Call as _, Response, calls};
 use flotilla_pd_client::Route;
 use flotilla_proto::metapb::Peer;
 use flotilla_proto::pdpb::{
-    AskBatchSplitRequest, GetRegionByIdRequest, ReportBatchSplitRequest, StoreHeartbeatRequest,
-    StoreStats,
+    AskBatchSplitRequest, GetRegionByIdRequest, RegionHeartbeatRequest, ReportBatchSplitRequest,
+    StoreHeartbeatRequest, StoreStats,
 };
 use flotilla_raftstore::PeerInput;
 use flotilla_raftstore::effects::{NewIds, PdTask};
 
 use super::Sim;
 use super::calls::{Asker, Purpose, Said, header, put_store, told};
-use super::reporter::{heartbeat, shown};
+use super::reporter::shown;
 use crate::store::LifeId;
 
 /// What a store says of its disk: there is room enough.
@@ -26,12 +26,15 @@ impl Sim {
         for region in shown(&task) {
             self.oracle.lock().show(id.store, region);
         }
-        if let Some(heartbeat) = heartbeat(&task) {
-            let region = heartbeat.region.as_ref().map_or(0, |region| region.id);
-            return self.report(id, region, heartbeat);
-        }
         let (request, purpose) = match task {
-            PdTask::RegionHeartbeat { .. } => return,
+            PdTask::RegionHeartbeat(heartbeat) => {
+                let region = heartbeat.region.as_ref().map_or(0, |region| region.id);
+                let heartbeat = RegionHeartbeatRequest {
+                    header: header(),
+                    ..*heartbeat
+                };
+                return self.report(id, region, heartbeat);
+            }
             PdTask::ReportSplit { regions } => {
                 let request = calls::ReportBatchSplit::request(ReportBatchSplitRequest {
                     header: header(),

@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use flotilla_pd::{Input, StreamId};
 use flotilla_proto::eraftpb::ConfChangeType;
-use flotilla_proto::metapb::{Peer, PeerRole, Region};
-use flotilla_proto::pdpb::{PeerStats, RegionHeartbeatRequest, RegionHeartbeatResponse};
+use flotilla_proto::metapb::{PeerRole, Region};
+use flotilla_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
 use flotilla_raftstore::effects::{PdTask, RaftInput};
 use flotilla_raftstore::{Answer, Instruction, PeerInput};
 
-use super::calls::header;
 use super::{Event, Sim};
 use crate::net::Place;
 use crate::store::{LifeId, Reporter, Stream};
@@ -20,42 +19,6 @@ use crate::world::Service;
 const KEEPALIVE: Duration = Duration::from_secs(2);
 /// Heartbeats of a store share one stream of its way.
 const HEARTBEATS: u8 = 100;
-
-/// The message of a leader's report.
-pub(super) fn heartbeat(task: &PdTask) -> Option<RegionHeartbeatRequest> {
-    let PdTask::RegionHeartbeat {
-        region,
-        leader,
-        term,
-        size,
-        written,
-        pending,
-        down,
-    } = task
-    else {
-        return None;
-    };
-    Some(RegionHeartbeatRequest {
-        header: header(),
-        region: Some(region.clone()),
-        leader: Some(*leader),
-        pending_peers: pending.clone(),
-        down_peers: down.iter().map(down_peer).collect(),
-        term: *term,
-        approximate_size: size.bytes,
-        approximate_keys: size.keys,
-        bytes_written: written.bytes,
-        keys_written: written.keys,
-        ..RegionHeartbeatRequest::default()
-    })
-}
-
-fn down_peer((peer, silent): &(Peer, Duration)) -> PeerStats {
-    PeerStats {
-        peer: Some(*peer),
-        down_seconds: silent.as_secs(),
-    }
-}
 
 impl Sim {
     fn reporter(&mut self, id: LifeId) -> Option<&mut Reporter> {
@@ -355,7 +318,7 @@ impl Sim {
 /// What a store shows in a report leaves it, whether or not it arrives.
 pub(super) fn shown(task: &PdTask) -> &[Region] {
     match task {
-        PdTask::RegionHeartbeat { region, .. } => std::slice::from_ref(region),
+        PdTask::RegionHeartbeat(heartbeat) => heartbeat.region.as_slice(),
         PdTask::ReportSplit { regions } => regions,
         _ => &[],
     }
