@@ -212,10 +212,10 @@ impl Sim {
                 let requests = self.life(store).map(|life| life.requests.iter().next());
                 told += &format!(" {requests:?}");
             }
-            Unrest::Peer(store, region) => {
-                if let Some(life) = self.life(store) {
+            Unrest::Peer(_, region) => {
+                for life in self.nodes.values().filter_map(|node| node.life.as_ref()) {
                     life.look_at(region, |peer| {
-                        told += &format!(" {:?}", peer.raft().status())
+                        told += &format!(" store {}: {:?}", life.id.store, peer.raft().status())
                     });
                 }
             }
