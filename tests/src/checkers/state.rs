@@ -59,6 +59,22 @@ struct Touched {
     regions: bool,
 }
 
+/// Records of regions, without those of regions that end in the same batch: nobody ever sees them.
+fn records_that_stay(batch: &StateBatch) -> impl Iterator<Item = &RegionRecord> {
+    let ops = batch.ops.iter().enumerate();
+    let records = ops.filter_map(|(at, op)| match op {
+        StateOp::PutRegion { record } => Some((at, record)),
+        _ => None,
+    });
+    let id = |record: &RegionRecord| record.region.as_ref().map(|region| region.id);
+    records.clone().filter_map(move |(at, record)| {
+        let mut later = records.clone().skip_while(move |(other, _)| *other <= at);
+        let ends = later
+            .any(|(_, other)| other.state() == PeerState::Tombstone && id(other) == id(record));
+        (!ends).then_some(record)
+    })
+}
+
 impl Oracle {
     /// A batch was written to the state of `store`, which now is `state`.
     pub fn state_written(
@@ -105,10 +121,8 @@ impl Oracle {
                 seen.terms_risen.push((region, record.term));
             }
         }
-        for op in &batch.ops {
-            if let StateOp::PutRegion { record } = op {
-                self.region_written(store, record);
-            }
+        for record in records_that_stay(batch) {
+            self.region_written(store, record);
         }
         if batch.admin {
             let now = self.now;
