@@ -81,12 +81,14 @@ pub enum Planted {
     LowerPeerId,
     /// Who was PD is not told that its store's peer of the meta region has ended (contracts: C20).
     EndedPdGoesOn,
+    /// Whoever leads on a store whose log disk stands still goes on with its lease (contracts: C14).
+    StallUnnoticed,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::AckBeforeIntent,
         Self::IntentRemovedEarly,
         Self::IntentIgnoredAtStart,
@@ -120,6 +122,7 @@ impl Planted {
         Self::PermitOutlivesChange,
         Self::LowerPeerId,
         Self::EndedPdGoesOn,
+        Self::StallUnnoticed,
     ];
 }
 

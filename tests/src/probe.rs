@@ -159,6 +159,7 @@ pub const ALL: &[&str] = &[
     "propose: put back, too much is uncommitted",
     "log view: fetch, not in the cache",
     "replay: in several pages",
+    "fault: the log disk stands still",
     "stall: a leader gives up its lease",
     "stall: a leader hands over",
     "creation: a message for nobody here",

@@ -108,6 +108,8 @@ pub enum Rule {
     FlushInTime,
     /// No local read without a lease of the raft group (contracts: C16, C17).
     LeaseIsBacked,
+    /// On a store whose log disk stands still nobody serves by a lease (contracts: C14).
+    StalledHasNoLease,
     /// A store that says it is PD has applied all that earlier leaders wrote (contracts: C20).
     PdHasCaughtUp,
     /// Timestamps rise strictly, over failovers, restarts and jumps of clocks, in the order in which
@@ -142,7 +144,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 63] = [
+    pub const ALL: [Self; 64] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -193,6 +195,7 @@ impl Rule {
         Self::ReplayIsBounded,
         Self::FlushInTime,
         Self::LeaseIsBacked,
+        Self::StalledHasNoLease,
         Self::PdHasCaughtUp,
         Self::TimestampsRise,
         Self::WindowOpensAbove,

@@ -4,7 +4,7 @@ use crate::run::{Failure, run_quietly};
 use crate::world::World;
 
 /// What can be taken out of a world, the large parts first; names of [`World::without`].
-const PARTS: [&str; 26] = [
+const PARTS: [&str; 27] = [
     "faults",
     "network",
     "operators",
@@ -16,6 +16,7 @@ const PARTS: [&str; 26] = [
     "crashes",
     "stops",
     "disk",
+    "disk-stalls",
     "pauses",
     "pressure",
     "clock",

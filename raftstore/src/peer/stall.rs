@@ -5,6 +5,7 @@ use flotilla_proto::clock::Mono;
 
 use super::Peer;
 use crate::effects::{RaftEffects, RaftInput, StoreInput};
+use crate::planted::Planted;
 use crate::{PROBE_TARGET, STORE_ADDRESS};
 
 /// What a peer knows of the log disk.
@@ -42,6 +43,9 @@ impl Peer {
 
     /// The disk has not answered to one of the store's peers.
     pub(super) fn on_log_stalled(&mut self, now: Mono) {
+        if self.shared.plants(Planted::StallUnnoticed) {
+            return;
+        }
         self.log_disk.stalled_until = Some(now + self.shared.config.election_min);
         if !self.is_leader() {
             return;

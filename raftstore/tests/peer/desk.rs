@@ -173,18 +173,15 @@ impl Desk {
         self.size_checks += effects.size_checks.len();
         for task in effects.pd {
             match task {
-                PdTask::RegionHeartbeat {
-                    region,
-                    pending,
-                    down,
-                    ..
-                } => {
-                    let mut line = format!("  to PD: leads {}", describe_region(&region));
-                    for peer in pending {
+                PdTask::RegionHeartbeat(heartbeat) => {
+                    let region = heartbeat.region.as_ref().expect("it shows a region");
+                    let mut line = format!("  to PD: leads {}", describe_region(region));
+                    for peer in heartbeat.pending_peers {
                         line += &format!(", {} is behind", peer.id);
                     }
-                    for (peer, silent) in down {
-                        line += &format!(", {} is silent for {silent:?}", peer.id);
+                    for silent in heartbeat.down_peers {
+                        let peer = silent.peer.expect("it names a peer").id;
+                        line += &format!(", {peer} is silent for {}s", silent.down_seconds);
                     }
                     self.line(line);
                 }

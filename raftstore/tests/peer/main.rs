@@ -135,7 +135,7 @@ fn pd_hears_who_is_behind_who_has_caught_up_and_who_is_silent() {
     desk.check(&expect![[r#"
         to PD: leads 3["","")v1, 8 is behind, 12 is behind
         to PD: leads 3["","")v1, 12 is behind
-        to PD: leads 3["","")v1, 12 is behind, 12 is silent for 10.5s
+        to PD: leads 3["","")v1, 12 is behind, 12 is silent for 10s
     "#]]);
 }
 

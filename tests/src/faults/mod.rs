@@ -45,9 +45,7 @@ pub struct Faults {
     pub full: u64,
     /// Pauses of the whole process, per 10,000 steps.
     pub pause: u64,
-    /// Stalls of the log disk, per 10,000 steps. Drawn by no world yet: `DurableBeforeSaid` and
-    /// `TruncatedIsDurable` take what one late write of the log brings and clears for a promise of a
-    /// living peer.
+    /// Stalls of the log disk, per 10,000 steps.
     pub stall: u64,
     /// Chance per 10,000 that a chunk of a snapshot is damaged on its way, or where it is written.
     pub flip: u64,
@@ -100,11 +98,11 @@ impl Faults {
             compaction: rate(30),
             at_snapshots: rate(300),
             away: rate(500),
-            stall: 0,
             flip: rate(300),
             power: *rng.pick(&[0, 500, 1000]),
             crash_in_start: *rng.pick(&[0, 0, 300, 700]),
             cruelty: *rng.pick(&[0, 0, 100, 500]),
+            stall: *rng.pick(&[0, 0, 0, 0, 0, 2, 6, 12]),
         }
     }
 

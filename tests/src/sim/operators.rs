@@ -42,12 +42,13 @@ impl Sim {
         if self.world.members && self.rng.chance(400) {
             return self.change_members();
         }
-        match self.rng.below(12) {
+        match self.rng.below(13) {
             0..=2 => self.split_somewhere(),
             3..=4 => self.use_pd(),
             5..=6 => self.write_as_tool(),
             7 => self.meddle(|_, _| PeerInput::Campaign),
             8 => self.meddle(|_, _| PeerInput::Report),
+            12 => self.meddle(|_, _| PeerInput::HandOver),
             9..=10 => self.meddle(|sim, region| PeerInput::Transfer {
                 to: sim.any_peer(region),
             }),

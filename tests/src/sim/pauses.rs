@@ -3,7 +3,14 @@
 use std::time::Duration;
 
 use super::{Event, Phase, Sim};
+use crate::checkers::machines::may_read;
+use crate::rules::Rule;
 use crate::store::LifeId;
+use crate::world::Pace;
+
+/// Ticks, and the waits of a slow poller, until all peers of a store have heard that its log disk stands
+/// still.
+const NOTICE: Duration = Duration::from_secs(3);
 
 impl Sim {
     /// A node takes no step for so long, as under SIGSTOP: its clocks go on, what comes to it waits.
@@ -35,8 +42,39 @@ impl Sim {
     pub(super) fn stall(&mut self, id: LifeId, time: Duration) {
         // No operation hurries a disk.
         self.oracle.lock().excuse(id.store, time);
+        self.probe("fault: the log disk stands still");
         let until = self.now() + time;
         self.nodes[&id.store].calm.stall(until);
+    }
+
+    /// Where something has waited for the log disk for so long that its leaders must have noticed, none of
+    /// them serves by its lease (contracts: C14).
+    pub(super) fn look_at_stall(&self, id: LifeId) {
+        // A slow poller tells some peers when others have forgotten it again.
+        let swift = matches!(self.world.paces(id.store).raft, Pace::Swift | Pace::Short);
+        let node = &self.nodes[&id.store];
+        let due = node.clock.longest(self.world.config.election_min) + NOTICE;
+        let late = node
+            .calm
+            .waited(self.now())
+            .filter(|waited| swift && *waited > due);
+        let (Some(waited), Some(life)) = (late, &node.life) else {
+            return;
+        };
+        let now = node.clock.mono(self.now());
+        let mut leased = None;
+        life.look_at_peers(|peer| {
+            if may_read(peer.region(), &life.runtime.delegates, now) {
+                leased = Some(peer.region().id);
+            }
+        });
+        let checks = &mut self.oracle.lock().checks;
+        checks.check(Rule::StalledHasNoLease, leased.is_none(), || {
+            format!(
+                "the log disk of store {} stands still for {waited:?}, and region {leased:?} is read by a lease",
+                id.store
+            )
+        });
     }
 
     pub(super) fn resume(&mut self, store: u64) {
@@ -53,6 +91,7 @@ impl Sim {
         let node = self.nodes.get_mut(&store).expect("stores are not removed");
         if node.paused_until.take().is_some() {
             self.events.release(store, now);
+            node.calm.waits_anew();
             self.note(format_args!("store {store} goes on"));
         }
     }

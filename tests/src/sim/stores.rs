@@ -6,6 +6,7 @@ use flotilla_engine::{FlushReason, KeyRange, SplitLimits, StateStore as _, split
 use flotilla_proto::metapb::Region;
 use flotilla_raftstore::effects::{Fetch, RegionSize, SizeCheck};
 use flotilla_raftstore::{PeerInput, RequestError, region};
+use flotilla_router::{Lane, LaneLimits};
 
 use super::{Event, Phase, STEP_MICROS_MAX, Sim};
 use crate::checkers::machines::may_read;
@@ -147,6 +148,19 @@ impl Sim {
                     id.store
                 )
             });
+        let (queues, limits) = (&life.runtime.outgoing, &self.world.limits.outgoing);
+        let waits = |lane, limit: &LaneLimits| {
+            let waiting = |store| queues.waiting(store, lane) <= limit.messages_max;
+            queues.stores().into_iter().all(waiting)
+        };
+        let fits = queues.bytes() == 0
+            || (queues.bytes() <= limits.bytes_max
+                && waits(Lane::Control, &limits.control)
+                && waits(Lane::Append, &limits.append)
+                && waits(Lane::Snapshot, &limits.snapshot));
+        oracle.checks.check(Rule::QueuesBounded, fits, || {
+            format!("store {}: more waits for others than {limits:?}", id.store)
+        });
     }
 
     /// What other stores may read locally at this moment, each by its own clock.
@@ -319,6 +333,7 @@ impl Sim {
                 self.oracle
                     .lock()
                     .check_flush_due(id.store, bound, admin, grace);
+                self.look_at_stall(id);
                 // While faults go on a group may be without a quorum for any time.
                 if self.phase != Phase::Run {
                     self.oracle.lock().check_answered_in_time(id.store);

@@ -30,11 +30,23 @@ impl Clock {
 
 /// Whether a store's threads still take their time, and whether its log disk answers. Shared by all of
 /// one store's lives.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Calm {
     calm: Arc<AtomicBool>,
     /// The log is neither written nor synced before then.
     stalled_until: Arc<AtomicU64>,
+    /// Since when something waits for a log disk that stands still; `u64::MAX`: nothing does.
+    waits_since: Arc<AtomicU64>,
+}
+
+impl Default for Calm {
+    fn default() -> Self {
+        Self {
+            calm: Arc::default(),
+            stalled_until: Arc::default(),
+            waits_since: Arc::new(AtomicU64::new(Wake::NEVER)),
+        }
+    }
 }
 
 impl Calm {
@@ -53,6 +65,17 @@ impl Calm {
     fn stalled(&self, now: Mono) -> Option<Mono> {
         let until = Mono(self.stalled_until.load(Ordering::Relaxed));
         (until > now).then_some(until)
+    }
+
+    /// For how long something has waited for a log disk that stands still.
+    pub fn waited(&self, now: Mono) -> Option<Duration> {
+        let since = self.waits_since.load(Ordering::Relaxed);
+        (since != Wake::NEVER).then(|| now - Mono(since))
+    }
+
+    /// What waited does so no more, or the process could not know how long.
+    pub fn waits_anew(&self) {
+        self.waits_since.store(Wake::NEVER, Ordering::Relaxed);
     }
 
     /// How long to wait at `pace`.
@@ -179,6 +202,7 @@ impl<A: Actor<Mono, StoreFatal>> Actor<Mono, StoreFatal> for Paced<A> {
         let stalled = self.calm.stalled(now).filter(|_| self.on == On::Log);
         if let Some(until) = stalled.filter(|_| at <= now) {
             self.wake.0.store(until.0, Ordering::Relaxed);
+            self.calm.waits_since.fetch_min(now.0, Ordering::Relaxed);
             return false;
         }
         at <= now
@@ -186,6 +210,9 @@ impl<A: Actor<Mono, StoreFatal>> Actor<Mono, StoreFatal> for Paced<A> {
 
     fn step(&mut self, now: Mono, pick: &mut dyn Pick) -> Result<(), StoreFatal> {
         self.wake.0.store(Wake::NEVER, Ordering::Relaxed);
+        if self.on == On::Log {
+            self.calm.waits_anew();
+        }
         self.inner.step(now, pick)
     }
 }

@@ -176,6 +176,7 @@ impl Node {
         rng: &Rng,
     ) -> Result<(Replayed, BTreeMap<u64, Region>), StartError> {
         self.lives += 1;
+        self.calm.waits_anew();
         let id = LifeId {
             store: self.id,
             number: self.lives,
