@@ -99,17 +99,16 @@ SIM := $(CARGO_TARGET_DIR)/debug/sim
 SEEDS ?= 1000
 .PHONY: sim
 sim: ## Simulate clusters under faults: make sim SEEDS=1000, or a single one: make sim SEED=42
-	@$(CARGO) build --quiet -p flotilla-tests --bin sim
+	@$(CARGO) build --quiet -p flotilla-tests $(if $(BUG),--features planted) --bin sim
 ifdef SEED
-	@$(SIM) replay $(SEED)
+	@$(if $(BUG),FLOTILLA_SIM_BUG=$(BUG)) $(SIM) replay $(SEED)
 else
 	@$(SIM) run --seeds $(SEEDS) $(if $(LEDGER),--ledger $(LEDGER) --date $$(date +%F) --commit $$(git rev-parse --short HEAD))
 endif
 
 .PHONY: shrink
 shrink: ## Take away from a failing seed's world what its failure does not need: make shrink SEED=42
-	@$(CARGO) build --quiet -p flotilla-tests --bin sim
-	@$(SIM) shrink $(SEED)
+	@$(if $(BUG),FLOTILLA_SIM_BUG=$(BUG)) $(CARGO) run --quiet -p flotilla-tests $(if $(BUG),--features planted) --bin sim -- shrink $(SEED)
 
 .PHONY: planted
 planted: ## Break one rule after the other: which check notices, after how many seeds; make planted BUG=Lease

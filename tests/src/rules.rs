@@ -119,8 +119,8 @@ pub enum Rule {
     WindowOpensAbove,
     /// PD gives an id once, and only below the bound that is committed (faults: 28; contracts: C20).
     IdsUnique,
-    /// Ids rise from the PD of one term to that of the next: a peer with a lower id than its store has
-    /// had could never be made (faults: 16).
+    /// Ids rise from the PD of one term to that of the next, and from a region's peers to a new one: a peer
+    /// with a lower id than its store has had could never be made (faults: 16; contracts: C33).
     IdsRise,
     /// A region that PD shows was real, and one PD shows no older one later (faults: 31).
     RoutesReal,

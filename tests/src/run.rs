@@ -66,8 +66,8 @@ pub struct Failure {
     pub seed: u64,
     /// Its world.
     pub world: String,
-    /// Attempts that its clients make at least.
-    pub attempts_min: u64,
+    /// The command that runs it again.
+    pub replay: String,
     /// The rule; `None`: an assertion of the machines or the simulator.
     pub rule: Option<Rule>,
     /// What was seen.
@@ -81,11 +81,7 @@ impl fmt::Display for Failure {
         writeln!(f, "seed {} at {}: {}", self.seed, commit(), self.world)?;
         writeln!(f, "{}", self.transcript)?;
         writeln!(f, "{}", self.what)?;
-        write!(
-            f,
-            "replay: {ATTEMPTS}={} make sim SEED={}",
-            self.attempts_min, self.seed
-        )
+        write!(f, "replay: {}", self.replay)
     }
 }
 
@@ -105,6 +101,13 @@ pub const OPERATIONS: &str = "FLOTILLA_SIM_OPERATIONS";
 
 /// The environment variable that says how many attempts clients make at least.
 pub const ATTEMPTS: &str = "FLOTILLA_SIM_ATTEMPTS";
+
+/// The environment variable that gives the same world another course.
+pub const LUCK: &str = "FLOTILLA_SIM_LUCK";
+
+/// The environment variable that names a bug to plant (`store::NoTombstone`), in builds that can.
+#[cfg(feature = "planted")]
+pub const BUG: &str = "FLOTILLA_SIM_BUG";
 
 /// The commit of the sources that this was built in, as they are now.
 #[expect(
@@ -132,11 +135,37 @@ pub fn long_world_of(seed: u64, attempts: u64) -> World {
     let number = |name| std::env::var(name).ok()?.parse().ok();
     world.operations = number(OPERATIONS).unwrap_or(world.operations);
     world.attempts_min = number(ATTEMPTS).unwrap_or(attempts);
+    world.luck = number(LUCK).unwrap_or(0);
     let names = std::env::var(WITHOUT).unwrap_or_default();
     for name in names.split(',').filter(|name| !name.is_empty()) {
         world.without(name);
     }
+    #[cfg(feature = "planted")]
+    if let Ok(name) = std::env::var(BUG) {
+        let bug = crate::planted::Bug::named(&name);
+        bug.unwrap_or_else(|| panic!("no bug is called {name:?}"))
+            .plant(&mut world);
+    }
     world
+}
+
+/// The command that runs a world again.
+pub fn replay_of(world: &World) -> String {
+    let mut words = Vec::new();
+    if !world.left_out.is_empty() {
+        words.push(format!("{WITHOUT}={}", world.left_out.join(",")));
+    }
+    if world.operations != World::draw(world.seed).operations {
+        words.push(format!("{OPERATIONS}={}", world.operations));
+    }
+    if world.luck != 0 {
+        words.push(format!("{LUCK}={}", world.luck));
+    }
+    words.push(format!("{ATTEMPTS}={}", world.attempts_min));
+    words.push(format!("make sim SEED={}", world.seed));
+    #[cfg(feature = "planted")]
+    words.extend(std::env::var(BUG).ok().map(|bug| format!("BUG={bug}")));
+    words.join(" ")
 }
 
 /// Runs a world.
@@ -173,7 +202,7 @@ pub fn run_world(world: World) -> Result<Report, Box<Failure>> {
 /// # Errors
 /// As [`run_seed`].
 pub fn run_quietly(world: World, lines: usize) -> Result<Report, Box<Failure>> {
-    let (seed, line, attempts_min) = (world.seed, world.to_string(), world.attempts_min);
+    let (seed, line, again) = (world.seed, world.to_string(), world.clone());
     let mut sim = None;
     drop(probe::take_reached());
     let outcome = tracing::subscriber::with_default(Collector, || {
@@ -191,7 +220,7 @@ pub fn run_quietly(world: World, lines: usize) -> Result<Report, Box<Failure>> {
         Box::new(Failure {
             seed,
             world: line.clone(),
-            attempts_min,
+            replay: replay_of(&again),
             rule,
             what,
             transcript: transcript.clone(),
@@ -244,6 +273,14 @@ impl Summary {
             *self.checks.entry(*rule).or_default() += count;
         }
         self.probes.add(&report.probes);
+    }
+
+    /// Runs of fewer operations than so many thousands.
+    pub fn shorter_than(&self, thousands: u64) -> u64 {
+        self.thousands
+            .range(..thousands)
+            .map(|(_, runs)| runs)
+            .sum()
     }
 
     /// Rare paths that were never reached.

@@ -124,6 +124,20 @@ mod planted {
         catch_unwind(|| scenario::play_with(&text, config)).map_or(true, |played| played != text)
     }
 
+    /// What no seed is to show the scenario shows that is named for it.
+    #[test]
+    fn bugs_that_seeds_do_not_show_change_their_scenario() {
+        for (rule, scenario, _) in flotilla_tests::planted::BY_SCENARIO {
+            let plant = Plant {
+                store: Some(rule),
+                ..Plant::default()
+            };
+            let named = |file: &PathBuf| file.file_stem().is_some_and(|name| name == scenario);
+            let file = files().into_iter().find(named).expect(scenario);
+            assert!(notices(&file, plant), "{rule:?}");
+        }
+    }
+
     #[test]
     fn every_planted_bug_changes_a_scenario() {
         let mut unseen = Vec::new();

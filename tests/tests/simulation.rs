@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use flotilla_tests::probe;
 use flotilla_tests::run::{
-    Failure, Summary, commit, long_world_of, run_quietly, run_seed, run_world,
+    Failure, Summary, commit, long_world_of, run_quietly, run_world, world_of,
 };
+use flotilla_tests::world::World;
 
 /// Seeds of every run: whoever breaks something sees it in the same way.
 const FIXED: RangeInclusive<u64> = 1..=300;
@@ -24,12 +25,15 @@ const FIXED: RangeInclusive<u64> = 1..=300;
 const FRESH_SECONDS: u64 = 45;
 /// Attempts of clients in each world, at least.
 const ATTEMPTS: u64 = 2_000;
+/// Of all runs so many of a thousand may end with fewer: in their worlds nothing moves for long.
+const SHORT_PERMILLE: u64 = 10;
 /// Of all rare paths so many percent are reached.
 const PROBES_PERCENT: usize = 90;
 /// Lines of its transcript that a replayed seed shows.
 const REPLAY_LINES: usize = 1_000_000;
-/// Seeds that are run more than once.
+/// Seeds that are run more than once, and those of them that are run as long as the others of this test.
 const REPEATED: RangeInclusive<u64> = 1..=8;
+const REPEATED_LONG: RangeInclusive<u64> = 9..=10;
 /// Tells a process that it is to print what it found for the repeated seeds.
 const HASHES_WANTED: &str = "FLOTILLA_SIM_HASHES";
 
@@ -84,6 +88,12 @@ fn every_rule_holds_in_every_world() {
         "of {all} rare paths too few are reached"
     );
     assert_eq!(summary.missing(), [""; 0], "never checked, or not listed");
+    let short = summary.shorter_than(ATTEMPTS / 1_000);
+    assert!(
+        short * 1_000 <= summary.runs * SHORT_PERMILLE,
+        "{short} of {} runs have fewer than {ATTEMPTS} attempts",
+        summary.runs
+    );
 }
 
 /// Runs seeds on all cores, until the first that fails.
@@ -126,14 +136,15 @@ fn replay(seed: u64) {
 
 /// One line per repeated seed: what must be the same whenever and wherever it runs.
 fn hashes() -> Vec<String> {
-    let line = |seed| match run_seed(seed) {
+    let line = |world: World| match run_world(world) {
         Ok(report) => format!(
-            "seed {seed}: {:016x} {:?}",
-            report.trace_hash, report.counts
+            "seed {}: {:016x} {:?}",
+            report.seed, report.trace_hash, report.counts
         ),
         Err(failure) => panic!("{failure}"),
     };
-    REPEATED.map(line).collect()
+    let long = REPEATED_LONG.map(|seed| long_world_of(seed, ATTEMPTS));
+    REPEATED.map(world_of).chain(long).map(line).collect()
 }
 
 /// A difference here is a fault of the simulator, and goes before all others. The other process is this

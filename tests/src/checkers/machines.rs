@@ -184,6 +184,13 @@ impl Oracle {
         self.leased(store, peer.region(), now, until)
     }
 
+    /// So many bytes wait in the mailboxes of a store's peers, and no more than so many may.
+    pub fn check_queued(&mut self, store: u64, queued: u64, most: u64) {
+        self.checks.check(Rule::QueuesBounded, queued <= most, || {
+            format!("store {store}: {queued} bytes wait in mailboxes, {most} may")
+        });
+    }
+
     /// The peer of the meta region says that its store is PD, in `term`.
     pub fn look_at_pd(&mut self, store: u64, peer: &Peer, term: u64) {
         // It may have lost the lead again in the same round.

@@ -4,6 +4,8 @@
 pub mod answers;
 pub mod consensus;
 mod dying;
+#[cfg(test)]
+mod forged;
 pub mod leases;
 pub mod log;
 pub mod machines;

@@ -698,6 +698,58 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_write_comes_behind_what_was_known_when_it_was_proposed() {
+        let key = (Cf::CfDefault as i32, Bytes::from_static(b"k"));
+        let check = |known: bool, since, late: bool| {
+            let mut model = Model::default();
+            for index in [6, 7] {
+                model.set(key.clone(), 3, index, None);
+            }
+            let rows = [key.clone()];
+            if known {
+                assert_eq!(model.tell_write((3, 7), &rows, 0, 10), None);
+            }
+            let found = model.tell_write((3, 6), &rows, since, 20);
+            assert_eq!(found.is_some(), late, "known: {known}, since {since}");
+        };
+        check(false, 11, false);
+        check(true, 10, false);
+        check(true, 11, true);
+    }
+
+    #[test]
+    fn a_write_stays_in_its_region_and_ids_of_regions_are_used_once() {
+        let region = |id, start_key: &'static [u8], end_key: &'static [u8]| Region {
+            id,
+            start_key: start_key.into(),
+            end_key: end_key.into(),
+            ..Region::default()
+        };
+        let (left, right) = (region(3, b"", b"m"), region(5, b"m", b""));
+        let write = |key: &'static [u8], rule: Option<Rule>| {
+            let mut checks = Checks::default();
+            let change = Mod {
+                kind: ModKind::Put.into(),
+                key: key.into(),
+                ..Mod::default()
+            };
+            Model::default().change(&left, 6, &change, &mut Vec::new(), &mut checks);
+            assert_eq!(checks.violation().map(|broken| broken.rule), rule);
+        };
+        write(b"l", None);
+        write(b"m", Some(Rule::OwnKeys));
+
+        let split = |known: &[Region], rule: Option<Rule>| {
+            let mut checks = Checks::default();
+            let mut model = Model::bootstrap(known, &[]);
+            model.split(5, 6, &[left.clone(), right.clone()], &mut checks);
+            assert_eq!(checks.violation().map(|broken| broken.rule), rule);
+        };
+        split(std::slice::from_ref(&right), None);
+        split(&[left.clone(), right.clone()], Some(Rule::RegionIdsUnique));
+    }
+
+    #[test]
     fn a_read_by_index_misses_nothing_that_an_earlier_one_has_shown() {
         let key = (Cf::CfDefault as i32, Bytes::from_static(b"k"));
         let mut model = Model::default();

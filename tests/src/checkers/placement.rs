@@ -111,6 +111,28 @@ impl Oracle {
         });
     }
 
+    /// A store says that it is PD: its peer of the meta region has not ended. Before the tombstone survives
+    /// a crash the news may still be on its way.
+    pub fn check_pd_lives(&mut self, store: u64) {
+        let seen = self.store(store);
+        let buried = seen.buried.get(&META_REGION).copied();
+        let ended = buried.is_some() && seen.tombstones.get(&META_REGION).copied() == buried;
+        self.checks.check(Rule::EndedIsSilent, !ended, || {
+            format!("store {store} is PD, its peer {buried:?} of the meta region has ended")
+        });
+    }
+
+    /// A change of the members adds peers with ids above all that the region has.
+    pub fn check_ids_of_new(&mut self, before: &Region, after: &Region) {
+        let highest = before.peers.iter().map(|peer| peer.id).max().unwrap_or(0);
+        let known = |peer: &&Peer| before.peers.iter().any(|old| old.id == peer.id);
+        for new in after.peers.iter().filter(|peer| !known(peer)) {
+            self.checks.check(Rule::IdsRise, new.id > highest, || {
+                format!("region {}: {new:?} comes behind peer {highest}", after.id)
+            });
+        }
+    }
+
     /// A store's PD begins to serve, with an empty view.
     pub fn pd_begins(&mut self, store: u64) {
         self.placement.shown.remove(&store);

@@ -342,6 +342,7 @@ impl Oracle {
             ));
             self.check_peer_ids(&region);
             if let Some(before) = before {
+                self.check_ids_of_new(&before, &region);
                 Consensus::check_quorums(&before, &region, &mut self.checks);
             }
             touched.regions = true;

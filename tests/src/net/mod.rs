@@ -232,6 +232,11 @@ impl Net {
         self.calm = true;
     }
 
+    /// Faults are over.
+    pub fn is_calm(&self) -> bool {
+        self.calm
+    }
+
     /// How long until the next partition; `None`: there is none.
     pub fn next_partition(&mut self) -> Option<Duration> {
         let every = self.rates.partition_every_ms;

@@ -183,7 +183,7 @@ impl Sim {
 
     /// Somebody is taken away, and of the voters that stay no quorum runs: as PD would look at it. It
     /// is not for ever (stores come back with what they held), so that now and then it is done.
-    fn strands(&self, region: &Region, changes: &[PeerChange]) -> bool {
+    pub(super) fn strands(&self, region: &Region, changes: &[PeerChange]) -> bool {
         let voters = region
             .peers
             .iter()
@@ -226,13 +226,28 @@ impl Sim {
         }
     }
 
+    /// A new peer with an id below another's of the region, as a PD that was deposed may still give it.
+    fn older_peer(&mut self, region: &Region) -> Vec<PeerChange> {
+        let of_region = |id: u64| region.peers.iter().any(|peer| peer.id == id);
+        let highest = region.peers.iter().map(|peer| peer.id).max().unwrap_or(0);
+        let older = (1..highest).rev().find(|id| !of_region(*id));
+        let mut stores = self.nodes.keys().copied();
+        let free = stores.find(|store| region.peers.iter().all(|peer| peer.store_id != *store));
+        let peer = older.zip(free).map(|(id, store_id)| Peer {
+            id,
+            store_id,
+            ..Peer::default()
+        });
+        peer.into_iter().map(PeerChange::Learner).collect()
+    }
+
     /// What a peer must refuse, or at least survive.
     fn wrong_change(&mut self, region: &Region) -> Vec<PeerChange> {
         if region.peers.is_empty() {
             return Vec::new();
         }
         let stores: Vec<u64> = region.peers.iter().map(|peer| peer.store_id).collect();
-        match self.rng.below(4) {
+        match self.rng.below(5) {
             0 => vec![PeerChange::Remove { peer: 999 }],
             1 => vec![PeerChange::Voter(self.new_peer(&stores))],
             2 => {
@@ -240,6 +255,7 @@ impl Sim {
                 all.map(|peer| PeerChange::Remove { peer: peer.id })
                     .collect()
             }
+            3 => self.older_peer(region),
             _ => {
                 let peer = *self.rng.pick(&region.peers);
                 let store_id = peer.store_id + 1;

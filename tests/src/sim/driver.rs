@@ -385,8 +385,13 @@ impl Sim {
         }
     }
 
-    /// Where that bug is planted, a region id of an earlier answer comes again.
+    /// Where those bugs are planted, a region id of an earlier answer comes again, or a region is hidden.
     fn planted(&mut self, mut response: Response) -> Response {
+        if self.world.plants.service == Some(Service::RouteHidden)
+            && let Response::ScanRegions(answer) = &mut response
+        {
+            answer.regions.pop();
+        }
         if self.world.plants.service == Some(Service::IdGivenTwice)
             && let Response::AskBatchSplit(answer) = &mut response
             && let Some(first) = answer.ids.first_mut()

@@ -60,9 +60,7 @@ impl Sim {
     pub(super) fn finish(&mut self) -> Result<(), Violation> {
         self.phase = Phase::Settle;
         self.note(format_args!("faults are over"));
-        self.net.calm();
-        self.resume_all();
-        self.nodes.values().for_each(|node| node.calm.calm());
+        self.calm_down();
         // Planned faults of the disks go with the processes.
         let all = self.fault_rng.chance(300);
         for id in self.living() {
@@ -82,6 +80,7 @@ impl Sim {
             self.check_rest(id);
         }
         self.check_replicas();
+        self.sweep();
         for id in self.living() {
             self.stop_in_order(id);
         }
@@ -443,9 +442,8 @@ impl Sim {
         oracle.checks.check(Rule::LatchesFree, idle, || {
             format!("store {}: a latch is held at rest", id.store)
         });
-        oracle.checks.check(Rule::QueuesBounded, queued == 0, || {
-            format!("store {}: {queued} bytes wait at rest", id.store)
-        });
+        // At rest nothing waits.
+        oracle.check_queued(id.store, queued, 0);
     }
 
     /// What clients heard has an order, key by key.

@@ -15,6 +15,7 @@ use crate::client::Request;
 use crate::history::Caller;
 use crate::net::Place;
 use crate::rules::{Rule, Violation};
+use crate::world::Service;
 
 /// How long a region may take until it serves a request: elections, members and snapshots included.
 const SERVE_MAX: Duration = Duration::from_secs(60);
@@ -48,6 +49,14 @@ impl Sim {
             let (one, other) = (Place::Store(*one), Place::Store(*other));
             self.net.cut((one, other));
             self.net.cut((other, one));
+        }
+        if self.world.plants.service == Some(Service::MajorityApart) {
+            let ways = here
+                .iter()
+                .flat_map(|one| here.iter().map(move |other| (*one, *other)));
+            for (one, other) in ways.filter(|(one, other)| one != other) {
+                self.net.cut((Place::Store(one), Place::Store(other)));
+            }
         }
         self.probe("end: a minority stays away");
         for region in self.data_regions() {

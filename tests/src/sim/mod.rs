@@ -62,6 +62,11 @@ const RUN_TICKS: (u64, u64, u64) = (5, 5, 1_500);
 /// Attempts after which a run settles, for each operation that its world asks for: in a broken world
 /// most of them fail.
 const ATTEMPTS_PER_OPERATION: u64 = 4;
+/// What a world that is too slow for its attempts gets besides, in which nothing fails any more: so many
+/// times its own steps and time.
+const CALM: u64 = 2;
+/// Everything that all stores hold is looked at every so many steps.
+const SWEEP_EVERY: u64 = 1 << 14;
 /// The longest time that one step of a thread takes, in microseconds.
 const STEP_MICROS_MAX: u64 = 20;
 
@@ -135,7 +140,10 @@ pub struct Sim {
 impl Sim {
     /// A world before its first step, which keeps the last `lines` of its transcript.
     pub fn new(world: World, lines: usize) -> Self {
-        let root = Rng::new(world.seed);
+        let root = match world.luck {
+            0 => Rng::new(world.seed),
+            luck => Rng::new(world.seed).fork(&format!("luck {luck}")),
+        };
         let oracle: Shared = Arc::new(Mutex::new(Oracle {
             model: Model::bootstrap(&world.first_regions(), &world.first_meta()),
             now: Mono(1),
@@ -210,6 +218,7 @@ impl Sim {
         self.first_timestamps();
         self.operator_later();
         self.estrange_later();
+        self.unseat_later();
         self.partition_later();
         self.retune_later();
         self.loss_later();
@@ -222,19 +231,46 @@ impl Sim {
     pub fn run(&mut self) -> Result<(), Violation> {
         while self.phase == Phase::Run {
             self.turn()?;
-            let late =
-                self.now() >= self.run_until() || self.oracle.lock().step >= self.run_steps();
-            let enough = self.begun >= self.world.attempts_min
+            let begun = self.begun >= self.world.attempts_min;
+            let enough = begun
                 && (self.heard >= self.world.operations
                     || self.begun >= self.world.operations * ATTEMPTS_PER_OPERATION);
-            if late || enough {
+            let late = self.is_late(1);
+            if late && !begun && !self.net.is_calm() {
+                self.nothing_fails();
+            }
+            if enough || (late && begun) || self.is_late(1 + CALM) {
                 self.phase = Phase::Settle;
             }
         }
         self.finish()
     }
 
-    /// The last moment of the run: whatever was done by then is enough.
+    /// So many times what a run may take have passed.
+    fn is_late(&self, times: u64) -> bool {
+        let most = self.run_until() - Mono::default();
+        let times_short = u32::try_from(times).unwrap_or(u32::MAX);
+        self.now() >= Mono::default() + most.saturating_mul(times_short)
+            || self.oracle.lock().step >= self.run_steps() * times
+    }
+
+    /// Clients would not get to their attempts: the rest of them they make while nothing fails and nobody
+    /// stalls.
+    fn nothing_fails(&mut self) {
+        self.note(format_args!("nothing fails from now on"));
+        self.probe("run: the last attempts are made in calm");
+        self.world.without("faults");
+        self.calm_down();
+    }
+
+    /// The network heals for good, nobody stands still or stalls any more.
+    fn calm_down(&mut self) {
+        self.net.calm();
+        self.resume_all();
+        self.nodes.values().for_each(|node| node.calm.calm());
+    }
+
+    /// The last moment of the run, if its attempts are made: whatever else was done by then is enough.
     fn run_until(&self) -> Mono {
         let (each, attempt, least) = RUN_TICKS;
         let ticks = (each * self.world.operations).max(attempt * self.world.attempts_min);
@@ -263,7 +299,7 @@ impl Sim {
             oracle.step += 1;
             oracle.step
         };
-        let most = self.run_steps() + END_STEPS_MAX;
+        let most = self.run_steps() * (1 + CALM) + END_STEPS_MAX;
         if step >= most {
             let (unrest, checks) = (self.tell_unrest(), &mut self.oracle.lock().checks);
             checks.check(Rule::AnsweredAtAll, false, || {
@@ -285,7 +321,21 @@ impl Sim {
                 self.idle = true;
             }
         }
+        if step.is_multiple_of(SWEEP_EVERY) {
+            self.sweep();
+        }
         self.verdict()
+    }
+
+    /// All rows and regions of all stores are what the log makes of them, and no store is PD whose peer has
+    /// ended.
+    fn sweep(&self) {
+        for node in self.nodes.values() {
+            node.disk.state.check_all();
+            if node.life.as_ref().is_some_and(Life::is_pd) {
+                self.oracle.lock().check_pd_lives(node.id);
+            }
+        }
     }
 
     fn verdict(&self) -> Result<(), Violation> {

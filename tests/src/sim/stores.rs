@@ -15,7 +15,7 @@ use crate::disk::FlushDue;
 use crate::probe;
 use crate::rules::Rule;
 use crate::store::{Answered, Asked, Life, LifeId, Next};
-use crate::world::{Pace, Paces};
+use crate::world::{Pace, Paces, Service};
 
 /// How often the durable point is looked at.
 pub(super) const OBSERVE_EVERY: Duration = Duration::from_millis(100);
@@ -89,7 +89,8 @@ impl Sim {
     /// Latches of writes of unknown fate go once a later term is applied.
     fn wake_decided(&mut self, id: LifeId) {
         let risen = std::mem::take(&mut self.oracle.lock().store(id.store).terms_risen);
-        let Some(life) = self.life(id.store).filter(|_| !risen.is_empty()) else {
+        let kept = self.world.plants.service == Some(Service::LatchKept);
+        let Some(life) = self.life(id.store).filter(|_| !risen.is_empty() && !kept) else {
             return;
         };
         for op in life.terms_applied(risen) {
@@ -137,17 +138,10 @@ impl Sim {
                 oracle.check_lease_alone(id.store, &region, &others);
             }
         }
-        let queued = life.runtime.raft.queued_bytes();
         // Inputs that must not be lost come on top of the bound; their payloads count nothing.
-        let limit = self.world.limits.raft.queued_bytes_max;
-        oracle
-            .checks
-            .check(Rule::QueuesBounded, queued <= limit, || {
-                format!(
-                    "store {}: {queued} bytes wait in mailboxes, {limit} may",
-                    id.store
-                )
-            });
+        let queued = life.runtime.raft.queued_bytes();
+        let most = self.world.limits.raft.queued_bytes_max;
+        oracle.check_queued(id.store, queued, most);
         let (queues, limits) = (&life.runtime.outgoing, &self.world.limits.outgoing);
         let waits = |lane, limit: &LaneLimits| {
             let waiting = |store| queues.waiting(store, lane) <= limit.messages_max;

@@ -7,6 +7,8 @@ use flotilla_proto::metapb::PeerRole;
 use flotilla_proto::raft::MessageKind;
 use flotilla_proto::store::PeerMessage;
 use flotilla_raftstore::PeerInput;
+use flotilla_raftstore::effects::PeerChange;
+use flotilla_raftstore::region::META_REGION;
 
 use super::network::Flight;
 use super::{Event, Phase, Sim};
@@ -17,6 +19,10 @@ use crate::store::LifeId;
 const KEPT_MAX: usize = 16;
 /// Milliseconds between two estrangements on average.
 const ESTRANGED_EVERY_MS: u64 = 3_000;
+/// Milliseconds between two removals of the meta region's leader on average.
+const UNSEATED_EVERY_MS: u64 = 15_000;
+/// Voters of the meta region from which on its leader is taken away.
+const UNSEATED_OF: usize = 3;
 
 /// What follows at the worst moment.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +42,8 @@ pub(super) enum Worst {
     },
     /// A leader and one of its voters lose each other, and another voter restarts meanwhile.
     Estrange,
+    /// The meta region's leader is taken away.
+    Unseat,
 }
 
 /// An answer to a replica's question, kept back until the replica's next life asks again.
@@ -74,6 +82,7 @@ impl Sim {
                 }
             }
             Worst::Estrange => self.estrange(),
+            Worst::Unseat => self.unseat(),
         }
     }
 
@@ -223,6 +232,41 @@ impl Sim {
         let after = back + self.cruel_rng.micros(100..=5_000);
         self.follows(after, Worst::Campaign { store: far, region });
         self.probe("worst: a voter restarts between a leader and who lost it");
+    }
+}
+
+impl Sim {
+    // ---- PD ends ----
+
+    pub(super) fn unseat_later(&mut self) {
+        if self.world.faults.cruelty == 0 || !self.world.members {
+            return;
+        }
+        let wait = self.cruel_rng.micros(1_000..=UNSEATED_EVERY_MS * 2_000);
+        self.follows(wait, Worst::Unseat);
+    }
+
+    /// Who is PD loses its peer of the meta region.
+    fn unseat(&mut self) {
+        self.unseat_later();
+        let shape = self
+            .oracle
+            .lock()
+            .model
+            .shape(META_REGION, u64::MAX)
+            .cloned();
+        let (Some(region), Some((id, leader))) = (shape, self.leader_of(META_REGION)) else {
+            return;
+        };
+        let voters = region.peers.iter();
+        let voters = voters.filter(|peer| peer.role() == PeerRole::Voter).count();
+        let changes = vec![PeerChange::Remove { peer: leader.id }];
+        if voters < UNSEATED_OF || self.strands(&region, &changes) {
+            return;
+        }
+        let epoch = region.region_epoch.unwrap_or_default();
+        self.ask_members(id, META_REGION, epoch, changes);
+        self.probe("worst: the leader of the meta region is taken away");
     }
 }
 

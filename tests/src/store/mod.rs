@@ -359,6 +359,11 @@ impl Life {
         }
     }
 
+    /// It says that it is PD, and nothing that its driver has yet to hear says otherwise.
+    pub fn is_pd(&self) -> bool {
+        self.placement.driven.role().is_some() && self.placement.roles.is_empty()
+    }
+
     /// Looks at the peer of one region.
     pub fn look_at(&self, region: u64, look: impl FnOnce(&flotilla_raftstore::peer::Peer)) {
         self.runtime.raft.inspect(region, |machine| {

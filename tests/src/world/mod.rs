@@ -126,6 +126,10 @@ pub struct World {
     pub operations: u64,
     /// Attempts that they make at least.
     pub attempts_min: u64,
+    /// Another course of the same world: what is drawn on the way differs.
+    pub luck: u64,
+    /// What was taken out of it, by name.
+    pub left_out: Vec<String>,
     /// What is broken on purpose.
     pub plants: Plants,
 }
@@ -234,6 +238,8 @@ impl World {
             faults,
             operations: rng.range(80..=400),
             attempts_min: 0,
+            luck: 0,
+            left_out: Vec::new(),
             plants: Plants::default(),
             config,
         }
@@ -285,6 +291,7 @@ impl World {
             "stalls" => self.paces.fill(Paces::swift()),
             other => panic!("nothing is called {other:?}"),
         }
+        self.left_out.push(name.to_owned());
     }
 
     /// The regions of a new cluster: the meta region, and data regions over the key space.

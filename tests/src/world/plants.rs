@@ -20,11 +20,17 @@ pub enum Service {
     OperatorTakesVoter,
     /// What PD's operators ask for is never done (faults: 30).
     OperatorsUnheard,
+    /// PD shows one region less than it knows (faults: 44).
+    RouteHidden,
+    /// Stores that are to decide without a minority cannot talk to each other (faults: 44).
+    MajorityApart,
+    /// A latch that waits for the fate of a write stays (contracts: C18).
+    LatchKept,
 }
 
 impl Service {
     /// Every one of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 10] = [
         Self::AnsweredTwice,
         Self::SwapUnlatched,
         Self::RangeUnlatched,
@@ -32,6 +38,9 @@ impl Service {
         Self::IdsWithoutLease,
         Self::OperatorTakesVoter,
         Self::OperatorsUnheard,
+        Self::RouteHidden,
+        Self::MajorityApart,
+        Self::LatchKept,
     ];
 }
 

@@ -190,6 +190,39 @@ fn what_an_ended_peer_had_promised_it_keeps() {
 }
 
 #[test]
+fn a_peer_votes_once_in_a_term() {
+    let check = |votes: [(u64, u64); 2], rule: Option<Rule>| {
+        let mut forged = Forged::new();
+        let Oracle {
+            consensus, checks, ..
+        } = &mut forged.oracle;
+        for (term, vote) in votes {
+            consensus.voted(REGION, OWN, term, vote, checks);
+        }
+        let found = forged.oracle.violation().map(|violation| violation.rule);
+        assert_eq!(found, rule, "{votes:?}");
+    };
+    check([(TERM, LEADER), (TERM, LEADER)], None);
+    check([(TERM, LEADER), (TERM + 1, OWN)], None);
+    check([(TERM, LEADER), (TERM, 0)], None);
+    check([(TERM, LEADER), (TERM, OWN)], Some(Rule::OneVotePerTerm));
+}
+
+#[test]
+fn a_start_has_applied_what_was_durably_committed() {
+    let check = |applied, rule: Option<Rule>| {
+        let mut forged = Forged::new();
+        forged.state(OWN, TERM, 0);
+        let oracle = &mut forged.oracle;
+        oracle.store(STORE).applied.insert(REGION, applied);
+        oracle.check_barrier(STORE);
+        assert_eq!(oracle.violation().map(|violation| violation.rule), rule);
+    };
+    check(BIRTH.index, None);
+    check(BIRTH.index - 1, Some(Rule::ReplayBarrier));
+}
+
+#[test]
 fn nobody_is_elected_over_keys_that_another_may_read() {
     let region = |id, version, keys: (&'static str, &'static str)| Region {
         id,
