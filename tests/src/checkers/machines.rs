@@ -146,7 +146,11 @@ impl Oracle {
         let mut entries = held
             .into_iter()
             .flat_map(|held| held.entries.range(unapplied.clone()));
-        let change = entries.find(|(_, entry)| entry.kind() == EntryKind::ConfChange);
+        // A slow log may still hold an entry that the peer has replaced since.
+        let own = |index: u64, term: u64| raft.log().term(index) == Some(term);
+        let change = entries.find(|(index, entry)| {
+            entry.kind() == EntryKind::ConfChange && own(**index, entry.term)
+        });
         let change = change.map(|(index, _)| *index);
         self.checks.check(Rule::CampaignsSettled, change.is_none(), || {
             format!(

@@ -64,7 +64,7 @@ const RUN_TICKS: (u64, u64, u64) = (5, 5, 1_500);
 const ATTEMPTS_PER_OPERATION: u64 = 4;
 /// What a world that is too slow for its attempts gets besides, in which nothing fails any more: so many
 /// times its own steps and time.
-const CALM: u64 = 2;
+const CALM: u32 = 2;
 /// Everything that all stores hold is looked at every so many steps.
 const SWEEP_EVERY: u64 = 1 << 14;
 /// The longest time that one step of a thread takes, in microseconds.
@@ -247,11 +247,9 @@ impl Sim {
     }
 
     /// So many times what a run may take have passed.
-    fn is_late(&self, times: u64) -> bool {
-        let most = self.run_until() - Mono::default();
-        let times_short = u32::try_from(times).unwrap_or(u32::MAX);
-        self.now() >= Mono::default() + most.saturating_mul(times_short)
-            || self.oracle.lock().step >= self.run_steps() * times
+    fn is_late(&self, times: u32) -> bool {
+        let over = self.now() - Mono::default() >= self.run_max().saturating_mul(times);
+        over || self.oracle.lock().step >= self.run_steps() * u64::from(times)
     }
 
     /// Clients would not get to their attempts: the rest of them they make while nothing fails and nobody
@@ -270,8 +268,8 @@ impl Sim {
         self.nodes.values().for_each(|node| node.calm.calm());
     }
 
-    /// The last moment of the run, if its attempts are made: whatever else was done by then is enough.
-    fn run_until(&self) -> Mono {
+    /// The time of the run, if its attempts are made: whatever else was done by then is enough.
+    fn run_max(&self) -> Duration {
         let (each, attempt, least) = RUN_TICKS;
         let ticks = (each * self.world.operations).max(attempt * self.world.attempts_min);
         let ticks = ticks.max(least);
@@ -279,11 +277,10 @@ impl Sim {
         let attempts = u32::try_from(self.world.attempts_min).unwrap_or(u32::MAX);
         let (each, least) = RUN_MAX;
         let longest = each.saturating_mul(attempts).max(least);
-        let most = match self.world.stores {
+        match self.world.stores {
             1 => longest,
             _ => longest.min(self.world.config.tick.saturating_mul(ticks)),
-        };
-        Mono::default() + most
+        }
     }
 
     fn run_steps(&self) -> u64 {
@@ -299,7 +296,7 @@ impl Sim {
             oracle.step += 1;
             oracle.step
         };
-        let most = self.run_steps() * (1 + CALM) + END_STEPS_MAX;
+        let most = self.run_steps() * u64::from(1 + CALM) + END_STEPS_MAX;
         if step >= most {
             let (unrest, checks) = (self.tell_unrest(), &mut self.oracle.lock().checks);
             checks.check(Rule::AnsweredAtAll, false, || {
