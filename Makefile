@@ -127,6 +127,15 @@ test-planted: ## That the model of raft and the simulator notice bugs that are p
 test-linked: system ## Tests of everything that links RocksDB, opens sockets or starts threads
 	$(CARGO) test $(linked)
 
+# What `make test` does a few times, often; with figures.
+KILLS ?= 500
+GAPS ?= 50
+CUTS ?= 50
+.PHONY: crash
+crash: system ## Strike clusters of real processes, long: make crash KILLS=500 GAPS=50 CUTS=50 REPORT=gaps.json
+	@FLOTILLA_KILLS=$(KILLS) FLOTILLA_GAPS=$(GAPS) FLOTILLA_FAULTS=$(CUTS) $(if $(REPORT),FLOTILLA_REPORT=$(abspath $(REPORT))) \
+		$(CARGO) test $(linked) --test cluster -- --nocapture --test-threads 1
+
 .PHONY: test-python
 test-python: build ## The stock Python client against a node; says so if it cannot be installed here
 	@scripts/test-python.sh $(FLOTILLA)

@@ -2,10 +2,7 @@
 //! (contracts: C13).
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
 
 use bytes::Bytes;
 use flotilla_proto::kvrpcpb as k;
@@ -13,7 +10,8 @@ use flotilla_proto::kvrpcpb as k;
 use crate::client::{
     Call, Client, End, batch_delete, batch_put, cas, delete, delete_range, get, put, scan,
 };
-use crate::node::{EXIT_FAILED, Node, eventually, not_shown_here, refused_start};
+use crate::node::{EXIT_FAILED, Node, not_shown_here, refused_start};
+use crate::small_disk::{DISK_BYTES, SmallDisk};
 
 /// More than any disk has free.
 const NEVER_FREE: &str = "storage.disk-reserve=100000TiB";
@@ -97,15 +95,6 @@ fn below_the_reserve_reads_and_deletes_are_served_and_writes_are_refused() {
     assert_eq!(node.metric("flotilla_disk_full "), 0);
 }
 
-/// A small file system that lives as long as this.
-struct SmallDisk {
-    holder: Child,
-    /// Where it is, seen through the process that has it mounted.
-    path: PathBuf,
-    _folder: tempfile::TempDir,
-}
-
-const DISK_BYTES: u64 = 384 << 20;
 /// In memory everything is fast: between two looks at the free space a hundred MiB may be written, and
 /// a compaction may write all rows a second time.
 const RESERVE: &str = "storage.disk-reserve=256MiB";
@@ -116,63 +105,6 @@ const SMALL: &[&str] = &[
     "storage.log-write-buffer=16MiB",
     "storage.state-write-buffer=16MiB",
 ];
-
-impl SmallDisk {
-    /// `None`: this system gives none to a test.
-    fn new() -> Option<Self> {
-        let folder = tempfile::tempdir().expect("a folder");
-        let script = format!(
-            "mount -t tmpfs -o size={DISK_BYTES} none \"$0\" && touch \"$0/mounted\" && exec cat"
-        );
-        let mut command = Command::new("unshare");
-        command.args(["--map-root-user", "--mount", "sh", "-c", &script]);
-        command.arg(folder.path());
-        // It ends when its standard input does: with this process at the latest.
-        command.stdin(Stdio::piped()).stderr(Stdio::null());
-        let mut holder = command.stdout(Stdio::null()).spawn().ok()?;
-        let seen = folder.path().strip_prefix("/").expect("absolute");
-        let path = Path::new("/proc")
-            .join(holder.id().to_string())
-            .join("root")
-            .join(seen);
-        let mounted = eventually("a file system to be mounted, or not", || {
-            match holder.try_wait().expect("a child") {
-                Some(_) => Some(false),
-                None => path.join("mounted").exists().then_some(true),
-            }
-        });
-        mounted.then_some(Self {
-            holder,
-            path,
-            _folder: folder,
-        })
-    }
-
-    /// Takes all the space there is with a file of this name; removed, it is free again.
-    fn fill(&self, name: &str) -> PathBuf {
-        let path = self.path.join(name);
-        let mut file = File::create(&path).expect("a file");
-        let mut piece = vec![0xaa; 1 << 20];
-        loop {
-            match file.write(&piece) {
-                Ok(0) => return path,
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::StorageFull => match piece.len() {
-                    1 => return path,
-                    larger => piece.truncate(larger / 2),
-                },
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = self.holder.kill();
-        let _ = self.holder.wait();
-    }
-}
 
 #[test]
 fn a_disk_that_fills_up_loses_nothing() {

@@ -35,5 +35,6 @@ mod recover;
 mod requests;
 mod rolling;
 mod settings;
+mod small_disk;
 mod stop;
 mod wire;
