@@ -55,8 +55,7 @@ impl Leading {
                 regions: load.regions + adding as u64,
                 leaders: load.leaders,
                 busy: adding >= schedule.adding_max || snapshots >= schedule.snapshots_max,
-                evicted: stats.is_some_and(|stats| stats.is_stopping)
-                    || self.evicted.contains(&store.id),
+                evicted: self.leaders_evicted(store.id),
             };
             (store.id, view)
         };
@@ -72,6 +71,12 @@ impl Leading {
                 max_store_down_time: schedule.max_store_down_time,
             },
         }
+    }
+
+    /// A store that stops, or is drained, is to lead nothing.
+    pub(crate) fn leaders_evicted(&self, store: u64) -> bool {
+        let report = self.reports.get(&store);
+        self.evicted.contains(&store) || report.is_some_and(|report| report.stats.is_stopping)
     }
 
     /// What is known of a region, the meta region included.

@@ -92,6 +92,7 @@ impl Leading {
             uptime: start
                 .zip(heard)
                 .map(|(start, heard)| duration_text(heard.saturating_sub(start))),
+            leaders_evicted: self.leaders_evicted(store.id),
         };
         StoreInfoView {
             store: StoreView {

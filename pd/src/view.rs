@@ -189,6 +189,9 @@ pub struct StoreStatusView {
     /// From its start to its last report, such as `1h2m3s`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uptime: Option<String>,
+    /// No leader is to be there, for it stops or is drained; left out where leaders may be.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub leaders_evicted: bool,
 }
 
 /// Who serves PD.

@@ -140,6 +140,7 @@ group! {
         refused: Counter = "flotilla_peers_refused_total", "Streams of other stores that were refused.";
         snapshots_sent: Counter = "flotilla_snapshots_sent_total", "Snapshots that another store has taken.";
         snapshots_not_sent: Counter = "flotilla_snapshots_not_sent_total", "Snapshots that were refused or broke on their way.";
+        snapshots_resumed: Counter = "flotilla_snapshots_resumed_total", "Times a snapshot went on over another connection, as one had broken.";
         snapshot_bytes: Counter = "flotilla_snapshot_sent_bytes_total", "Bytes of snapshots sent to other stores.";
         snapshots_received: Counter = "flotilla_snapshots_received_total", "Snapshots received whole.";
         snapshots_not_received: Counter = "flotilla_snapshots_not_received_total", "Snapshots that were refused here or did not come whole.";

@@ -101,6 +101,8 @@ struct PageStatus {
     region_count: u64,
     last_heartbeat_ts: Option<String>,
     uptime: Option<String>,
+    #[serde(default)]
+    leaders_evicted: bool,
 }
 
 /// A store.
@@ -110,6 +112,8 @@ struct Listed {
     address: String,
     state: String,
     leaders: u64,
+    /// None are to be there: it stops or is drained.
+    leaders_evicted: bool,
     regions: u64,
     capacity: Option<String>,
     available: Option<String>,
@@ -137,7 +141,10 @@ impl Row for Listed {
             self.id.to_string(),
             self.address.clone(),
             self.state.clone(),
-            self.leaders.to_string(),
+            match self.leaders_evicted {
+                true => format!("{}, drained", self.leaders),
+                false => self.leaders.to_string(),
+            },
             self.regions.to_string(),
             show::or_dash(self.used.as_ref()),
             show::or_dash(self.available.as_ref()),
@@ -231,6 +238,7 @@ async fn all_stores(cluster: &Cluster) -> anyhow::Result<Vec<Listed>> {
             address: store.address,
             state,
             leaders: count(|status| status.leader_count),
+            leaders_evicted: status.as_ref().is_some_and(|status| status.leaders_evicted),
             regions: count(|status| status.region_count),
             capacity: status.as_ref().map(|status| status.capacity.clone()),
             available: status.as_ref().map(|status| status.available.clone()),

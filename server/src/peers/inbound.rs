@@ -1,17 +1,22 @@
 //! Snapshots in: offered to the store machine, written chunk by chunk, checked, handed over. Whatever
 //! ends one, the store machine is told, and the files that were begun here go.
 //!
-//! One that breaks begins again from its first byte: the raft group decides then whether the same
-//! snapshot is still wanted, which it mostly is not.
+//! Where the connection breaks, its sender has [`RESUME_WAIT`] to go on over another one, from the
+//! bytes that are here. One that has ended begins again from its first byte: the raft group decides
+//! then whether the same snapshot is still wanted, which it mostly is not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_engine::{Cf, SnapshotError, SnapshotFiles, SnapshotKey, snapshot_bytes};
-use flotilla_proto::raft::{MessageKind, SnapshotChunk, SnapshotRequest, SnapshotResponse};
+use flotilla_proto::raft::{
+    MessageKind, SnapshotChunk, SnapshotHeld, SnapshotRequest, SnapshotResponse,
+};
 use flotilla_proto::store::{PeerMessage, SnapshotManifest};
 use flotilla_raftstore::Answer;
 use flotilla_raftstore::effects::StoreInput;
+use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -22,35 +27,91 @@ use crate::net::Call;
 
 /// Bytes of a snapshot that is taken: far more than a region may hold.
 const BYTES_MAX: u64 = 64 << 30;
-/// A sender that is silent this long is given up. It may wait for its share of the bandwidth.
+/// A sender that is silent this long has lost its connection. It may wait for its share of the
+/// bandwidth.
 const CHUNK_WAIT: Duration = Duration::from_secs(30);
+/// How long a snapshot whose connection broke waits for its sender: meanwhile no other one of its
+/// region is taken.
+pub(super) const RESUME_WAIT: Duration = Duration::from_secs(10);
 
-/// Receives the snapshot that `message` offers, and answers to its sender by `tell`.
-pub(super) async fn take(
-    shared: Arc<Shared>,
-    message: PeerMessage,
-    mut incoming: Streaming<SnapshotRequest>,
-    call: Option<Call>,
-    tell: mpsc::Sender<Result<SnapshotResponse, Status>>,
-) {
-    let taken = try_take(&shared, message, &mut incoming, call.as_ref(), &tell).await;
+/// One call of a sender.
+pub(super) struct Feed {
+    pub(super) incoming: Streaming<SnapshotRequest>,
+    /// What its messages hold of the node's memory is counted there.
+    pub(super) call: Option<Call>,
+    pub(super) tell: mpsc::Sender<Result<SnapshotResponse, Status>>,
+}
+
+impl Feed {
+    async fn accept(&self, held: &Held) {
+        let held = held.iter().map(|(cf, bytes)| SnapshotHeld {
+            cf: (*cf).into(),
+            bytes: *bytes,
+        });
+        let accepted = SnapshotResponse {
+            received: false,
+            held: held.collect(),
+        };
+        // A sender that is gone is found by the next chunk, which does not come.
+        let _ = self.tell.send(Ok(accepted)).await;
+    }
+}
+
+/// Bytes of each file that are here.
+type Held = BTreeMap<Cf, u64>;
+
+/// Snapshots that are being received: a sender that calls again for one goes on with it.
+#[derive(Default)]
+pub(super) struct Receiving(Mutex<BTreeMap<SnapshotKey, (PeerMessage, mpsc::Sender<Feed>)>>);
+
+impl Receiving {
+    /// Gives the call to whoever receives the snapshot of this message; gives it back if nobody does.
+    fn go_on(&self, message: &PeerMessage, feed: Feed) -> Result<(), Feed> {
+        let receiving = self.0.lock();
+        let mut all = receiving.values();
+        match all.find(|(known, _)| known == message) {
+            None => Err(feed),
+            Some((_, next)) => next
+                .try_send(feed)
+                .map_err(mpsc::error::TrySendError::into_inner),
+        }
+    }
+
+    /// From now on calls for this message come here.
+    fn begin(&self, key: SnapshotKey, message: PeerMessage) -> mpsc::Receiver<Feed> {
+        let (tell, next) = mpsc::channel(1);
+        self.0.lock().insert(key, (message, tell));
+        next
+    }
+
+    fn end(&self, key: &SnapshotKey) {
+        self.0.lock().remove(key);
+    }
+}
+
+/// Receives the snapshot that `message` offers, and answers to its sender.
+pub(super) async fn take(shared: Arc<Shared>, message: PeerMessage, feed: Feed) {
+    let Err(mut feed) = shared.receptions.go_on(&message, feed) else {
+        return;
+    };
+    let taken = try_take(&shared, message, &mut feed).await;
     let counter = match &taken {
         Ok(()) => &shared.parts.metrics.snapshots_received,
         Err(_) => &shared.parts.metrics.snapshots_not_received,
     };
     counter.increment(1);
+    let answer = taken.map(|()| SnapshotResponse {
+        received: true,
+        held: Vec::new(),
+    });
     // The sender may have gone.
-    let _ = tell
-        .send(taken.map(|()| SnapshotResponse { received: true }))
-        .await;
+    let _ = feed.tell.send(answer).await;
 }
 
 async fn try_take(
     shared: &Arc<Shared>,
     message: PeerMessage,
-    incoming: &mut Streaming<SnapshotRequest>,
-    call: Option<&Call>,
-    tell: &mpsc::Sender<Result<SnapshotResponse, Status>>,
+    feed: &mut Feed,
 ) -> Result<(), Status> {
     let busy = |_| Status::resource_exhausted("too many snapshots are on their way to this store");
     let _turn = Arc::clone(&shared.receiving)
@@ -64,30 +125,55 @@ async fn try_take(
     }
     let key = SnapshotKey::incoming(&manifest);
     let mut accepted = offer(shared, &message, key).await?;
-    // A sender that is gone is found by the next chunk, which does not come.
-    let _ = tell.send(Ok(SnapshotResponse { received: false })).await;
+    let mut next = shared.receptions.begin(key, message.clone());
+    let mut held = Held::new();
+    feed.accept(&held).await;
 
     on_files(shared, move |files| files.receive(&manifest, BYTES_MAX)).await?;
     accepted.writing = true;
-    loop {
-        let late = |_| Status::deadline_exceeded("no chunk came for a while");
-        let next = timeout(CHUNK_WAIT, incoming.message())
-            .await
-            .map_err(late)??;
-        let _held = call.map(Call::message);
-        let Some(request) = next else { break };
+    while let Some(request) = request(feed, &mut next, &held).await? {
+        let _held = feed.call.as_ref().map(Call::message);
         let chunk = request
             .chunk
             .ok_or_else(|| Status::invalid_argument("a chunk is missing"))?;
-        let cf = checked(&chunk)?;
+        let (cf, end) = (checked(&chunk)?, chunk.offset + chunk.data.len() as u64);
         on_files(shared, move |files| {
             files.write_chunk(&key, cf, chunk.offset, &chunk.data)
         })
         .await?;
+        held.insert(cf, end);
     }
     on_files(shared, move |files| files.finish_receive(&key)).await?;
     accepted.received(message);
     Ok(())
+}
+
+/// What comes next, over this connection or the one that follows it; `None` at the end.
+async fn request(
+    feed: &mut Feed,
+    next: &mut mpsc::Receiver<Feed>,
+    held: &Held,
+) -> Result<Option<SnapshotRequest>, Status> {
+    loop {
+        let broken = tokio::select! {
+            // Its sender calls again: it knows better whether a connection is broken.
+            Some(again) = next.recv() => {
+                *feed = again;
+                feed.accept(held).await;
+                continue;
+            }
+            request = timeout(CHUNK_WAIT, feed.incoming.message()) => match request {
+                Ok(Ok(request)) => return Ok(request),
+                Ok(Err(status)) => status,
+                Err(_late) => Status::deadline_exceeded("no chunk came for a while"),
+            },
+        };
+        let Ok(Some(again)) = timeout(RESUME_WAIT, next.recv()).await else {
+            return Err(broken);
+        };
+        *feed = again;
+        feed.accept(held).await;
+    }
 }
 
 /// What a snapshot message describes.
@@ -158,6 +244,7 @@ impl Accepted {
 
 impl Drop for Accepted {
     fn drop(&mut self) {
+        self.shared.receptions.end(&self.key);
         if self.over {
             return;
         }

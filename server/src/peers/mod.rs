@@ -46,6 +46,7 @@ pub use receiver::Receiver;
 
 use crate::metrics::PeersMetrics;
 use crate::store::SnapshotCounts;
+use inbound::Receiving;
 use pace::Bandwidth;
 use sender::Sender;
 
@@ -122,6 +123,7 @@ struct Shared {
     bandwidth: Bandwidth,
     sending: Semaphore,
     receiving: Arc<Semaphore>,
+    receptions: Receiving,
 }
 
 impl Shared {
@@ -155,6 +157,7 @@ impl Transport {
             bandwidth: Bandwidth::new(parts.snapshot_bandwidth),
             sending: Semaphore::new(parts.snapshots_max),
             receiving: Arc::new(Semaphore::new(parts.snapshots_max)),
+            receptions: Receiving::default(),
             parts,
         };
         Self(Arc::new(shared))

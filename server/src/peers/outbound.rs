@@ -6,17 +6,18 @@ use std::time::Duration;
 use flotilla_engine::{Cf, SnapshotKey};
 use flotilla_proto::raft::peers_client::PeersClient;
 use flotilla_proto::raft::{SnapshotChunk, SnapshotRequest, SnapshotResponse};
-use flotilla_proto::store::{PeerMessage, SnapshotFile};
+use flotilla_proto::store::{PeerMessage, SnapshotFile, SnapshotManifest};
 use flotilla_raftstore::PeerInput;
 use flotilla_raftstore::effects::Outbound;
 use flotilla_router::Lane;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tonic::{Code, Streaming};
 
-use super::inbound::manifest_of;
+use super::inbound::{RESUME_WAIT, manifest_of};
+use super::pace::Backoff;
 use super::{Broken, Shared, connect};
 
 /// Bytes of a chunk, at most.
@@ -63,18 +64,71 @@ async fn transfer(shared: Arc<Shared>, Outbound { store, message }: Outbound) {
     machines.to_peer(region, PeerInput::SnapshotSent { peer, ok });
 }
 
-/// The bytes that were sent.
+/// How far a snapshot has come.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Its receiver keeps room for it.
+    accepted: bool,
+    /// Bytes that were sent, those twice that were lost on their way.
+    bytes: u64,
+}
+
+/// Sends it, over several connections if they break. The bytes that were sent.
 async fn send(shared: &Arc<Shared>, store: u64, message: PeerMessage) -> Result<u64, Broken> {
     let manifest = manifest_of(&message)
         .ok_or_else(|| Broken::Snapshot("the message has no manifest".into()))?;
-    let key = SnapshotKey::outgoing(&manifest);
+    let (mut progress, mut pauses) = (Progress::default(), Backoff::new());
+    let mut until = Instant::now();
+    loop {
+        let before = progress.bytes;
+        let attempt = attempt(shared, store, &message, &manifest, &mut progress);
+        let Err(broken) = attempt.await else {
+            return Ok(progress.bytes);
+        };
+        if progress.bytes > before {
+            until = Instant::now() + RESUME_WAIT;
+            pauses.reset();
+        }
+        if !progress.accepted || !may_go_on(&broken) || Instant::now() >= until {
+            return Err(broken);
+        }
+        shared.parts.metrics.snapshots_resumed.increment(1);
+        tokio::time::sleep(pauses.next()).await;
+    }
+}
+
+/// The way broke, or the receiver has not noticed yet that it did: what it has may still be of use.
+fn may_go_on(broken: &Broken) -> bool {
+    match broken {
+        Broken::Unreachable { .. } | Broken::Ended(_) => true,
+        Broken::Refused(status) => !matches!(
+            status.code(),
+            Code::Aborted
+                | Code::DataLoss
+                | Code::FailedPrecondition
+                | Code::InvalidArgument
+                | Code::PermissionDenied
+        ),
+        Broken::NoAddress(_) | Broken::Snapshot(_) => false,
+    }
+}
+
+/// Sends what the receiver does not have yet, over one connection.
+async fn attempt(
+    shared: &Arc<Shared>,
+    store: u64,
+    message: &PeerMessage,
+    manifest: &SnapshotManifest,
+    progress: &mut Progress,
+) -> Result<(), Broken> {
+    let key = SnapshotKey::outgoing(manifest);
     let channel = connect(shared, store).await.inspect_err(|_| {
         shared.parts.book.doubt(store);
     })?;
     let (parts, body) = mpsc::channel(CHUNKS_AHEAD);
     let offer = SnapshotRequest {
         hello: Some(shared.hello(store)),
-        message: Some(message),
+        message: Some(message.clone()),
         chunk: None,
     };
     // There is room, and the other half is here.
@@ -82,31 +136,34 @@ async fn send(shared: &Arc<Shared>, store: u64, message: PeerMessage) -> Result<
     let mut stub = PeersClient::new(channel);
     let call = stub.snapshot(ReceiverStream::new(body));
     let mut answers = in_time(call).await?.into_inner();
-    answer(&mut answers, false).await?;
-    let mut bytes = 0;
+    let held = answer(&mut answers, false).await?.held;
+    progress.accepted = true;
     for file in &manifest.files {
+        let has = held.iter().find(|held| held.cf == file.cf);
+        let from = has.map_or(0, |held| held.bytes);
         tokio::select! {
             // Nothing is said before the end, but that it does not go on.
             early = answers.message() => {
                 early?;
                 return Err(Broken::Ended("it ended before it had all"));
             }
-            sent = send_file(shared, key, file, &parts) => bytes += sent?,
+            sent = send_file(shared, key, file, from, &parts, &mut progress.bytes) => sent?,
         }
     }
     drop(parts);
-    answer(&mut answers, true).await?;
-    Ok(bytes)
+    answer(&mut answers, true).await.map(|_| ())
 }
 
 async fn send_file(
     shared: &Arc<Shared>,
     key: SnapshotKey,
     file: &SnapshotFile,
+    from: u64,
     parts: &mpsc::Sender<SnapshotRequest>,
-) -> Result<u64, Broken> {
+    sent: &mut u64,
+) -> Result<(), Broken> {
     let cf = file.cf();
-    let mut offset = 0;
+    let mut offset = from;
     while offset < file.bytes {
         let chunk = read(shared, key, cf, offset).await?;
         let length = chunk.data.len() as u64;
@@ -130,8 +187,9 @@ async fn send_file(
             return std::future::pending().await;
         }
         shared.parts.metrics.snapshot_bytes.increment(length);
+        *sent += length;
     }
-    Ok(offset)
+    Ok(())
 }
 
 async fn read(
@@ -160,9 +218,12 @@ async fn read(
 }
 
 /// Waits for the answer that says `received`.
-async fn answer(answers: &mut Streaming<SnapshotResponse>, received: bool) -> Result<(), Broken> {
+async fn answer(
+    answers: &mut Streaming<SnapshotResponse>,
+    received: bool,
+) -> Result<SnapshotResponse, Broken> {
     match in_time(answers.message()).await? {
-        Some(answer) if answer.received == received => Ok(()),
+        Some(answer) if answer.received == received => Ok(answer),
         Some(_) => Err(Broken::Ended("it answers out of turn")),
         None => Err(Broken::Ended("it closed the stream")),
     }

@@ -14,6 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::codegen::BoxStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use super::inbound::Feed;
 use super::twin::SAME_STORE;
 use super::{HELLO_TIMEOUT, Shared, Transport, VERSION, VERSION_MIN, inbound};
 use crate::net::Call;
@@ -157,7 +158,12 @@ impl Peers for Receiver {
             message.ok_or_else(|| Status::invalid_argument("no message of the calling store"))?;
         let (tell, told) = mpsc::channel(2);
         // A task of its own: what is owed for a snapshot is done whoever stops listening.
-        let taking = inbound::take(Arc::clone(&self.shared), message, incoming, call, tell);
+        let feed = Feed {
+            incoming,
+            call,
+            tell,
+        };
+        let taking = inbound::take(Arc::clone(&self.shared), message, feed);
         let mut stopping = self.stopping.clone();
         tokio::spawn(async move {
             tokio::select! {

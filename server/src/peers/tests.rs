@@ -21,7 +21,8 @@ use flotilla_router::{Outgoing, OutgoingConfig};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, copy};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt as _;
@@ -422,6 +423,10 @@ async fn a_stream_that_does_not_belong_here_is_refused_with_the_reason() {
 
 /// A region with rows, built by store 1 for store 2.
 fn build(files: &MemorySnapshots) -> SnapshotManifest {
+    build_of(files, ROWS)
+}
+
+fn build_of(files: &MemorySnapshots, rows: u64) -> SnapshotManifest {
     let region = Region {
         id: REGION,
         start_key: "a".into(),
@@ -438,7 +443,7 @@ fn build(files: &MemorySnapshots) -> SnapshotManifest {
     };
     let state = MemoryState::new();
     let mut batch = boot::first_state(1, vec![region], Vec::new());
-    batch.ops.extend((0..ROWS).map(|row| StateOp::Put {
+    batch.ops.extend((0..rows).map(|row| StateOp::Put {
         cf: Cf::CfDefault,
         key: format!("k{row:04}").into(),
         value: vec![row as u8; ROW_BYTES].into(),
@@ -478,6 +483,58 @@ async fn a_snapshot_arrives_whole_and_both_ends_are_told() {
     assert!(two.files.intact(&key, &manifest).expect("readable"));
     let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
     assert_eq!(one.count("flotilla_snapshot_sent_bytes_total"), bytes);
+}
+
+/// A way to `to` whose first connection breaks after so many bytes.
+async fn breaking_way(to: String, bytes: u64) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let addr = listener.local_addr().expect("an address").to_string();
+    tokio::spawn(async move {
+        let mut left = Some(bytes);
+        while let Ok((from, _)) = listener.accept().await {
+            let (to, most) = (to.clone(), left.take().unwrap_or(u64::MAX));
+            tokio::spawn(async move {
+                let to = TcpStream::connect(to).await.expect("it listens");
+                let ((from, mut back), (mut answers, mut on)) =
+                    (from.into_split(), to.into_split());
+                let (mut asked, answered) = (
+                    from.take(most),
+                    tokio::spawn(async move { copy(&mut answers, &mut back).await }),
+                );
+                // Both directions end with this one.
+                let _ = copy(&mut asked, &mut on).await;
+                answered.abort();
+            });
+        }
+    });
+    addr
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_connection_breaks_goes_on_where_it_was() {
+    let directory = Directory::default();
+    let mut one = start(&directory, 1).await;
+    let mut two = start(&directory, 2).await;
+    // Far more than what sockets hold.
+    let manifest = build_of(&one.files, 10 * ROWS);
+    let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+    directory.set(2, &breaking_way(two.addr.clone(), bytes * 3 / 4).await);
+    one.send(offer(&manifest));
+    let told = two.next().await;
+    assert!(matches!(told, Told::Received(REGION)), "{told:?}");
+    let told = one.next().await;
+    assert!(matches!(told, Told::Sent { ok: true, .. }), "{told:?}");
+    let key = SnapshotKey::incoming(&manifest);
+    assert!(two.files.intact(&key, &manifest).expect("readable"));
+    assert!(one.count("flotilla_snapshots_resumed_total") > 0);
+    assert_eq!(two.count("flotilla_snapshots_received_total"), 1);
+    let sent = one.count("flotilla_snapshot_sent_bytes_total");
+    let again = sent - bytes;
+    assert!(
+        again < bytes / 2,
+        "{again} of {bytes} bytes were sent again"
+    );
+    assert!(two.told.try_recv().is_err(), "nothing was given up");
 }
 
 #[tokio::test]

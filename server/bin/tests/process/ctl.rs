@@ -121,17 +121,24 @@ fn every_node_shows_the_same_and_changes_are_carried_out() {
         (&0.into(), &"drained".into())
     );
     assert_ne!(leader(&pd, "meta"), Some(*to));
+    assert_eq!(shown(&pd, *to)["leaders_evicted"], true);
     fails(
         &pd,
         &format!("region transfer-leader {region} --to {to}"),
         &["cannot lead now"],
     );
     done(&pd, &format!("store drain {to} --undo"));
+    assert_eq!(shown(&pd, *to)["leaders_evicted"], false);
     // As soon as PD has heard that it follows.
     let back = format!("region transfer-leader {region} --to {to} --wait");
     eventually("leaders to come again", || {
         (ctl(&pd, &back).code == Some(0)).then_some(())
     });
+}
+
+/// A store as `store show` says it.
+fn shown(pd: &str, store: u64) -> Value {
+    json(pd, &format!("store show {store}"))[0].take()
 }
 
 #[test]
