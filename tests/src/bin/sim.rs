@@ -384,8 +384,8 @@ mod planted {
         json: Option<PathBuf>,
     }
 
-    /// What takes more than a few dozen seeds, or is not caught by seeds yet (docs/simulation.md).
-    const LONG: [&str; 12] = [
+    /// What takes more than a few dozen seeds (docs/simulation.md).
+    const LONG: [&str; 15] = [
         "store::EndingPeerActs",
         "store::OverlapUnchecked",
         "store::BlankForgetsVote",
@@ -393,10 +393,13 @@ mod planted {
         "store::FilesGoneBeforeIntent",
         "store::UnwantedFilesStay",
         "raft::SnapshotDropsOutgoing",
+        "raft::ReadBeforeOwnTerm",
+        "raft::AckOfAnyRound",
         "raft::StaleWriteCounts",
         "raft::TransferNotVoided",
         "raft::VoteHidesCommit",
         "raft::ReadNumbersRestart",
+        "service::IdsWithoutLease",
         "service::RangeUnlatched",
     ];
 
