@@ -108,6 +108,8 @@ pub enum Rule {
     FlushInTime,
     /// No local read without a lease of the raft group (contracts: C16, C17).
     LeaseIsBacked,
+    /// A store ends, or does not start, for bytes that rot, and answers nothing from them (faults: 26).
+    RotIsRefused,
     /// On a store whose log disk stands still nobody serves by a lease (contracts: C14).
     StalledHasNoLease,
     /// A store that says it is PD has applied all that earlier leaders wrote (contracts: C20).
@@ -144,7 +146,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 64] = [
+    pub const ALL: [Self; 65] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -195,6 +197,7 @@ impl Rule {
         Self::ReplayIsBounded,
         Self::FlushInTime,
         Self::LeaseIsBacked,
+        Self::RotIsRefused,
         Self::StalledHasNoLease,
         Self::PdHasCaughtUp,
         Self::TimestampsRise,

@@ -4,7 +4,7 @@ use crate::run::{Failure, run_quietly};
 use crate::world::World;
 
 /// What can be taken out of a world, the large parts first; names of [`World::without`].
-const PARTS: [&str; 30] = [
+const PARTS: [&str; 32] = [
     "faults",
     "network",
     "operators",
@@ -21,6 +21,8 @@ const PARTS: [&str; 30] = [
     "pauses",
     "disk-stalls",
     "damage",
+    "clean-ups",
+    "rot",
     "pressure",
     "clock",
     "compaction",

@@ -13,6 +13,8 @@ pub enum FaultPoint {
     Sync,
     /// `RaftLog::entries` and the state's reads.
     Read,
+    /// `StateStore::snapshot`: whatever is read of this one fails.
+    View,
     /// `StateStore::write`.
     Write,
     /// `StateStore::flush_all` and automatic flushes.
@@ -29,7 +31,10 @@ impl FaultPoint {
     /// After such a failure nothing more is written. Reads may go on, and a snapshot that fails is
     /// thrown away alone.
     fn poisons(self) -> bool {
-        !matches!(self, Self::Read | Self::SnapshotRead | Self::SnapshotWrite)
+        !matches!(
+            self,
+            Self::Read | Self::View | Self::SnapshotRead | Self::SnapshotWrite
+        )
     }
 }
 
@@ -40,6 +45,20 @@ pub enum FaultKind {
     Io,
     /// No space left.
     NoSpace,
+}
+
+impl FaultKind {
+    pub(super) fn error(self, operation: &'static str) -> EngineError {
+        let path = PathBuf::from("memory");
+        match self {
+            Self::NoSpace => EngineError::NoSpace { path, operation },
+            Self::Io => EngineError::Disk {
+                path,
+                operation,
+                detail: "planned fault".into(),
+            },
+        }
+    }
 }
 
 /// One fault, planned ahead.
@@ -77,22 +96,15 @@ impl Faults {
         let Some(kind) = self.strike(point) else {
             return Ok(());
         };
-        let path = PathBuf::from("memory");
-        let error = match kind {
-            FaultKind::NoSpace => EngineError::NoSpace { path, operation },
-            FaultKind::Io => EngineError::Disk {
-                path,
-                operation,
-                detail: "planned fault".into(),
-            },
-        };
+        let error = kind.error(operation);
         if point.poisons() {
             self.poisoned = Some(error.to_string());
         }
         Err(error)
     }
 
-    fn strike(&mut self, point: FaultPoint) -> Option<FaultKind> {
+    /// The fault whose turn it is, if one is planned for `point`.
+    pub(super) fn strike(&mut self, point: FaultPoint) -> Option<FaultKind> {
         let mut struck = None;
         self.planned.retain_mut(|fault| {
             if fault.point != point {

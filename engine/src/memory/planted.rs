@@ -20,16 +20,19 @@ pub enum Planted {
     SyncSkipped,
     /// The files of a snapshot are not synced before they are said to be whole (contracts: C6).
     FilesNotSynced,
+    /// Bytes that have rotten are served, no checksum is looked at.
+    ChecksumUnchecked,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 5] = [
         Self::FlushOfOneFamily,
         Self::DurableTooSoon,
         Self::SyncSkipped,
         Self::FilesNotSynced,
+        Self::ChecksumUnchecked,
     ];
 }
 

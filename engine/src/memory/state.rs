@@ -1,6 +1,6 @@
 //! The state database in memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -8,18 +8,20 @@ use bytes::Bytes;
 use flotilla_proto::store::{ApplyRecord, RegionRecord, SnapshotManifest};
 use parking_lot::Mutex;
 
-use super::fault::{Fault, FaultPoint, Faults};
+use super::fault::{Fault, FaultKind, FaultPoint, Faults};
 use super::planted::{Plant, Planted};
 use crate::durable::DurableCuts;
 use crate::row::{self, Expiry};
 use crate::state::{orphaned, stored};
 use crate::{
-    Cf, DATA_CFS, FlushReason, KeyRange, Pressure, Result, SnapshotFiles, SnapshotInstall,
-    SnapshotKey, SnapshotResult, StateBatch, StateOp, StateReader, StateStore, StoredRegion,
-    snapshot_cfs, snapshot_range,
+    Cf, DATA_CFS, EngineError, FlushReason, KeyRange, Pressure, Result, SnapshotFiles,
+    SnapshotInstall, SnapshotKey, SnapshotResult, StateBatch, StateOp, StateReader, StateStore,
+    StoredRegion, snapshot_cfs, snapshot_range,
 };
 
 type Rows = BTreeMap<Bytes, Bytes>;
+/// Rows whose bytes have rotten.
+type Rotten = BTreeSet<(Cf, Bytes)>;
 
 /// [`StateStore`] in memory. Memtables fill until somebody flushes: [`StateStore::flush_all`], a
 /// limit set by [`MemoryState::flush_every`], or [`MemoryState::auto_flush`] at a moment that a
@@ -42,6 +44,7 @@ struct Inner {
     pressure: Option<Pressure>,
     flushes: BTreeMap<FlushReason, u64>,
     faults: Faults,
+    rotten: Arc<Rotten>,
     plant: Plant,
 }
 
@@ -60,6 +63,34 @@ struct Image {
 #[derive(Clone, Debug)]
 pub struct MemorySnapshot {
     image: Image,
+    /// Reads of it fail so.
+    fails: Option<FaultKind>,
+    rotten: Arc<Rotten>,
+    plant: Plant,
+}
+
+impl MemorySnapshot {
+    fn pass(&self) -> Result<()> {
+        match self.fails {
+            Some(kind) => Err(kind.error("reading the state")),
+            None => Ok(()),
+        }
+    }
+
+    /// What has rotten is an error, or other bytes where that bug is planted; `None`: the row is whole.
+    fn rotten(&self, cf: Cf, key: &[u8], value: &[u8]) -> Result<Option<Bytes>> {
+        if self.rotten.is_empty() || !self.rotten.contains(&(cf, Bytes::copy_from_slice(key))) {
+            return Ok(None);
+        }
+        if self.plant.breaks(Planted::ChecksumUnchecked) {
+            let mut flipped = value.to_vec();
+            flipped[0] ^= 1;
+            return Ok(Some(flipped.into()));
+        }
+        let place = format!("a block of the column family {}", cf.as_str_name());
+        let detail = "the checksum does not match";
+        Err(EngineError::corrupt(place, detail))
+    }
 }
 
 impl MemoryState {
@@ -82,6 +113,7 @@ impl MemoryState {
             now: image.clone(),
             flushed: image,
             flush_every: inner.flush_every,
+            rotten: Arc::clone(&inner.rotten),
             ..Inner::default()
         };
         Self {
@@ -92,6 +124,34 @@ impl MemoryState {
     /// Plans a fault.
     pub fn inject(&self, fault: Fault) {
         self.inner.lock().faults.plan(fault);
+    }
+
+    /// Damages the bytes of a row that is there: reading it from a snapshot is an error from now on, also
+    /// after a crash. `false`: there is none in `cf` at or behind `from`.
+    pub fn rot(&self, cf: Cf, from: &[u8]) -> bool {
+        let mut inner = self.inner.lock();
+        let bounds = (Bound::Included(from), Bound::Unbounded);
+        let mut rows = inner.now.rows(cf).range::<[u8], _>(bounds);
+        let Some(key) = rows.next().map(|(key, _)| key.clone()) else {
+            return false;
+        };
+        Arc::make_mut(&mut inner.rotten).insert((cf, key));
+        true
+    }
+
+    /// What has rotten is written anew, as it was.
+    pub fn restore(&self) {
+        self.inner.lock().rotten = Arc::default();
+    }
+
+    /// A frozen view for those who stand outside: no fault strikes it, and nothing in it has rotten.
+    pub fn frozen(&self) -> MemorySnapshot {
+        MemorySnapshot {
+            image: self.inner.lock().now.clone(),
+            fails: None,
+            rotten: Arc::default(),
+            plant: Plant::default(),
+        }
     }
 
     /// Breaks a promise on purpose; see [`Planted`].
@@ -272,7 +332,12 @@ impl Image {
 
 impl StateReader for MemorySnapshot {
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        Ok(self.image.rows(cf).get(key).cloned())
+        self.pass()?;
+        let Some(value) = self.image.rows(cf).get(key) else {
+            return Ok(None);
+        };
+        let other = self.rotten(cf, key, value)?;
+        Ok(Some(other.unwrap_or_else(|| value.clone())))
     }
 
     fn scan(
@@ -282,11 +347,25 @@ impl StateReader for MemorySnapshot {
         reverse: bool,
         row: &mut dyn FnMut(&[u8], &[u8]) -> bool,
     ) -> Result<()> {
-        self.image.scan(cf, range, reverse, row);
-        Ok(())
+        self.pass()?;
+        let mut end = Ok(());
+        self.image.scan(
+            cf,
+            range,
+            reverse,
+            &mut |key, value| match self.rotten(cf, key, value) {
+                Ok(other) => row(key, other.as_deref().unwrap_or(value)),
+                Err(error) => {
+                    end = Err(error);
+                    false
+                }
+            },
+        );
+        end
     }
 
     fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
+        self.pass()?;
         self.image.stored_region(region)
     }
 }
@@ -309,7 +388,7 @@ impl StateReader for MemoryState {
             .lock()
             .faults
             .pass(FaultPoint::Read, "reading the state")?;
-        self.snapshot().scan(cf, range, reverse, row)
+        self.frozen().scan(cf, range, reverse, row)
     }
 
     fn stored_region(&self, region: u64) -> Result<Option<StoredRegion>> {
@@ -375,8 +454,13 @@ impl StateStore for MemoryState {
     }
 
     fn snapshot(&self) -> MemorySnapshot {
+        let mut inner = self.inner.lock();
+        let fails = inner.faults.strike(FaultPoint::View);
         MemorySnapshot {
-            image: self.inner.lock().now.clone(),
+            image: inner.now.clone(),
+            fails,
+            rotten: Arc::clone(&inner.rotten),
+            plant: inner.plant,
         }
     }
 

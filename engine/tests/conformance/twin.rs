@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use flotilla_engine::memory::{Fault, FaultKind, FaultPoint, MemoryLog, MemoryState};
-use flotilla_engine::{EngineError, FlushReason, RaftLog, RegionLog, StateStore};
+use flotilla_engine::{
+    Cf, EngineError, FlushReason, KeyRange, RaftLog, RegionLog, StateBatch, StateOp,
+    StateReader as _, StateStore,
+};
 
 use crate::common::log_script::LogScript;
 use crate::common::state_script::StateScript;
@@ -186,4 +190,51 @@ fn rotten_bytes_are_named_and_never_served() {
             "{error}"
         );
     }
+}
+
+#[test]
+fn a_rotten_row_and_a_view_that_fails_are_errors_to_who_reads_them() {
+    let state = MemoryState::new();
+    let put = |key: &'static [u8]| StateOp::Put {
+        cf: Cf::CfDefault,
+        key: Bytes::from_static(key),
+        value: Bytes::from_static(b"value"),
+    };
+    let ops = vec![put(b"a"), put(b"b")];
+    state
+        .write(&StateBatch { ops, admin: false })
+        .and_then(|_| state.flush_all(FlushReason::Manual))
+        .expect("written");
+    assert!(state.rot(Cf::CfDefault, b"b") && !state.rot(Cf::CfLock, b""));
+    let all = KeyRange {
+        start: b"",
+        end: b"",
+    };
+    for found in [state.snapshot(), state.crash().snapshot()] {
+        let mut seen = 0;
+        let scanned = found.scan(Cf::CfDefault, all, false, &mut |_, _| {
+            seen += 1;
+            true
+        });
+        assert!(
+            matches!(scanned, Err(EngineError::Corrupt { .. })),
+            "{scanned:?}"
+        );
+        assert_eq!(seen, 1, "what comes before it is whole");
+        assert!(found.get(Cf::CfDefault, b"a").is_ok());
+        assert!(found.get(Cf::CfDefault, b"b").is_err());
+    }
+    state.restore();
+    assert!(state.snapshot().get(Cf::CfDefault, b"b").is_ok());
+    state.inject(Fault {
+        point: FaultPoint::View,
+        after: 0,
+        kind: FaultKind::Io,
+    });
+    let struck = state.snapshot().get(Cf::CfDefault, b"a");
+    assert!(
+        matches!(struck, Err(EngineError::Disk { .. })),
+        "{struck:?}"
+    );
+    assert!(state.snapshot().get(Cf::CfDefault, b"a").is_ok());
 }

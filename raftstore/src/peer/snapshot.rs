@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use flotilla_engine::{SnapshotError, SnapshotKey, StateOp};
+use flotilla_engine::{EngineError, SnapshotError, SnapshotKey, StateOp};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::RegionEpoch;
 use flotilla_proto::raft::{MessageKind, Snapshot, SnapshotMeta};
@@ -149,6 +149,11 @@ impl Peer {
         self.snapshots.building = false;
         let (key, manifest) = match result {
             Ok(built) => built,
+            // No other try reads what has rotten, and who cannot show its rows must not lead for long.
+            Err(error) if matches!(&*error, SnapshotError::Engine(EngineError::Corrupt { .. })) => {
+                effects.fatal = Some(StoreFatal::Snapshot(error));
+                return;
+            }
             Err(error) => {
                 tracing::warn!(
                     region = self.region.id,

@@ -385,7 +385,7 @@ mod planted {
     }
 
     /// What takes more than a few dozen seeds (docs/simulation.md).
-    const LONG: [&str; 15] = [
+    const LONG: [&str; 16] = [
         "store::EndingPeerActs",
         "store::OverlapUnchecked",
         "store::BlankForgetsVote",
@@ -399,6 +399,7 @@ mod planted {
         "raft::TransferNotVoided",
         "raft::VoteHidesCommit",
         "raft::ReadNumbersRestart",
+        "engine::ChecksumUnchecked",
         "service::IdsWithoutLease",
         "service::RangeUnlatched",
     ];

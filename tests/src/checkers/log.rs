@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flotilla_engine::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, RegionLog, RegionWrite};
 use flotilla_proto::raft::{Entry, HardState};
-use flotilla_proto::store::{RaftRecord, SnapshotIntent, TruncationRecord};
+use flotilla_proto::store::{RaftRecord, SnapshotIntent, SnapshotManifest, TruncationRecord};
 
 use super::consensus::Consensus;
 use crate::rules::{Checks, Rule};
@@ -125,6 +125,30 @@ impl LogModel {
     /// The durable log of a peer as it was cleared, once another's may have taken its place.
     pub fn former(&self, region: u64, peer: u64) -> Option<&Held> {
         self.formers.get(&(region, peer))
+    }
+
+    /// Some entry that is durable, and which is up to `nth`: region and index.
+    pub fn any_entry(&self, nth: u64) -> Option<(u64, u64)> {
+        let of = |(region, held): (&u64, &Held)| {
+            let region = *region;
+            held.entries
+                .keys()
+                .map(move |index| (region, *index))
+                .collect::<Vec<_>>()
+        };
+        let entries: Vec<(u64, u64)> = self.durable.iter().flat_map(of).collect();
+        let nth = nth.checked_rem(entries.len() as u64)?;
+        entries.get(nth as usize).copied()
+    }
+
+    /// An intent that a crash would leave, and that `applied` has not reached: its peer, its snapshot.
+    pub fn open_intent(&self, applied: &BTreeMap<u64, u64>) -> Option<(u64, SnapshotManifest)> {
+        self.durable.iter().find_map(|(region, held)| {
+            let intent = held.intent.as_ref()?;
+            let manifest = intent.manifest.clone()?;
+            let done = applied.get(region).is_some_and(|at| *at >= manifest.index);
+            (!done).then_some((intent.peer_id, manifest))
+        })
     }
 
     /// The intents that a crash would leave: region and index.

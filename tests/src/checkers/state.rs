@@ -394,7 +394,7 @@ impl Oracle {
     /// All of the state is what the log makes of it.
     pub fn check_all_rows(&mut self, store: u64, state: &MemoryState) {
         let keys: Vec<RowKey> = self.model.keys().cloned().collect();
-        let snapshot = state.snapshot();
+        let snapshot = state.frozen();
         self.check_rows(store, keys.iter(), &snapshot);
         let known: BTreeSet<&RowKey> = keys.iter().collect();
         for cf in [Cf::CfDefault, Cf::CfLock, Cf::CfWrite, Cf::CfMeta] {

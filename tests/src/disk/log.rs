@@ -32,6 +32,11 @@ impl WatchedLog {
         self.inner.inject(fault);
     }
 
+    /// Damages an entry.
+    pub fn rot(&self, region: u64, index: u64) {
+        self.inner.rot(region, index);
+    }
+
     fn failed(&self, error: EngineError) -> EngineError {
         let mut oracle = self.oracle.lock();
         oracle.note(format_args!("store {}: {error}", self.store));

@@ -111,12 +111,21 @@ impl Disk {
         disk
     }
 
+    /// What has rotten is written anew, from a copy.
+    pub fn restore(&self) {
+        self.log.inner.restore();
+        self.state.inner.restore();
+    }
+
     fn after_crash(&mut self, store: u64, world: &World, oracle: &Shared) {
-        let found = self.log.inner.load().expect("nothing is damaged");
+        let found = self.log.inner.load();
         let mut oracle = oracle.lock();
         let oracle = &mut *oracle;
         oracle.store(store).failed = false;
-        oracle.stores[&store].log.found(&found, &mut oracle.checks);
+        // Where bytes have rotten the start will see it.
+        if let Ok(found) = &found {
+            oracle.stores[&store].log.found(found, &mut oracle.checks);
+        }
         oracle.state_crashed(store, &self.state.inner);
         self.state.auto_flush(world.auto_flush_bytes);
         #[cfg(feature = "planted")]

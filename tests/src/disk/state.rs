@@ -70,6 +70,11 @@ impl WatchedState {
         self.inner.inject(fault);
     }
 
+    /// Damages the first data row at or behind `key`. `false`: there is none.
+    pub fn rot(&self, key: &[u8]) -> bool {
+        self.inner.rot(Cf::CfDefault, key)
+    }
+
     /// Overrides what the database says of its pressure.
     pub fn force_pressure(&self, pressure: Option<Pressure>) {
         self.inner.force_pressure(pressure);
@@ -114,7 +119,7 @@ impl WatchedState {
                     start: b"",
                     end: b"",
                 };
-                let counted = state.snapshot().scan(cf, everything, false, &mut |_, _| {
+                let counted = state.frozen().scan(cf, everything, false, &mut |_, _| {
                     rows += 1;
                     true
                 });

@@ -8,7 +8,7 @@ use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
 use crate::rng::Rng;
 
 /// The disk calls that can fail.
-pub const POINTS: [FaultPoint; 8] = [
+pub const POINTS: [FaultPoint; 9] = [
     FaultPoint::Append,
     FaultPoint::Sync,
     FaultPoint::Read,
@@ -17,6 +17,7 @@ pub const POINTS: [FaultPoint; 8] = [
     FaultPoint::Ingest,
     FaultPoint::SnapshotWrite,
     FaultPoint::SnapshotRead,
+    FaultPoint::View,
 ];
 
 /// Rates per thousand steps or per thousand occasions, as each field says; 0: never.
@@ -47,6 +48,10 @@ pub struct Faults {
     pub pause: u64,
     /// Stalls of the log disk, per 10,000 steps.
     pub stall: u64,
+    /// A store may be lost because bytes rot.
+    pub rot: bool,
+    /// Chance per thousand that the files of an open intent are gone at a start.
+    pub cleaned: u64,
     /// Chance per 10,000 that a chunk of a snapshot is damaged on its way, or where it is written.
     pub flip: u64,
     /// Apply is held back as if the state could not keep up, per 10,000 steps.
@@ -83,8 +88,9 @@ impl Faults {
             rate(60),
             rate(60),
             rate(60),
+            0,
         ];
-        Self {
+        let mut faults = Self {
             crash,
             crash_before_sync,
             stop,
@@ -103,7 +109,11 @@ impl Faults {
             crash_in_start: *rng.pick(&[0, 0, 300, 700]),
             cruelty: *rng.pick(&[0, 0, 100, 500]),
             stall: *rng.pick(&[0, 0, 0, 0, 0, 2, 6, 12]),
-        }
+            rot: true,
+            cleaned: *rng.pick(&[0, 100, 500]),
+        };
+        faults.disk[POINTS.len() - 1] = *rng.pick(&[0, 0, 0, 0, 0, 0, 3, 30]);
+        faults
     }
 
     /// Rates for a cluster of so many stores: faults of one store are faults of all.
@@ -210,7 +220,7 @@ impl Faults {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [append, sync, read, write, flush, ingest, files, reads] = self.disk;
+        let [append, sync, read, write, flush, ingest, files, reads, view] = self.disk;
         let named = [
             ("crash", self.crash),
             ("crash before sync", self.crash_before_sync),
@@ -223,6 +233,7 @@ impl fmt::Display for Faults {
             ("append", append),
             ("sync", sync),
             ("read", read),
+            ("state read", view),
             ("write", write),
             ("flush", flush),
             ("ingest", ingest),
@@ -231,6 +242,7 @@ impl fmt::Display for Faults {
             ("full", self.full),
             ("pause", self.pause),
             ("stall", self.stall),
+            ("cleaned", self.cleaned),
             ("flip", self.flip),
             ("pressure", self.pressure),
             ("pd fails", self.pd_fails),

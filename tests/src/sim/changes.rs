@@ -50,7 +50,8 @@ impl Sim {
             true => self.wrong_change(&region),
             false => self.some_change(&region),
         };
-        if self.strands(&region, &changes) && !(self.gone.is_none() && self.rng.chance(RECKLESS)) {
+        if self.strands(&region, &changes) && !(self.nobody_is_lost() && self.rng.chance(RECKLESS))
+        {
             return self.probe("members: nobody is taken away while too few are here");
         }
         let mut epoch = region.region_epoch.unwrap_or_default();
@@ -204,11 +205,12 @@ impl Sim {
             }
         }
         let now = self.now();
-        let runs = |store: &&u64| {
+        let runs = |(peer, store): &(&u64, &u64)| {
             let node = self.nodes.get(*store);
-            node.is_some_and(|node| node.life.is_some() && !node.is_paused(now))
+            let up = node.is_some_and(|node| node.life.is_some() && !node.is_paused(now));
+            up && self.stripped != Some(**peer)
         };
-        fewer && voters.values().filter(runs).count() * 2 <= voters.len()
+        fewer && voters.iter().filter(runs).count() * 2 <= voters.len()
     }
 
     fn removal(&mut self, peers: &[Peer]) -> PeerChange {

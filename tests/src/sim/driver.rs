@@ -128,7 +128,9 @@ impl Sim {
             ));
             true
         });
-        scan.expect("a snapshot in memory is always read");
+        if let Err(error) = scan {
+            return self.read_failed(id, error);
+        }
         let mut work = Vec::new();
         let Some(life) = &mut node.life else { return };
         around.oracle.lock().pd_reads_rows(id.store, term);

@@ -114,6 +114,12 @@ impl Sim {
         self.fatal(id, &StoreFatal::from(error));
     }
 
+    /// The state could not be read: the server ends the store, too.
+    pub(super) fn read_failed(&mut self, id: LifeId, error: EngineError) {
+        self.probe("fault: a read of the state failed");
+        self.engine_failed(id, error);
+    }
+
     /// The store met what ends it: the process stops, and whatever it still owes it says now.
     pub(super) fn fatal(&mut self, id: LifeId, fatal: &StoreFatal) {
         self.note(format_args!("store {} stops: {fatal}", id.store));
@@ -126,11 +132,12 @@ impl Sim {
             StoreFatal::Entry(_) | StoreFatal::Safety { .. } => false,
         };
         let planned = self.nodes[&id.store].fault_planned;
+        let rotten = !by_disk && self.meets_rot(id.store, &text);
         {
             let mut oracle = self.oracle.lock();
             oracle
                 .checks
-                .check(Rule::EndsByDiskOnly, by_disk && planned, || {
+                .check(Rule::EndsByDiskOnly, (by_disk && planned) || rotten, || {
                     format!(
                         "store {} stops, a fault was planned: {planned}; {text}",
                         id.store
@@ -256,6 +263,7 @@ impl Sim {
         if self.nodes[&store].life.is_some() || self.gone == Some(store) {
             return;
         }
+        self.files_go(store);
         let moved_on = self.children_to_make(store);
         let owed = self.oracle.lock().owed(store);
         let node = self.nodes.get_mut(&store).expect("stores are not removed");
@@ -273,6 +281,8 @@ impl Sim {
         }
         match node.start(&self.world, &self.clock, &self.root) {
             Ok((replayed, regions)) => {
+                self.check_starts_whole(store);
+                let node = self.nodes.get_mut(&store).expect("stores are not removed");
                 let (life, disk) = (node.life.as_ref().map(|life| life.id), node.disk.clone());
                 let id = life.expect("it has just started");
                 disk.state.auto_flush(None);
@@ -311,17 +321,18 @@ impl Sim {
     fn start_failed(&mut self, store: u64, cut_short: bool, error: &StartError) {
         self.note(format_args!("store {store}: the start fails: {error}"));
         let planned = matches!(error, StartError::Engine(error) if is_disk(error));
+        let rotten = !planned && self.meets_rot(store, &error.to_string());
         let node = self.nodes.get_mut(&store).expect("stores are not removed");
         node.failed_starts += 1;
         node.fault_planned = false;
         let again = node.failed_starts > 1;
         {
             let mut oracle = self.oracle.lock();
-            oracle
-                .checks
-                .check(Rule::EndsByDiskOnly, planned && cut_short, || {
-                    format!("store {store} does not start: {error}")
-                });
+            oracle.checks.check(
+                Rule::EndsByDiskOnly,
+                (planned && cut_short) || rotten,
+                || format!("store {store} does not start: {error}"),
+            );
             oracle.probes.hit("crash: in a replay");
             oracle.probes.hit_if(again, "crash: again before it served");
         }
@@ -369,7 +380,9 @@ fn inject(node: &mut Node, fault: Fault) {
     let disk = &node.disk;
     match fault.point {
         FaultPoint::Append | FaultPoint::Sync | FaultPoint::Read => disk.log.inject(fault),
-        FaultPoint::Write | FaultPoint::Flush | FaultPoint::Ingest => disk.state.inject(fault),
+        FaultPoint::Write | FaultPoint::Flush | FaultPoint::Ingest | FaultPoint::View => {
+            disk.state.inject(fault);
+        }
         FaultPoint::SnapshotWrite | FaultPoint::SnapshotRead => disk.snapshots.inject(fault),
     }
 }

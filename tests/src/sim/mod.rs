@@ -118,6 +118,10 @@ pub struct Sim {
     phase: Phase,
     /// The store that is lost for good.
     gone: Option<u64>,
+    /// The store on whose disk bytes have rotten, as long as nobody has met them.
+    rotten: Option<(u64, losses::Rot)>,
+    /// The peer that is lost with the files of its snapshot.
+    stripped: Option<u64>,
     /// Snapshots on their way.
     transfers: BTreeMap<TransferId, Transfer>,
     transfers_begun: TransferId,
@@ -190,6 +194,8 @@ impl Sim {
             meddled: 0,
             phase: Phase::Run,
             gone: None,
+            rotten: None,
+            stripped: None,
             history: History::default(),
             transfers: BTreeMap::new(),
             transfers_begun: 0,

@@ -274,6 +274,7 @@ impl Sim {
         match next {
             Next::Wait => {}
             Next::Again => self.serve_later(id, op),
+            Next::Broken(error) => self.read_failed(id, error),
             Next::Done(reply, woken) => {
                 woken.into_iter().for_each(|op| self.serve_later(id, op));
                 self.reply(id.store, client, op, request, reply);
@@ -382,8 +383,10 @@ impl Sim {
             start: &region.start_key,
             end: &region.end_key,
         };
-        let found = split_check(&node.disk.state.snapshot(), range, limits)
-            .expect("a snapshot in memory is always read");
+        let found = match split_check(&node.disk.state.snapshot(), range, limits) {
+            Ok(found) => found,
+            Err(error) => return self.read_failed(id, error),
+        };
         let boundaries = found
             .split_keys
             .iter()

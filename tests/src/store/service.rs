@@ -2,7 +2,7 @@
 //! step of its own, so that the world moves on in between.
 
 use bytes::Bytes;
-use flotilla_engine::StateStore as _;
+use flotilla_engine::{EngineError, StateStore as _};
 use flotilla_kv::{Failure, KeyMode, Lock, Scope, View};
 use flotilla_proto::clock::{Mono, Wall};
 use flotilla_proto::metapb::{PeerRole, Region};
@@ -124,6 +124,8 @@ pub enum Next {
     Wait,
     /// It is through; these operations got the latches that it held.
     Done(Reply, Vec<OpId>),
+    /// The state could not be read: the store ends, and nothing is answered from it.
+    Broken(EngineError),
 }
 
 /// What a request sees around it.
@@ -391,8 +393,10 @@ impl Life {
             now: seconds,
         };
         let expired = || false;
-        let looked = |result: Result<Looked, Failure>| {
-            result.unwrap_or_else(|error| Looked::Failed(error.to_string()))
+        let looked = |result: Result<Looked, Failure>| match result {
+            Err(Failure::Engine(error)) => Err(error),
+            Err(error) => Ok(Looked::Failed(error.to_string())),
+            Ok(looked) => Ok(looked),
         };
         let request = &running.request;
         macro_rules! look_at {
@@ -410,8 +414,11 @@ impl Life {
         }
         let model = ModelAt::new(&oracle.model, &oracle.stores[&self.id.store].applied);
         let glance = Glance {
-            seen: look_at!(&snapshot),
-            expected: look_at!(&model),
+            seen: match look_at!(&snapshot) {
+                Ok(seen) => seen,
+                Err(error) => return Next::Broken(error),
+            },
+            expected: look_at!(&model).expect("the model is always read"),
             rows: model.into_looked(),
         };
         drop(oracle);

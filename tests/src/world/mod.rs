@@ -279,6 +279,8 @@ impl World {
             "pauses" => faults.pause = 0,
             "disk-stalls" => faults.stall = 0,
             "damage" => faults.flip = 0,
+            "clean-ups" => faults.cleaned = 0,
+            "rot" => faults.rot = false,
             "pressure" => faults.pressure = 0,
             "clock" => faults.clock = 0,
             "compaction" => faults.compaction = 0,
