@@ -20,7 +20,7 @@ PURE := proto raft engine mailbox router raftstore kv pd pd-plan pd-client tests
 pure := $(PURE:%=-p flotilla-%)
 
 # With them.
-linked := --release -p flotilla-engine -p flotilla-router -p flotilla-pd-client -p flotilla-benches -p flotilla -p flotilla-bin \
+linked := --release -p flotilla-engine -p flotilla-router -p flotilla-tls -p flotilla-pd-client -p flotilla-benches -p flotilla -p flotilla-bin \
 	--features flotilla-engine/rocks,flotilla-router/threads,flotilla-pd-client/transport
 
 .PHONY: help

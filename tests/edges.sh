@@ -45,10 +45,11 @@ check flotilla-router     "flotilla-mailbox"                                    
 check flotilla-raftstore  "flotilla-raft flotilla-engine flotilla-router flotilla-mailbox flotilla-proto"      "$sockets $storage $randomness"
 check flotilla-kv         "flotilla-engine flotilla-raftstore flotilla-raft flotilla-router flotilla-mailbox flotilla-proto" "$sockets $storage $randomness"
 check flotilla-pd-client  "flotilla-proto"                                                                     "$sockets $storage $randomness"
-check flotilla-pd-client  "flotilla-proto"                                                                     "$storage" "--features transport"
+check flotilla-pd-client  "flotilla-proto flotilla-tls"                                                        "$storage" "--features transport"
+check flotilla-tls        ""                                                                                   "$storage"
 check flotilla-pd-plan    "flotilla-proto"                                                                     "$sockets $storage $randomness crossbeam-channel parking_lot"
 check flotilla-pd         "flotilla-proto flotilla-pd-client flotilla-pd-plan"                                "$sockets $storage $randomness crossbeam-channel"
-check flotilla-benches    "flotilla-proto flotilla-pd-client"                                                  "$storage"
+check flotilla-benches    "flotilla-proto flotilla-pd-client flotilla-tls"                                     "$storage"
 check flotilla-tests      "flotilla-engine flotilla-kv flotilla-raft flotilla-raftstore flotilla-router flotilla-mailbox flotilla-proto flotilla-pd flotilla-pd-plan flotilla-pd-client" "$sockets $storage"
 
 # The gRPC services are turned on by the server, the benches and the transport of pd-client only.
@@ -60,7 +61,7 @@ done
 # A clippy.toml hides the bans in the root. Only what links RocksDB or opens sockets has one; the
 # engine without RocksDB is checked against the root all the same (make lint).
 for file in $(git ls-files '*/clippy.toml'); do
-    [[ " engine server server/bin benches " == *" ${file%/clippy.toml} "* ]] || complain "$file hides the bans in clippy.toml from a pure package"
+    [[ " engine server server/bin benches tls " == *" ${file%/clippy.toml} "* ]] || complain "$file hides the bans in clippy.toml from a pure package"
 done
 
 # Files are never deleted by their range: that ignores open snapshots, and a crash does not take it back (contracts: C8).
@@ -75,7 +76,7 @@ found=$(git grep -nE 'delete_files?_in_range|pub use (::)?rocksdb' -- '*.rs' || 
 [[ -z $found ]] || complain "deletes files by their range, or lets others do so: $found"
 
 # A package that is new here would go unproved.
-known="proto raft engine mailbox router raftstore kv pd-client pd-plan pd bin benches tests"
+known="proto raft engine mailbox router raftstore kv pd-client pd-plan pd bin benches tests tls"
 for manifest in $(git ls-files '*Cargo.toml'); do
     name=$(sed -n 's/^name = "\(flotilla[a-z-]*\)"$/\1/p' "$manifest" | head -1)
     [[ -z $name || $name == flotilla ]] && continue

@@ -5,10 +5,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use flotilla_tls::Dial;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::net::TcpStream;
 
 use crate::report::{ServerReport, ServerShares};
 
@@ -67,14 +67,17 @@ type Counters = BTreeMap<&'static str, f64>;
 pub(crate) struct Scraper {
     /// `HOST:PORT` each.
     nodes: Vec<String>,
+    /// How to connect to them.
+    dial: Dial,
     /// Why nothing is read, when `nodes` is empty.
     off: String,
 }
 
 impl Scraper {
-    pub(crate) fn new(nodes: Vec<String>) -> Self {
+    pub(crate) fn new(nodes: Vec<String>, dial: Dial) -> Self {
         Self {
             nodes,
+            dial,
             off: "no node to ask".into(),
         }
     }
@@ -83,6 +86,7 @@ impl Scraper {
     pub(crate) fn off(reason: impl Into<String>) -> Self {
         Self {
             nodes: Vec::new(),
+            dial: Dial::PLAIN,
             off: reason.into(),
         }
     }
@@ -94,14 +98,14 @@ impl Scraper {
         }
         let mut sums = Counters::new();
         for node in &self.nodes {
-            let page = tokio::time::timeout(SCRAPE_TIMEOUT, get(node)).await;
+            let page = tokio::time::timeout(SCRAPE_TIMEOUT, get(node, &self.dial)).await;
             let page = page.unwrap_or(Err(ScrapeError::Timeout));
             let counters = page.and_then(|page| match parse(&page) {
                 counters if counters.is_empty() => Err(ScrapeError::Foreign),
                 counters => Ok(counters),
             });
             for (name, value) in
-                counters.map_err(|error| format!("http://{node}/metrics: {error}"))?
+                counters.map_err(|error| format!("{}/metrics: {error}", self.dial.url(node)))?
             {
                 *sums.entry(name).or_default() += value;
             }
@@ -110,8 +114,8 @@ impl Scraper {
     }
 }
 
-async fn get(node: &str) -> Result<String, ScrapeError> {
-    let stream = TcpStream::connect(node).await?;
+async fn get(node: &str, dial: &Dial) -> Result<String, ScrapeError> {
+    let stream = dial.pages(node).await?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     // Its errors reach the sender as well; it ends when the sender is dropped.
@@ -321,7 +325,7 @@ process_cpu_seconds_total 0.25
             stream.write_all(answer.as_bytes()).await.unwrap();
             String::from_utf8(request).unwrap()
         });
-        let counters = Scraper::new(vec![node.clone()]).scrape().await;
+        let counters = Scraper::new(vec![node.clone()], Dial::PLAIN).scrape().await;
         let request = server.await.unwrap();
         assert!(
             request.starts_with("GET /metrics HTTP/1.1\r\n"),
@@ -364,7 +368,10 @@ process_cpu_seconds_total 0.25
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let node = listener.local_addr().unwrap().to_string();
         drop(listener);
-        let reason = Scraper::new(vec![node]).scrape().await.unwrap_err();
+        let reason = Scraper::new(vec![node], Dial::PLAIN)
+            .scrape()
+            .await
+            .unwrap_err();
         assert!(reason.contains("nothing answers"), "{reason}");
     }
 }

@@ -13,6 +13,7 @@ use flotilla_proto::{
     kvrpcpb,
     tikvpb::tikv_server::{Tikv, TikvServer},
 };
+use flotilla_tls::TlsArgs;
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     net::TcpListener,
@@ -141,6 +142,7 @@ async fn run_driver(drive: Drive) -> anyhow::Result<raw::Report> {
     let server = Server::at(&drive.echo, drive.value_size).await?;
     let options = raw::Options {
         pd: vec![server.address().to_owned()],
+        tls: TlsArgs::default(),
         operation: raw::Operation::Get,
         clients: drive.clients,
         connections: drive.connections,

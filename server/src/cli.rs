@@ -167,8 +167,17 @@ pub struct ConfigArgs {
     /// Serve /metrics and the JSON API on this address instead of the main one
     #[arg(long, value_name = "HOST:PORT")]
     status_addr: Option<String>,
-    /// Allow other machines to connect. This version has no TLS: whoever reaches the port can read
-    /// and write
+    /// Certificates (PEM) of the CA that signed those of nodes and clients. With --cert and --key,
+    /// every connection uses TLS
+    #[arg(long, value_name = "FILE")]
+    ca: Option<String>,
+    /// The node's certificate (PEM), with those between it and the CA
+    #[arg(long, value_name = "FILE")]
+    cert: Option<String>,
+    /// The private key (PEM) of the node's certificate
+    #[arg(long, value_name = "FILE")]
+    key: Option<String>,
+    /// Allow other machines to connect without TLS: whoever reaches the port can read and write
     #[arg(long)]
     allow_plaintext: bool,
     /// How much to log: error, warn, info, debug, trace [default: info]
@@ -213,6 +222,9 @@ impl ConfigArgs {
             ("advertise-addr", &self.advertise_addr),
             ("status-addr", &self.status_addr),
             ("join", &self.join),
+            ("ca", &self.ca),
+            ("cert", &self.cert),
+            ("key", &self.key),
             ("log-level", &self.log_level),
             ("log-format", &self.log_format),
         ];
@@ -223,8 +235,13 @@ impl ConfigArgs {
             .allow_plaintext
             .then(|| ("allow-plaintext", "true".to_owned()));
         let named = named.chain(plaintext).map(|(flag, value)| {
-            // Flags of grouped settings are written without the dot.
-            (format!("--{flag}"), flag.replace("log-", "log."), value)
+            // Flags of grouped settings are written without their group.
+            let key = match flag {
+                "log-level" | "log-format" => flag.replace("log-", "log."),
+                "ca" | "cert" | "key" => format!("security.{flag}"),
+                alone => alone.to_owned(),
+            };
+            (format!("--{flag}"), key, value)
         });
         let set = self
             .set

@@ -8,6 +8,7 @@ use flotilla_pd::LOGICAL_BITS;
 use flotilla_pd_client::{ClientConfig, PdClient, PdError};
 use flotilla_proto::clock::Wall;
 use flotilla_proto::metapb::StoreState;
+use flotilla_tls::Dial;
 
 use crate::config::HostPort;
 use crate::store::clock;
@@ -79,13 +80,18 @@ pub async fn ask(
     join: &HostPort,
     bound: SocketAddr,
     advertised: &HostPort,
+    dial: &Dial,
 ) -> Result<Joined, JoinError> {
     refuse_oneself(join, bound, advertised).await?;
     let failed = |source| JoinError::Pd {
         join: join.clone(),
         source,
     };
-    let pd = PdClient::new(ClientConfig::new(vec![join.to_string()])).map_err(failed)?;
+    let config = ClientConfig {
+        dial: dial.clone(),
+        ..ClientConfig::new(vec![join.to_string()])
+    };
+    let pd = PdClient::new(config).map_err(failed)?;
     let cluster_id = pd.cluster_id().await.map_err(failed)?;
     let stamp = *pd.tso(1).await.map_err(failed)?.end();
     check_clock(clock::wall(), Wall(stamp >> LOGICAL_BITS))?;
@@ -112,11 +118,13 @@ pub async fn check(
     bound: SocketAddr,
     advertised: &HostPort,
     ids: StoreIds,
+    dial: &Dial,
 ) -> Result<(), JoinError> {
     refuse_oneself(join, bound, advertised).await?;
     let config = ClientConfig {
         cluster_id: Some(ids.cluster_id),
         give_up_after: CHECK_MAX,
+        dial: dial.clone(),
         ..ClientConfig::new(vec![join.to_string()])
     };
     let failed = |source| JoinError::Pd {

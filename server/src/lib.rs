@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  net       one port: connections, limits, HTTP/1.1 and HTTP/2
+//!  security  the certificate of the node, replaced while it runs
 //!  http      /health, /metrics, PD's JSON API
 //!  rpc       the gRPC services: Tikv, PD, Keyspace, health
 //!  join      a new store joins a cluster
@@ -36,6 +37,7 @@ pub mod process;
 pub mod program;
 pub mod recover;
 pub mod rpc;
+mod security;
 pub mod store;
 
 pub use embedded::{EmbedError, Flotilla};

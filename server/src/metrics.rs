@@ -98,6 +98,12 @@ group! {
         connections_broken: Counter = "flotilla_connections_broken_total", "Connections that broke or did not keep to the protocol.";
         connections_silent: Counter = "flotilla_connections_silent_total", "Connections that never said what they speak.";
         connections_stalled: Counter = "flotilla_connections_stalled_total", "Connections closed because they did not take their answers.";
+        connections_plaintext: Counter = "flotilla_connections_plaintext_total", "Connections without TLS where it is spoken, or with TLS where it is not.";
+        handshakes_failed: Counter = "flotilla_tls_handshakes_failed_total", "Connections whose TLS handshake broke, or whose certificate is none of the CA's.";
+        certificate_left: Gauge = "flotilla_tls_certificate_left_seconds", "Seconds until the node's certificate expires.";
+        certificate_reloads: Counter = "flotilla_tls_reloads_total", "Times that changed files of the certificate were taken into use.";
+        certificate_refused: Gauge = "flotilla_tls_files_refused", "1 while the files of the certificate are not good, and older ones are in use.";
+        requests_forbidden: Counter = "flotilla_requests_forbidden_total", "Requests that are not for whoever sent them, or not for this listener.";
         answers_delayed: Counter = "flotilla_answers_delayed_total", "Large answers put off because too many bytes of answers were unread.";
         answers_no_room: Counter = "flotilla_answers_no_room_total", "Large answers dropped because too many bytes of answers were unread.";
         requests_no_room: Counter = "flotilla_requests_no_room_total", "Requests refused because too many bytes of requests were under way.";

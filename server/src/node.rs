@@ -20,6 +20,7 @@ use flotilla_proto::raft::peers_server::PeersServer;
 use flotilla_proto::tikvpb::tikv_server::TikvServer;
 use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::{PeerInput, Serving};
+use flotilla_tls::Dial;
 use tokio::task::JoinHandle;
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -30,13 +31,14 @@ use crate::http::{self, Pages};
 use crate::join::{self, JoinError, Joined};
 use crate::local::Local;
 use crate::metrics::Metrics;
-use crate::net::{self, BindError, Bound, Limits, Server};
+use crate::net::{self, BindError, Bound, Limits, Security, Server};
 use crate::peers::{self, Book, Receiver, Transport, remembered};
 use crate::placement::{Driver, PdHandle, Reporter, Unfit};
 use crate::rpc::{
     Forwarding, KeyspaceService, Kv, Leader, NodeService, PdService, PlacementService, StopStreams,
     TikvService,
 };
+use crate::security;
 use crate::store::{self, Fatal, FatalSink, OpenError, Store, Threads};
 
 /// How long a start waits for its own regions to elect their leaders.
@@ -129,6 +131,11 @@ impl Node {
     pub async fn start(loaded: &Loaded) -> Result<Self, StartError> {
         let config = loaded.config.clone();
         let path = loaded.data_dir()?.to_owned();
+        let security = loaded.security()?.map(Arc::new);
+        let dial: Dial = security
+            .as_ref()
+            .map(|security| security.tls.clone())
+            .into();
         let bound = net::bind("addr", &config.addr).await?;
         let status_bound = match &config.status_addr {
             Some(addr) => Some(net::bind("status-addr", addr).await?),
@@ -139,30 +146,35 @@ impl Node {
         let fatal = FatalSink::default();
         let fresh = !DataDir::holds_store(&path).map_err(OpenError::from)?;
         let joined = match &config.join {
-            Some(join) if fresh => Some(join::ask(join, bound.addr(), &advertised).await?),
+            Some(join) if fresh => Some(join::ask(join, bound.addr(), &advertised, &dial).await?),
             _ => None,
         };
         let (store, threads, queue) =
             open(&path, &config, &advertised, joined, &metrics, &fatal).await?;
         if let Some(join) = config.join.as_ref().filter(|_| !fresh) {
-            join::check(join, bound.addr(), &advertised, store.ids).await?;
+            join::check(join, bound.addr(), &advertised, store.ids, &dial).await?;
         }
 
         let (tasks, roles) = queue.split();
-        let (driver, pd) = Driver::new(Arc::clone(&store), &advertised, roles);
+        let (driver, pd) = Driver::new(Arc::clone(&store), &advertised, dial.is_tls(), roles);
         let mut running = Tasks(vec![tokio::spawn(driver.run())]);
         running.0.push(tokio::spawn(upkeep(Arc::clone(&metrics))));
         let loopback = loopback(bound.addr());
+        let own = dial.and_own(&loopback, &advertised.host);
+        if let Some(security) = &security {
+            let (tls, network) = (security.tls.clone(), Arc::clone(&metrics.network));
+            running.0.push(tokio::spawn(security::watch(tls, network)));
+        }
         let (reporter, placement) =
-            Reporter::new(Arc::clone(&store), loopback, advertised.clone(), tasks)?;
+            Reporter::new(Arc::clone(&store), loopback, own, advertised.clone(), tasks)?;
         let asks = placement.client().clone();
         let book = book(&store, &asks);
-        let transport = transport(&store, &advertised, &book, &config, &metrics);
+        let transport = transport(&store, &advertised, &book, &dial, &config, &metrics);
         running.0.push(tokio::spawn(transport.clone().run()));
         let keeping = remembered::keep(Arc::clone(&store), Arc::clone(&book), asks);
         running.0.push(tokio::spawn(keeping));
         let join = config.join.as_ref().map(HostPort::to_string);
-        let leader = Leader::new(Arc::clone(&store), pd.clone(), book, join);
+        let leader = Leader::new(Arc::clone(&store), pd.clone(), book, join, dial);
 
         let (health, health_service) = tonic_health::server::health_reporter();
         health
@@ -210,8 +222,15 @@ impl Node {
         )
         .add_service(health_service);
         let limits = Limits::of(&config);
-        let (server, status_server, addr, status_addr) =
-            serve(bound, status_bound, grpc, pages, &limits, &metrics);
+        let (server, status_server, addr, status_addr) = serve(
+            bound,
+            status_bound,
+            grpc,
+            pages,
+            &limits,
+            security,
+            &metrics,
+        );
 
         let node = Self {
             store,
@@ -424,6 +443,7 @@ fn transport(
     store: &Arc<Store>,
     advertised: &HostPort,
     book: &Arc<Book>,
+    dial: &Dial,
     config: &Config,
     metrics: &Metrics,
 ) -> Transport {
@@ -435,6 +455,7 @@ fn transport(
         machines: Arc::new(store.runtime.clone()),
         files: store.snapshots.clone(),
         book: Arc::clone(book),
+        dial: dial.clone(),
         // It is there twice until it is installed.
         room: Arc::new(move |bytes| {
             let needed = bytes.saturating_mul(2).saturating_add(reserve);
@@ -469,6 +490,7 @@ fn serve(
     grpc: Routes,
     pages: Pages,
     limits: &Limits,
+    security: Option<Arc<Security>>,
     metrics: &Metrics,
 ) -> (Server, Option<Server>, SocketAddr, Option<SocketAddr>) {
     let (addr, status_addr) = (bound.addr(), status_bound.as_ref().map(Bound::addr));
@@ -483,12 +505,26 @@ fn serve(
             let pages = http::api(pages.clone())
                 .merge(http::health(pages))
                 .fallback(http::not_found);
-            let server = Server::start(bound, pages, limits.clone(), false, Arc::clone(&network));
+            let server = Server::start(
+                bound,
+                pages,
+                limits.clone(),
+                false,
+                security.clone(),
+                Arc::clone(&network),
+            );
             (routes, Some(server))
         }
     };
     let routes = routes.fallback(http::not_found);
-    let server = Server::start(bound, routes, limits.clone(), status.is_some(), network);
+    let server = Server::start(
+        bound,
+        routes,
+        limits.clone(),
+        status.is_some(),
+        security,
+        network,
+    );
     (server, status, addr, status_addr)
 }
 

@@ -17,14 +17,14 @@ const EXIT_FAILED: u8 = 1;
 /// Does what the command line says, and ends the process.
 pub fn run() -> ! {
     let code = match Cli::parse().command {
-        Command::Server(args) => with_config(&args, needs_data_dir, server),
+        Command::Server(args) => with_config(&args, can_start, server),
         Command::Demo(args) => report_bench(with_runtime(None, demo::run(&args))),
         Command::Bench(bench) => report_bench(with_runtime(None, flotilla_benches::run(bench))),
         Command::Ctl(ctl) => report(with_runtime(Some(1), crate::ctl::run(ctl))),
         Command::Recover(step) => report(with_runtime(Some(1), crate::recover::run(step))),
         Command::Config(args) => with_config(
             &args.config,
-            |_| Ok(()),
+            |loaded| loaded.security().map(drop),
             |loaded| {
                 print!("{}", loaded.to_toml(args.explain));
                 Ok(())
@@ -34,8 +34,9 @@ pub fn run() -> ! {
     process::end(code)
 }
 
-fn needs_data_dir(loaded: &Loaded) -> Result<(), ConfigError> {
-    loaded.data_dir().map(drop)
+fn can_start(loaded: &Loaded) -> Result<(), ConfigError> {
+    loaded.data_dir()?;
+    loaded.security().map(drop)
 }
 
 /// Runs `work` with the configuration from all layers, if it passes `check`.

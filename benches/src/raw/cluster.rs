@@ -14,6 +14,7 @@ use flotilla_proto::{
     pdpb::{self, pd_client::PdClient},
     tikvpb::tikv_client::TikvClient,
 };
+use flotilla_tls::Dial;
 use parking_lot::RwLock;
 use thiserror::Error;
 use tonic::transport::{Channel, Endpoint};
@@ -118,6 +119,7 @@ pub(super) struct Cluster {
     pd: PdClient<Channel>,
     cluster_id: u64,
     connections_per_store: usize,
+    dial: Dial,
     /// By start key. Ranges may overlap after a split: the one that starts last before a key
     /// is the newest that can hold it.
     routes: RwLock<BTreeMap<Bytes, Arc<Route>>>,
@@ -129,19 +131,21 @@ impl Cluster {
     pub(super) async fn connect(
         addresses: &[String],
         connections_per_store: usize,
+        how: &Dial,
     ) -> Result<Self, ClusterError> {
         let mut last = ClusterError::Incomplete {
             rpc: "GetMembers",
             missing: "address to ask",
         };
         for address in addresses {
-            match leader_of(address).await {
+            match leader_of(address, how).await {
                 Ok((pd, cluster_id)) => {
                     let (routes, stores) = Default::default();
                     return Ok(Self {
                         pd,
                         cluster_id,
                         connections_per_store,
+                        dial: how.clone(),
                         routes,
                         stores,
                     });
@@ -283,7 +287,8 @@ impl Cluster {
             rpc: RPC,
             missing: "store",
         })?;
-        let connections = connect_store(&store.address, self.connections_per_store).await?;
+        let connections =
+            connect_store(&store.address, self.connections_per_store, &self.dial).await?;
         stores.insert(id, Arc::clone(&connections));
         Ok(connections)
     }
@@ -300,10 +305,11 @@ impl Cluster {
 pub(super) async fn connect_store(
     address: &str,
     connections: usize,
+    how: &Dial,
 ) -> Result<Arc<Vec<Connection>>, ClusterError> {
     let mut clients = Vec::with_capacity(connections);
     for _ in 0..connections {
-        let calls = TikvClient::new(dial(address).await?);
+        let calls = TikvClient::new(dial(address, how).await?);
         let calls = calls.max_decoding_message_size(MESSAGE_BYTES_MAX);
         let stream = batch::Stream::new(calls.clone());
         clients.push(Connection { calls, stream });
@@ -312,9 +318,9 @@ pub(super) async fn connect_store(
 }
 
 /// Asks one node who leads PD, and connects there.
-async fn leader_of(address: &str) -> Result<(PdClient<Channel>, u64), ClusterError> {
+async fn leader_of(address: &str, how: &Dial) -> Result<(PdClient<Channel>, u64), ClusterError> {
     const RPC: &str = "GetMembers";
-    let mut asked = PdClient::new(dial(address).await?);
+    let mut asked = PdClient::new(dial(address, how).await?);
     let answer = asked.get_members(pdpb::GetMembersRequest::default()).await;
     let answer = answer
         .map_err(|status| rpc_error(RPC, status))?
@@ -329,13 +335,12 @@ async fn leader_of(address: &str) -> Result<(PdClient<Channel>, u64), ClusterErr
         rpc: RPC,
         missing: "client URL of the leader",
     })?;
-    let leader = url.strip_prefix("http://").unwrap_or(url);
-    Ok((PdClient::new(dial(leader).await?), cluster_id))
+    Ok((PdClient::new(dial(url, how).await?), cluster_id))
 }
 
-/// `HOST:PORT`.
-pub(super) async fn dial(address: &str) -> Result<Channel, ClusterError> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+/// `HOST:PORT`, or a URL.
+pub(super) async fn dial(address: &str, how: &Dial) -> Result<Channel, ClusterError> {
+    let endpoint = Endpoint::from_shared(how.url(address))
         .map_err(|source| ClusterError::Address {
             address: address.into(),
             source,
@@ -343,7 +348,7 @@ pub(super) async fn dial(address: &str) -> Result<Channel, ClusterError> {
         .tcp_nodelay(true)
         .connect_timeout(CONNECT_TIME_MAX)
         .timeout(RPC_TIME_MAX);
-    let connected = endpoint.connect().await;
+    let connected = how.connect(&endpoint).await;
     connected.map_err(|error| ClusterError::Connect {
         address: address.into(),
         reason: innermost(&error),

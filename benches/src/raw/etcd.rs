@@ -4,6 +4,7 @@
 //! to the leader, which spares etcd the way between members.
 
 use bytes::Bytes;
+use flotilla_tls::Dial;
 use http::uri::PathAndQuery;
 use tonic::{Request, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
@@ -83,7 +84,7 @@ impl Etcd {
                 Ok(true) => {
                     let mut leader = Vec::with_capacity(connections);
                     for _ in 0..connections {
-                        leader.push(dial(address).await?);
+                        leader.push(dial(address, &Dial::PLAIN).await?);
                     }
                     return Ok(Self {
                         connections: leader,
@@ -126,7 +127,7 @@ impl Etcd {
 
 async fn leads(address: &str) -> Result<bool, ClusterError> {
     const RPC: &str = "Maintenance.Status";
-    let channel = dial(address).await?;
+    let channel = dial(address, &Dial::PLAIN).await?;
     let answer = unary(
         channel,
         "/etcdserverpb.Maintenance/Status",

@@ -40,6 +40,7 @@ use std::{
 };
 
 use anyhow::Context;
+use flotilla_tls::Dial;
 use rand::{Rng, SeedableRng};
 use rand_xoshiro::{SplitMix64, Xoshiro256PlusPlus};
 
@@ -76,13 +77,14 @@ const STOCK_CLIENTS_PER_INSTANCE: usize = 16;
 /// [`Report::verdict`] judges them.
 pub async fn run(options: Options) -> anyhow::Result<Report> {
     options.validate()?;
-    let cluster = Arc::new(Cluster::connect(&options.pd, options.connections).await?);
+    let dial = options.tls.dial()?;
+    let cluster = Arc::new(Cluster::connect(&options.pd, options.connections, &dial).await?);
     let nodes = if options.metrics.is_empty() {
         &options.pd
     } else {
         &options.metrics
     };
-    let scraper = Scraper::new(nodes.clone());
+    let scraper = Scraper::new(nodes.clone(), dial);
     if !options.metrics.is_empty() {
         scraper
             .scrape()
@@ -111,7 +113,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
     let bench = Bench {
         options: &options,
         scraper,
-        etcd_scraper: Scraper::new(options.etcd.clone()),
+        etcd_scraper: Scraper::new(options.etcd.clone(), Dial::PLAIN),
     };
     let mut load = Vec::new();
     if options.operation.reads() {
@@ -144,7 +146,7 @@ pub async fn run(options: Options) -> anyhow::Result<Report> {
 /// The echo alone: what the RPC stack and the driver can do.
 pub(crate) async fn run_echo_only(options: Options, address: &str) -> anyhow::Result<Report> {
     options.validate()?;
-    let connections = connect_store(address, options.connections).await?;
+    let connections = connect_store(address, options.connections, &Dial::PLAIN).await?;
     let variants = [Variant::Echo(Target::Server(Arc::new(Route::anywhere(
         connections,
     ))))];
@@ -233,13 +235,14 @@ async fn variants(
             .div_ceil(STOCK_CLIENTS_PER_INSTANCE)
             .min(options.connections)
         {
-            instances.push(Tikv::connect(&options.pd, STOCK_TIMEOUT).await?);
+            instances.push(Tikv::connect(&options.pd, &options.tls, STOCK_TIMEOUT).await?);
         }
         variants.push(Variant::Stock(instances, stretches[0]));
     }
     variants.extend(etcd.map(|etcd| Variant::Bare(etcd, stretches[0])));
     if let Some(server) = echo {
-        let connections = connect_store(server.address(), options.connections).await?;
+        let connections =
+            connect_store(server.address(), options.connections, &Dial::PLAIN).await?;
         let route = Arc::new(Route::anywhere(connections));
         variants.push(Variant::Echo(Target::Server(route)));
     }

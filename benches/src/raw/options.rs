@@ -3,6 +3,7 @@
 use std::{path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
+use flotilla_tls::TlsArgs;
 
 use super::{clients::Operation, keys::REGIONS_MAX};
 use crate::ycsb::{OptionsError, address, outputs, some_time, within};
@@ -25,6 +26,10 @@ pub struct Options {
     /// Address of a node, as HOST:PORT; several, or once with commas
     #[arg(long, value_name = "ADDR", value_delimiter = ',', required = true)]
     pub pd: Vec<String>,
+
+    /// With what certificate to connect to the nodes.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// What to measure
     #[arg(long, value_enum, default_value = "get")]

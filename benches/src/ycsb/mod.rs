@@ -75,7 +75,7 @@ pub async fn run_while<T>(
     options.validate()?;
     let mut databases = Vec::new();
     for _ in 0..options.clients() {
-        databases.push(Tikv::connect(&options.pd, options.timeout).await?);
+        databases.push(Tikv::connect(&options.pd, &options.tls, options.timeout).await?);
     }
     let nodes = if options.metrics.is_empty() {
         &options.pd
@@ -83,7 +83,7 @@ pub async fn run_while<T>(
         &options.metrics
     };
     let scraper = match uncounted {
-        None => Scraper::new(nodes.clone()),
+        None => Scraper::new(nodes.clone(), options.tls.dial()?),
         Some(why) => Scraper::off(why),
     };
     if uncounted.is_none() && !options.metrics.is_empty() {

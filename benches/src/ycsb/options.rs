@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use clap::Args;
+use flotilla_tls::TlsArgs;
 use thiserror::Error;
 
 use super::workload::{Distribution, Workload};
@@ -65,6 +66,10 @@ pub struct Options {
     /// Address of a node, as HOST:PORT; several, or once with commas
     #[arg(long, value_name = "ADDR", value_delimiter = ',', required = true)]
     pub pd: Vec<String>,
+
+    /// With what certificate to connect to the nodes.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 
     /// What a single RPC may take
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]

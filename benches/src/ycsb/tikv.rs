@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use flotilla_tls::{Files, TlsArgs};
 use tikv_client::{Config, Error, RawClient};
 
 use super::database::{Database, Pair};
@@ -22,8 +23,15 @@ pub(crate) struct Tikv {
 
 impl Tikv {
     /// Connects to the cluster that these addresses belong to.
-    pub(crate) async fn connect(pd: &[String], timeout: Duration) -> anyhow::Result<Self> {
-        let config = Config::default().with_timeout(timeout);
+    pub(crate) async fn connect(
+        pd: &[String],
+        tls: &TlsArgs,
+        timeout: Duration,
+    ) -> anyhow::Result<Self> {
+        let mut config = Config::default().with_timeout(timeout);
+        if let Some(Files { ca, cert, key }) = tls.files() {
+            config = config.with_security(ca, cert, key);
+        }
         let connecting = RawClient::new_with_config(pd.to_vec(), config);
         let nobody = |why: &str| {
             let addresses = pd.join(", ");

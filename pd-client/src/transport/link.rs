@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flotilla_proto::pdpb::pd_client::PdClient as Stub;
 use flotilla_proto::pdpb::{GetMembersRequest, GetMembersResponse, Member};
+use flotilla_tls::why;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tonic::transport::{Channel, Endpoint};
@@ -50,7 +51,7 @@ impl Link {
     pub(super) fn new(config: ClientConfig) -> Result<Self, PdError> {
         let mut endpoints: Vec<String> = Vec::new();
         for endpoint in &config.endpoints {
-            let url = url(endpoint);
+            let url = config.dial.url(endpoint);
             if let Err(error) = Endpoint::from_shared(url.clone()) {
                 let why = error.to_string();
                 return Err(PdError::Endpoint {
@@ -194,8 +195,9 @@ impl Link {
             .iter()
             .flat_map(|member| &member.client_urls)
         {
-            if state.endpoints.len() < ENDPOINTS_MAX && !state.endpoints.contains(url) {
-                state.endpoints.push(url.clone());
+            let url = self.config.dial.url(url);
+            if state.endpoints.len() < ENDPOINTS_MAX && !state.endpoints.contains(&url) {
+                state.endpoints.push(url);
             }
         }
         let leader = self
@@ -217,11 +219,12 @@ impl Link {
         leader: Option<&Member>,
         cluster_id: u64,
     ) -> Option<Channel> {
-        let urls = &leader?.client_urls;
+        let urls = leader?.client_urls.iter();
+        let urls: Vec<_> = urls.map(|url| self.config.dial.url(url)).collect();
         if urls.iter().any(|url| url == endpoint) {
             return None;
         }
-        for url in urls {
+        for url in &urls {
             if let Ok((channel, _)) = self.ask(url, cluster_id).await {
                 return Some(channel);
             }
@@ -248,10 +251,8 @@ impl Link {
             .http2_keep_alive_interval(KEEPALIVE_EVERY)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        let channel = endpoint
-            .connect()
-            .await
-            .map_err(|error| unreachable(error.to_string()))?;
+        let connected = self.config.dial.connect(&endpoint).await;
+        let channel = connected.map_err(|error| unreachable(why(&error)))?;
         let mut stub = Stub::new(channel.clone());
         let asked = timeout(
             self.config.call_timeout,
@@ -277,14 +278,5 @@ impl Link {
             Some(_) => return Ok((channel, members)),
         };
         Err(PdError::Malformed { call, what })
-    }
-}
-
-/// Endpoints are given as `host:port` or as URLs.
-fn url(endpoint: &str) -> String {
-    if endpoint.contains("://") {
-        endpoint.to_owned()
-    } else {
-        format!("http://{endpoint}")
     }
 }

@@ -15,6 +15,7 @@ use flotilla_proto::keyspacepb::{KeyspaceMeta, LoadKeyspaceRequest};
 use flotilla_proto::metapb::{Cluster, Region, Store};
 use flotilla_proto::pdpb::pd_client::PdClient as Stub;
 use flotilla_proto::pdpb::{self, ErrorType, RequestHeader, ResponseHeader};
+use flotilla_tls::Dial;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -54,6 +55,8 @@ pub struct ClientConfig {
     pub backoff_max: Duration,
     /// Heartbeats that may wait for the stream.
     pub heartbeats_max: usize,
+    /// How to connect.
+    pub dial: Dial,
 }
 
 impl ClientConfig {
@@ -68,6 +71,7 @@ impl ClientConfig {
             backoff_first: Duration::from_millis(20),
             backoff_max: Duration::from_secs(1),
             heartbeats_max: 1_024,
+            dial: Dial::PLAIN,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 pub use error::{ConfigError, Origin};
 pub use load::{Layers, Loaded, env_name};
-pub use value::{ByteSize, HostPort, KeyMode, LogFormat, LogLevel};
+pub use value::{ByteSize, HostPort, KeyMode, LogFormat, LogLevel, Names};
 
 use flotilla_engine::{FLUSH_STALL_MAX, disk_reserve_bytes};
 use flotilla_kv::limits::ENTRY_BYTES_MAX;
@@ -37,6 +37,12 @@ pub struct Config {
     pub status_addr: Option<HostPort>,
     pub join: Option<HostPort>,
     pub allow_plaintext: bool,
+    pub ca: Option<PathBuf>,
+    pub cert: Option<PathBuf>,
+    pub key: Option<PathBuf>,
+    pub node_names: Option<Names>,
+    pub admin_names: Option<Names>,
+    pub client_names: Option<Names>,
     pub stop_timeout: Duration,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
@@ -101,6 +107,12 @@ impl Default for Config {
             status_addr: None,
             join: None,
             allow_plaintext: false,
+            ca: None,
+            cert: None,
+            key: None,
+            node_names: None,
+            admin_names: None,
+            client_names: None,
             stop_timeout: Duration::from_secs(10),
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
@@ -196,8 +208,14 @@ settings! {
     "advertise-addr" advertise_addr "HOST:PORT that clients and other nodes dial; required when addr is a wildcard.";
     "status-addr" status_addr "HOST:PORT for /metrics and the JSON API, when they should not be on addr.";
     "join" join "HOST:PORT of any node of the cluster that a new store joins; without it a new store creates a cluster.";
-    "allow-plaintext" allow_plaintext "Listen beyond loopback. This version has no TLS: anybody who reaches the port can read and write.";
+    "allow-plaintext" allow_plaintext "Listen beyond loopback without TLS: anybody who reaches the port can read and write.";
     "stop-timeout" stop_timeout "How long a stop waits for its leaders to move to other nodes, and then for requests under way before it closes their connections.";
+    "security.ca" ca "PEM file with the CA that signs the certificates of nodes and clients. With this, cert and key every connection uses TLS.";
+    "security.cert" cert "PEM file with the node's certificate, and those between it and the CA. Changed files are taken into use while the node runs.";
+    "security.key" key "PEM file with the certificate's private key.";
+    "security.node-names" node_names "Whose certificates are nodes': common names, DNS names, addresses or URIs, separated by commas; * at one end stands for anything. The common name of the own certificate unless set.";
+    "security.admin-names" admin_names "Whose certificates may see the pages and change the cluster, besides nodes; nobody's unless set.";
+    "security.client-names" client_names "Whose certificates may read and write, besides nodes and admins; all of the CA's unless set.";
     "log.level" log_level "error, warn, info, debug or trace.";
     "log.format" log_format "text or json, one record a line, on standard error.";
     "threads.runtime" runtime_threads "Threads for sockets and requests; as many as there are cores unless set.";

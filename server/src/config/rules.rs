@@ -63,6 +63,7 @@ impl Loaded {
 
     pub(super) fn check_rules(&self) -> Result<(), ConfigError> {
         self.check_addresses()?;
+        self.check_security()?;
         self.check_times()?;
         self.check_limits()?;
         self.config
@@ -77,6 +78,7 @@ impl Loaded {
             advertise_addr,
             status_addr,
             allow_plaintext,
+            cert,
             ..
         } = &self.config;
         if addr.is_wildcard() && advertise_addr.is_none() {
@@ -94,10 +96,11 @@ impl Loaded {
             ));
         }
         for (key, listens) in [("addr", Some(addr)), ("status-addr", status_addr.as_ref())] {
-            if listens.is_some_and(|addr| !addr.is_loopback()) && !allow_plaintext {
-                let rule = "reachable from other machines, and this version has no TLS: listen on a loopback \
-                            address and bring clients there through a tunnel, or, on a network where everybody \
-                            may read and write, set allow-plaintext (--allow-plaintext)";
+            let is_open = !allow_plaintext && cert.is_none();
+            if listens.is_some_and(|addr| !addr.is_loopback()) && is_open {
+                let rule = "reachable from other machines without TLS: give the node a certificate (--ca, --cert, \
+                            --key), or listen on a loopback address, or, on a network where everybody may read \
+                            and write, set allow-plaintext (--allow-plaintext)";
                 return Err(self.contradiction(key, rule.to_owned()));
             }
         }
@@ -106,6 +109,40 @@ impl Loaded {
             .is_some_and(|status| status == addr && addr.port != 0)
         {
             return Err(self.contradiction("status-addr", "must differ from addr".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn check_security(&self) -> Result<(), ConfigError> {
+        const FILES: [&str; 3] = ["security.ca", "security.cert", "security.key"];
+        let Config {
+            ca,
+            cert,
+            key,
+            node_names,
+            admin_names,
+            client_names,
+            ..
+        } = &self.config;
+        let files = [ca, cert, key];
+        let missing = FILES.iter().zip(files).find(|(_, file)| file.is_none());
+        let Some((missing, _)) = missing else {
+            return Ok(());
+        };
+        let given = FILES.iter().zip(files).find(|(_, file)| file.is_some());
+        if let Some((given, _)) = given {
+            let rule = format!("TLS needs {missing} as well");
+            return Err(self.contradiction(given, rule));
+        }
+        for (key, names) in [
+            ("security.node-names", node_names),
+            ("security.admin-names", admin_names),
+            ("security.client-names", client_names),
+        ] {
+            if names.is_some() {
+                let rule = "without TLS nobody shows a certificate: set security.ca, security.cert and security.key";
+                return Err(self.contradiction(key, rule.to_owned()));
+            }
         }
         Ok(())
     }
@@ -283,7 +320,7 @@ impl Loaded {
         Ok(())
     }
 
-    fn contradiction(&self, key: &'static str, rule: String) -> ConfigError {
+    pub(crate) fn contradiction(&self, key: &'static str, rule: String) -> ConfigError {
         ConfigError::Contradiction {
             origin: self.origin(key),
             key,
@@ -338,12 +375,27 @@ mod tests {
         refused(
             &[("addr", "10.0.0.1:20160")],
             "addr",
-            "this version has no TLS",
+            "without TLS: give the node a certificate (--ca, --cert, --key)",
         );
         refused(
             &[("status-addr", "10.0.0.1:20160")],
             "status-addr",
             "set allow-plaintext",
+        );
+        refused(
+            &[("security.ca", "ca.pem")],
+            "security.ca",
+            "TLS needs security.cert as well",
+        );
+        refused(
+            &[("security.cert", "c"), ("security.key", "k")],
+            "security.cert",
+            "TLS needs security.ca as well",
+        );
+        refused(
+            &[("security.client-names", "app")],
+            "security.client-names",
+            "without TLS nobody shows a certificate",
         );
         refused(
             &[("status-addr", "127.0.0.1:20160")],

@@ -176,6 +176,69 @@ impl Value for HostPort {
     }
 }
 
+/// Names of certificates, separated by commas; one `*` at an end stands for anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Names(Vec<String>);
+
+impl Names {
+    /// Just this one, as it is.
+    pub fn one(name: String) -> Self {
+        Self(vec![name])
+    }
+
+    /// Whether one of `names` is here. Letters count as they are written.
+    pub fn has_any(&self, names: &[String]) -> bool {
+        names
+            .iter()
+            .any(|name| self.0.iter().any(|allowed| fits(allowed, name)))
+    }
+}
+
+fn fits(allowed: &str, name: &str) -> bool {
+    match (allowed.strip_prefix('*'), allowed.strip_suffix('*')) {
+        (Some(end), _) => name.ends_with(end),
+        (None, Some(start)) => name.starts_with(start),
+        (None, None) => allowed == name,
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(", "))
+    }
+}
+
+impl FromStr for Names {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let names: Vec<String> = text.split(',').map(|name| name.trim().to_owned()).collect();
+        let is_wrong = |name: &String| {
+            let inner = name
+                .strip_prefix('*')
+                .or(name.strip_suffix('*'))
+                .unwrap_or(name);
+            name.is_empty() || inner.contains('*')
+        };
+        if names.iter().any(is_wrong) {
+            return Err(
+                "expected names separated by commas, each with at most one *, at its begin or end"
+                    .to_owned(),
+            );
+        }
+        Ok(Self(names))
+    }
+}
+
+impl Value for Names {
+    fn read(text: &str) -> Result<Self, String> {
+        text.parse()
+    }
+    fn show(&self) -> Option<String> {
+        Some(self.to_string())
+    }
+}
+
 impl Value for Duration {
     fn read(text: &str) -> Result<Self, String> {
         humantime::parse_duration(text)
@@ -405,6 +468,36 @@ mod tests {
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn names_of_certificates() {
+        let names = |text: &str| text.parse::<Names>().expect("names");
+        check("node, ops-*", Ok(names("node,ops-*")), "node, ops-*");
+        for bad in ["", "a,,b", "a*b", "*a*", "**"] {
+            check::<Names>(bad, Err("names separated by commas"), "");
+        }
+        for (allowed, name, has) in [
+            ("node", "node", true),
+            ("node", "nodes", false),
+            ("node", "Node", false),
+            ("a, node", "node", true),
+            ("node-*", "node-7", true),
+            ("node-*", "x-node-7", false),
+            ("*.example", "a.example", true),
+            ("*.example", "a.example.org", false),
+            ("*", "anything", true),
+        ] {
+            assert_eq!(
+                names(allowed).has_any(&[name.to_owned()]),
+                has,
+                "{allowed} {name}"
+            );
+        }
+        assert!(!names("*").has_any(&[]));
+        // A name is not a pattern.
+        assert!(names("*").has_any(&["*".to_owned()]));
+        assert!(!Names::one("a".to_owned()).has_any(&["*".to_owned()]));
     }
 
     #[test]

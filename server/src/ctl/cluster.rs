@@ -9,6 +9,7 @@ use flotilla_proto::admin::placement_client::PlacementClient;
 use flotilla_proto::metapb::Store;
 use flotilla_proto::pdpb as p;
 use flotilla_proto::pdpb::pd_client::PdClient;
+use flotilla_tls::Dial;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
@@ -29,18 +30,19 @@ const SHOW_MAX: Duration = Duration::from_secs(3);
 /// A connection to one node.
 pub(super) struct Cluster {
     address: String,
+    dial: Dial,
     channel: Channel,
     id: u64,
 }
 
 impl Cluster {
     /// Connects to the first of `nodes` that answers.
-    pub(super) async fn connect(nodes: &[HostPort]) -> anyhow::Result<Self> {
+    pub(super) async fn connect(nodes: &[HostPort], dial: Dial) -> anyhow::Result<Self> {
         let mut problems = String::new();
         for node in nodes {
             let address = node.to_string();
             let late = |_| anyhow!("it does not answer");
-            let connected = timeout(CONNECT_MAX, Self::try_connect(&address)).await;
+            let connected = timeout(CONNECT_MAX, Self::try_connect(&address, &dial)).await;
             match connected.map_err(late).and_then(|connected| connected) {
                 Ok(cluster) => return Ok(cluster),
                 Err(error) => problems += &format!("\n  {address}: {error:#}"),
@@ -49,14 +51,15 @@ impl Cluster {
         bail!("no node answers; give the address of one that runs by --pd{problems}")
     }
 
-    async fn try_connect(address: &str) -> anyhow::Result<Self> {
-        let channel = peers::endpoint(address)?.connect().await?;
+    async fn try_connect(address: &str, dial: &Dial) -> anyhow::Result<Self> {
+        let channel = dial.connect(&peers::endpoint(address, dial)?).await?;
         let mut stub = PdClient::new(channel.clone());
         let members = stub.get_members(p::GetMembersRequest::default()).await;
         let members = members.map_err(|status| anyhow!(status.message().to_owned()))?;
         let header = members.into_inner().header.context("it is no PD")?;
         Ok(Self {
             address: address.to_owned(),
+            dial: dial.clone(),
             channel,
             id: header.cluster_id,
         })
@@ -203,6 +206,26 @@ impl Cluster {
         let evicted = self.ask(async || self.placement().evict_leaders(request).await);
         Ok(evicted.await?.leaders)
     }
+
+    /// The peer of a region as the node at `address` sees it.
+    pub(super) async fn show_peer(
+        &self,
+        address: &str,
+        region_id: u64,
+    ) -> Result<a::ShowPeerResponse, String> {
+        let dial = &self.dial;
+        let asking = async {
+            let endpoint = peers::endpoint(address, dial).map_err(|error| error.to_string())?;
+            let channel = dial.connect(&endpoint).await;
+            let channel = channel.map_err(|_| format!("{address} does not answer"))?;
+            let mut stub = NodeClient::new(channel);
+            let shown = stub.show_peer(a::ShowPeerRequest { region_id }).await;
+            shown.map_err(|status| status.message().to_owned())
+        };
+        let late = |_| format!("{address} does not answer in time");
+        let shown = timeout(SHOW_MAX, asking).await.map_err(late)??;
+        Ok(shown.into_inner())
+    }
 }
 
 /// PD's own way to refuse.
@@ -211,22 +234,4 @@ fn check(header: Option<p::ResponseHeader>) -> anyhow::Result<()> {
         Some(error) => bail!("PD refuses: {}", error.message),
         None => Ok(()),
     }
-}
-
-/// The peer of a region as the node at `address` sees it.
-pub(super) async fn show_peer(
-    address: &str,
-    region_id: u64,
-) -> Result<a::ShowPeerResponse, String> {
-    let asking = async {
-        let endpoint = peers::endpoint(address).map_err(|error| error.to_string())?;
-        let channel = endpoint.connect().await;
-        let channel = channel.map_err(|_| format!("{address} does not answer"))?;
-        let mut stub = NodeClient::new(channel);
-        let shown = stub.show_peer(a::ShowPeerRequest { region_id }).await;
-        shown.map_err(|status| status.message().to_owned())
-    };
-    let late = |_| format!("{address} does not answer in time");
-    let shown = timeout(SHOW_MAX, asking).await.map_err(late)??;
-    Ok(shown.into_inner())
 }

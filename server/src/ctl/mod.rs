@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use flotilla_raftstore::region::META_REGION;
+use flotilla_tls::TlsArgs;
 
 use crate::config::HostPort;
 use cluster::Cluster;
@@ -22,6 +23,8 @@ pub struct Ctl {
     #[arg(long, global = true, value_name = "HOST:PORT", value_delimiter = ',',
           value_parser = host_port, default_value = "127.0.0.1:20160")]
     pd: Vec<HostPort>,
+    #[command(flatten)]
+    tls: TlsArgs,
     /// Print JSON instead of a table
     #[arg(long, global = true)]
     json: bool,
@@ -103,7 +106,7 @@ fn region_id(text: &str) -> Result<u64, String> {
 /// # Errors
 /// Nobody answers, or what was asked for is refused; the text says what to do now.
 pub async fn run(ctl: Ctl) -> anyhow::Result<()> {
-    let cluster = Cluster::connect(&ctl.pd).await?;
+    let cluster = Cluster::connect(&ctl.pd, ctl.tls.dial()?).await?;
     let print = show::Print { json: ctl.json };
     match ctl.what {
         What::Member(member) => member.run(&cluster, print).await,

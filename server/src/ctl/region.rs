@@ -10,7 +10,7 @@ use flotilla_proto::pdpb::GetRegionResponse;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use super::cluster::{self, Cluster};
+use super::cluster::Cluster;
 use super::show::{self, Print, Row};
 use super::{Wait, operator, region_id};
 
@@ -411,7 +411,7 @@ pub(super) async fn status(cluster: &Cluster, region: u64, print: Print) -> anyh
     let replicas = peers.into_iter().map(|peer| {
         let address = addresses.get(&peer.store_id).cloned().unwrap_or_default();
         async move {
-            let answer = cluster::show_peer(&address, region).await;
+            let answer = cluster.show_peer(&address, region).await;
             Replica {
                 peer: peer.id,
                 store: peer.store_id,

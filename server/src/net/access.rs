@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use axum::response::IntoResponse;
 use http::{Request, Response, StatusCode, header};
@@ -11,42 +12,85 @@ use tower::Service as _;
 
 use super::body::{RequestBody, ResponseBody};
 use super::memory::{Client, NoRoom, Outbox};
+use super::security::{Caller, Refused, Role, needed};
 
 /// The one path that everybody may ask over plain HTTP.
 const HEALTH_PATH: &str = "/health";
 
 /// What one connection may ask for (contracts: C29).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Access {
+#[derive(Clone, Debug)]
+pub(super) enum Access {
     /// gRPC and HTTP.
     All,
-    /// gRPC, and of HTTP only the health check: the connection comes from another machine without a
-    /// certificate.
+    /// gRPC, and of HTTP only the health check: the connection comes from another machine, and is
+    /// not encrypted.
     RemoteGrpc,
     /// gRPC, and of HTTP only the health check: the rest has a listener of its own.
     MovedHttp,
+    /// What the certificate is good for.
+    Certified {
+        /// Whose it is.
+        caller: Arc<Caller>,
+        /// HTTP has a listener of its own.
+        moved_http: bool,
+    },
 }
+
+const MOVED: &str = "HTTP is served on the address given with --status-addr";
 
 impl Access {
     /// Why this request is not served here.
-    fn refusal(self, is_grpc: bool, path: &str) -> Option<&'static str> {
-        if path == HEALTH_PATH || (is_grpc && is_of_a_service(path)) {
+    fn refusal(&self, is_grpc: bool, path: &str) -> Option<Refusal> {
+        let is_call = is_grpc && is_of_a_service(path);
+        if path == HEALTH_PATH {
             return None;
         }
+        let here = |text: &str| (!is_call).then(|| Refusal::Page(text.to_owned()));
         match self {
             Self::All => None,
-            Self::RemoteGrpc => Some(
+            Self::RemoteGrpc => here(
                 "HTTP is served to this machine only: ask through 127.0.0.1, or start the node with \
-                 --status-addr\n",
+                 --status-addr",
             ),
-            Self::MovedHttp => Some("HTTP is served on the address given with --status-addr\n"),
+            Self::MovedHttp => here(MOVED),
+            Self::Certified {
+                moved_http: true, ..
+            } if !is_call => here(MOVED),
+            Self::Certified { caller, .. } if is_call => {
+                let refused = caller.check(needed(path)?).err()?;
+                let text = refused.to_string();
+                Some(Refusal::Call(match refused {
+                    Refused::NoCertificate => Status::unauthenticated(text),
+                    Refused::NotNamed { .. } => Status::permission_denied(text),
+                }))
+            }
+            Self::Certified { caller, .. } => {
+                let refused = caller.check(Role::Admin).err()?;
+                here(&refused.to_string())
+            }
+        }
+    }
+}
+
+/// Why a request is not served here, in the words of its protocol.
+#[derive(Debug)]
+enum Refusal {
+    Page(String),
+    Call(Status),
+}
+
+impl Refusal {
+    fn into_answer(self) -> Response<axum::body::Body> {
+        match self {
+            Self::Page(text) => (StatusCode::FORBIDDEN, text + "\n").into_response(),
+            Self::Call(status) => status.into_http::<()>().map(|()| axum::body::Body::empty()),
         }
     }
 }
 
 /// Serves the requests of one connection.
 #[derive(Clone)]
-pub struct Service {
+pub(super) struct Service {
     routes: axum::Router,
     access: Access,
     client: Client,
@@ -69,8 +113,9 @@ impl hyper::service::Service<Request<Incoming>> for Service {
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (call, is_grpc) = (self.client.call(), is_grpc(&request));
-        if let Some(text) = self.access.refusal(is_grpc, request.uri().path()) {
-            let answer = (StatusCode::FORBIDDEN, text).into_response();
+        if let Some(refusal) = self.access.refusal(is_grpc, request.uri().path()) {
+            call.client().forbidden();
+            let answer = refusal.into_answer();
             let answer = answer.map(|body| ResponseBody::small(body, call));
             return Box::pin(std::future::ready(Ok(answer)));
         }
@@ -164,13 +209,12 @@ mod tests {
             (Access::MovedHttp, false, "/metrics", Some("--status-addr")),
         ] {
             let refusal = access.refusal(is_grpc, path);
-            assert_eq!(refusal.is_some(), word.is_some(), "{access:?} {path}");
-            assert!(
-                refusal
-                    .unwrap_or_default()
-                    .contains(word.unwrap_or_default()),
-                "{access:?} {path}"
-            );
+            let fits = match (&refusal, word) {
+                (Some(Refusal::Page(text)), Some(word)) => text.contains(word),
+                (None, None) => true,
+                _ => false,
+            };
+            assert!(fits, "{access:?} {path}: {refusal:?}");
         }
     }
 }

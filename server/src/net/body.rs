@@ -109,7 +109,7 @@ enum Part {
 }
 
 /// An answer's body.
-pub struct ResponseBody {
+pub(super) struct ResponseBody {
     body: axum::body::Body,
     call: Call,
     outbox: Option<Outbox>,

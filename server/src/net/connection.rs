@@ -1,11 +1,11 @@
 //! One connection, from its first byte to its last.
 
+use std::io;
 use std::pin::pin;
 use std::time::Duration;
 
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -13,6 +13,7 @@ use super::access::Service;
 use super::listener::Limits;
 use super::memory::Client;
 use super::socket::Socket;
+use super::stream::{Stream, TLS_HANDSHAKE};
 use super::turn::Turn;
 
 /// Bytes by which a client has said which protocol it speaks: the length of the HTTP/2 preface.
@@ -51,12 +52,18 @@ pub(super) fn builder(limits: &Limits) -> Builder<TokioExecutor> {
 }
 
 /// Why a connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum End {
     /// Either side closed it.
     Closed,
     /// It broke, or did not keep to the protocol.
     Broken,
+    /// It speaks TLS, and this side does not.
+    Encrypted,
+    /// It does not speak TLS, and this side does.
+    Plaintext,
+    /// Its TLS handshake failed.
+    NoHandshake(io::Error),
     /// It did not say what it speaks.
     NoHello,
     /// It did not take its answers.
@@ -66,24 +73,24 @@ pub(super) enum End {
 /// Serves `stream` until it ends. Once `stopping` turns true, requests under way are finished and no
 /// new ones taken.
 pub(super) async fn serve(
-    stream: TcpStream,
+    stream: Stream,
     builder: &Builder<TokioExecutor>,
     limits: &Limits,
     service: Service,
     client: Client,
     mut stopping: watch::Receiver<bool>,
 ) -> End {
-    // Answers are small and each is waited for.
-    if stream.set_nodelay(true).is_err() {
-        return End::Broken;
-    }
     let socket = Socket::new(stream);
     let mut patience = Patience::new(socket.clone(), client, limits);
     let connection = pin!(builder.serve_connection(TokioIo::new(socket.clone()), service));
-    let mut turn = Turn::new(connection, socket);
+    let mut turn = Turn::new(connection, socket.clone());
     loop {
         tokio::select! {
-            end = &mut turn => return if matches!(end, Ok(Ok(()))) { End::Closed } else { End::Broken },
+            end = &mut turn => return match end {
+                Ok(Ok(())) => End::Closed,
+                _ if socket.first_byte() == TLS_HANDSHAKE => End::Encrypted,
+                _ => End::Broken,
+            },
             changed = stopping.wait_for(|stop| *stop), if !patience.stopping => {
                 // A listener that is gone stops its connections too.
                 let _ = changed;
@@ -101,7 +108,7 @@ pub(super) async fn serve(
 
 /// Looks now and then whether a connection still gets anywhere.
 struct Patience {
-    socket: Socket<TcpStream>,
+    socket: Socket<Stream>,
     client: Client,
     stall: Duration,
     next: Instant,
@@ -130,7 +137,7 @@ impl Progress {
 }
 
 impl Patience {
-    fn new(socket: Socket<TcpStream>, client: Client, limits: &Limits) -> Self {
+    fn new(socket: Socket<Stream>, client: Client, limits: &Limits) -> Self {
         let now = Instant::now();
         Self {
             socket,

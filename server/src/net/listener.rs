@@ -14,11 +14,16 @@ use tokio::task::JoinHandle;
 use super::access::{Access, Service};
 use super::connection::{self, End};
 use super::memory::{Client, Memory};
+use super::security::{Caller, Security};
+use super::seldom::Seldom;
+use super::stream::{self, Failed, Stream};
 use crate::config::{Config, HostPort};
 use crate::metrics::NetworkMetrics;
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 4_096;
+/// One in so many connections may be in its TLS handshake.
+const HANDSHAKES_SHARE: usize = 4;
 /// Pause after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -176,16 +181,22 @@ struct Shared {
     builder: Builder<TokioExecutor>,
     routes: axum::Router,
     http_moved: bool,
+    /// Without it nothing is encrypted.
+    security: Option<Arc<Security>>,
+    /// Handshakes at once, so that those who only begin one leave room to others.
+    handshakes: Semaphore,
     metrics: Arc<NetworkMetrics>,
 }
 
 impl Server {
-    /// Serves `routes` on `bound`. `http_moved`: HTTP has a listener of its own.
+    /// Serves `routes` on `bound`. `http_moved`: HTTP has a listener of its own. With `security` by TLS
+    /// only.
     pub fn start(
         bound: Bound,
         routes: axum::Router,
         limits: Limits,
         http_moved: bool,
+        security: Option<Arc<Security>>,
         metrics: Arc<NetworkMetrics>,
     ) -> Self {
         let (stopping, stopped) = watch::channel(false);
@@ -196,6 +207,8 @@ impl Server {
             limits,
             routes,
             http_moved,
+            security,
+            handshakes: Semaphore::new((connections_max / HANDSHAKES_SHARE).max(1)),
             metrics,
         });
         let accepting = tokio::spawn(accept(bound.listener, shared, Arc::clone(&slots), stopped));
@@ -268,10 +281,51 @@ async fn run(
     slot: OwnedSemaphorePermit,
     stopped: watch::Receiver<bool>,
 ) {
-    let access = match (shared.http_moved, addr.ip().to_canonical().is_loopback()) {
-        (true, _) => Access::MovedHttp,
-        (false, true) => Access::All,
-        (false, false) => Access::RemoteGrpc,
+    shared.metrics.connections_open.increment(1);
+    let end = begin_and_serve(stream, addr, &shared, stopped).await;
+    shared.metrics.connections_open.decrement(1);
+    report(end, addr, &shared);
+    drop(slot);
+}
+
+async fn begin_and_serve(
+    stream: TcpStream,
+    addr: SocketAddr,
+    shared: &Shared,
+    mut stopped: watch::Receiver<bool>,
+) -> End {
+    // Answers are small and each is waited for.
+    if stream.set_nodelay(true).is_err() {
+        return End::Broken;
+    }
+    let (stream, access) = match &shared.security {
+        None => {
+            let access = match (shared.http_moved, addr.ip().to_canonical().is_loopback()) {
+                (true, _) => Access::MovedHttp,
+                (false, true) => Access::All,
+                (false, false) => Access::RemoteGrpc,
+            };
+            (Stream::Plain(stream), access)
+        }
+        Some(security) => {
+            let shaking = stream::handshake(stream, security, &shared.handshakes);
+            let accepted = tokio::select! {
+                accepted = tokio::time::timeout(shared.limits.handshake_timeout, shaking) => accepted,
+                _ = stopped.wait_for(|stop| *stop) => return End::Closed,
+            };
+            let accepted = match accepted {
+                Ok(Ok(accepted)) => accepted,
+                Ok(Err(Failed::Plaintext)) => return End::Plaintext,
+                Ok(Err(Failed::Broken(error))) => return End::NoHandshake(error),
+                Err(_) => return End::NoHello,
+            };
+            let caller = Caller::new(addr, accepted.caller, &security.allowed);
+            let access = Access::Certified {
+                caller: Arc::new(caller),
+                moved_http: shared.http_moved,
+            };
+            (Stream::Tls(Box::new(accepted.stream)), access)
+        }
     };
     let client = Client::new(
         addr,
@@ -280,8 +334,7 @@ async fn run(
         &shared.metrics,
     );
     let service = Service::new(shared.routes.clone(), access, client.clone());
-    shared.metrics.connections_open.increment(1);
-    let end = connection::serve(
+    connection::serve(
         stream,
         &shared.builder,
         &shared.limits,
@@ -289,16 +342,42 @@ async fn run(
         client,
         stopped,
     )
-    .await;
-    shared.metrics.connections_open.decrement(1);
+    .await
+}
+
+/// Of all listeners of the process.
+static MISMATCHED: Seldom = Seldom::new();
+static NOT_SHAKEN: Seldom = Seldom::new();
+
+/// Counts how a connection ended, and says what its user cannot know.
+fn report(end: End, client: SocketAddr, shared: &Shared) {
+    let metrics = &shared.metrics;
     match end {
         End::Closed => {}
-        End::Broken => shared.metrics.connections_broken.increment(1),
-        End::NoHello => shared.metrics.connections_silent.increment(1),
+        End::Broken => metrics.connections_broken.increment(1),
+        End::Plaintext => {
+            metrics.connections_plaintext.increment(1);
+            MISMATCHED.tell(|missed| {
+                tracing::warn!(%client, missed, "closed a connection without TLS: this port speaks nothing else");
+            });
+        }
+        End::Encrypted => {
+            metrics.connections_plaintext.increment(1);
+            MISMATCHED.tell(|missed| {
+                tracing::warn!(%client, missed, "closed a connection with TLS: this port speaks plaintext, as \
+                                                 security.cert is not set");
+            });
+        }
+        End::NoHandshake(error) => {
+            metrics.handshakes_failed.increment(1);
+            NOT_SHAKEN.tell(|missed| {
+                tracing::warn!(%client, %error, missed, "a TLS handshake failed");
+            });
+        }
+        End::NoHello => metrics.connections_silent.increment(1),
         End::Stalled => {
-            shared.metrics.connections_stalled.increment(1);
-            tracing::warn!(client = %addr, "closed a connection that did not take its answers");
+            metrics.connections_stalled.increment(1);
+            tracing::warn!(%client, "closed a connection that did not take its answers");
         }
     }
-    drop(slot);
 }

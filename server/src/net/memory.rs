@@ -180,6 +180,11 @@ impl Client {
         self.0.metrics.answers_no_room.increment(1);
     }
 
+    /// Counts a request that is not served to whoever sent it.
+    pub(super) fn forbidden(&self) {
+        self.0.metrics.requests_forbidden.increment(1);
+    }
+
     /// Starts counting a call.
     pub(super) fn call(&self) -> Call {
         Call(Arc::new(CallState {

@@ -7,7 +7,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use parking_lot::Mutex;
@@ -28,6 +28,8 @@ struct Shared<S> {
     wire: Mutex<Wire<S>>,
     read: AtomicU64,
     written: AtomicU64,
+    /// The first byte that came in, once there is one.
+    first: AtomicU8,
 }
 
 #[derive(Debug)]
@@ -58,6 +60,7 @@ impl<S> Socket<S> {
             }),
             read: AtomicU64::new(0),
             written: AtomicU64::new(0),
+            first: AtomicU8::new(0),
         }))
     }
 
@@ -66,7 +69,12 @@ impl<S> Socket<S> {
         self.0.read.load(Ordering::Relaxed)
     }
 
-    /// Bytes that the operating system took.
+    /// The first byte that came in; 0 before there is one.
+    pub(super) fn first_byte(&self) -> u8 {
+        self.0.first.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the operating system took, or TLS for it.
     pub(super) fn bytes_written(&self) -> u64 {
         self.0.written.load(Ordering::Relaxed)
     }
@@ -108,6 +116,10 @@ impl<S: AsyncWrite + Unpin> Socket<S> {
         *gone = 0;
         kept.clear();
         kept.shrink_to(IDLE_BYTES_MAX);
+        // TLS takes bytes that the operating system does not take yet.
+        *held_up = true;
+        ready!(Pin::new(stream).poll_flush(cx))?;
+        *held_up = false;
         Poll::Ready(Ok(()))
     }
 
@@ -141,7 +153,9 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.0.wire.lock().stream).poll_read(cx, buf);
         let bytes = buf.filled().len() - before;
-        self.0.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        if self.0.read.fetch_add(bytes as u64, Ordering::Relaxed) == 0 && bytes > 0 {
+            self.0.first.store(buf.filled()[before], Ordering::Relaxed);
+        }
         result
     }
 }

@@ -39,7 +39,14 @@ async fn listener(change: impl FnOnce(&mut Limits)) -> Listener {
     let routes = Router::new()
         .route("/page", get(|| async { "the page" }))
         .route("/large", get(|| async { vec![b'x'; LARGE_BYTES] }));
-    let server = Server::start(bound, routes, limits, false, Arc::clone(&metrics.network));
+    let server = Server::start(
+        bound,
+        routes,
+        limits,
+        false,
+        None,
+        Arc::clone(&metrics.network),
+    );
     Listener {
         server,
         addr,

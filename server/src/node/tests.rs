@@ -79,7 +79,7 @@ async fn ask<T>(
             peer: Some(serving.peer),
             ..k::Context::default()
         };
-        let channel = crate::peers::endpoint(&node.addr().to_string()).ok()?;
+        let channel = crate::peers::endpoint(&node.addr().to_string(), &Dial::PLAIN).ok()?;
         call(TikvClient::new(channel.connect_lazy()), context).await
     })
     .await

@@ -37,6 +37,7 @@ use flotilla_raftstore::PeerInput;
 use flotilla_raftstore::effects::{Outbound, StoreInput};
 use flotilla_raftstore::runtime::Runtime;
 use flotilla_router::Outgoing;
+use flotilla_tls::{Dial, why};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
@@ -105,6 +106,8 @@ pub struct Parts {
     pub files: Arc<dyn SnapshotFiles>,
     /// Where the other stores are.
     pub book: Arc<Book>,
+    /// How to connect to them.
+    pub dial: Dial,
     /// Why a snapshot of so many bytes has no room on the disk, if it has none.
     pub room: Arc<dyn Fn(u64) -> Option<String> + Send + Sync>,
     /// What is counted.
@@ -182,8 +185,8 @@ impl Transport {
 }
 
 /// How nodes connect to each other.
-pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
+pub(crate) fn endpoint(address: &str, dial: &Dial) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(dial.url(address))?
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_nodelay(true)
         .http2_keep_alive_interval(KEEPALIVE_EVERY)
@@ -194,22 +197,12 @@ pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Erro
 /// A connection of its own to a store.
 async fn connect(shared: &Shared, store: u64) -> Result<Channel, Broken> {
     let address = shared.parts.book.address(store).await?;
-    let connecting = async { endpoint(&address)?.connect().await };
+    let dial = &shared.parts.dial;
+    let connecting = async { dial.connect(&endpoint(&address, dial)?).await };
     connecting.await.map_err(|error| Broken::Unreachable {
         address: address.clone(),
-        why: chain(&error),
+        why: why(&error),
     })
-}
-
-/// An error with its causes: tonic's own words say nothing.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// Why nothing can be sent to a store now. What waits is dropped; raft sends again what is needed.

@@ -18,6 +18,7 @@ use flotilla_proto::store::{PeerMessage, SnapshotManifest};
 use flotilla_raftstore::effects::{Outbound, StoreInput};
 use flotilla_raftstore::{PeerInput, RequestError, boot};
 use flotilla_router::{Outgoing, OutgoingConfig};
+use flotilla_tls::Dial;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use prost::Message as _;
@@ -158,6 +159,7 @@ async fn start_with(directory: &Directory, store: u64, change: impl FnOnce(&mut 
         machines,
         files: files.clone(),
         book: Arc::new(Book::new(directory.ask())),
+        dial: Dial::PLAIN,
         room: Arc::new(|_| None),
         metrics: Arc::clone(&metrics.peers),
         snapshot_bandwidth: u64::MAX,
@@ -177,7 +179,14 @@ async fn start_with(directory: &Directory, store: u64, change: impl FnOnce(&mut 
     let addr = bound.addr().to_string();
     let limits = Limits::of(&Config::default());
     let routes = routes.prepare().into_axum_router();
-    let server = Server::start(bound, routes, limits, false, Arc::clone(&metrics.network));
+    let server = Server::start(
+        bound,
+        routes,
+        limits,
+        false,
+        None,
+        Arc::clone(&metrics.network),
+    );
     directory.set(store, &addr);
     End {
         store,
@@ -211,7 +220,7 @@ impl End {
 
     /// A connection of somebody who says what a test wants.
     async fn stranger(&self) -> PeersClient<tonic::transport::Channel> {
-        let endpoint = super::endpoint(&self.addr).expect("an address");
+        let endpoint = super::endpoint(&self.addr, &Dial::PLAIN).expect("an address");
         PeersClient::new(endpoint.connect().await.expect("it listens"))
     }
 
@@ -414,9 +423,9 @@ async fn a_stream_that_does_not_belong_here_is_refused_with_the_reason() {
         cluster_id: CLUSTER,
         store_id,
     };
-    assert!(super::twin::lives_at(&two.addr, ids(2)).await);
-    assert!(!super::twin::lives_at(&two.addr, ids(3)).await);
-    assert!(!super::twin::lives_at("127.0.0.1:1", ids(2)).await);
+    assert!(super::twin::lives_at(&two.addr, ids(2), &Dial::PLAIN).await);
+    assert!(!super::twin::lives_at(&two.addr, ids(3), &Dial::PLAIN).await);
+    assert!(!super::twin::lives_at("127.0.0.1:1", ids(2), &Dial::PLAIN).await);
 }
 
 // ---- snapshots ----

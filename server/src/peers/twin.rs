@@ -5,6 +5,7 @@ use std::time::Duration;
 use flotilla_engine::StoreIds;
 use flotilla_proto::raft::peers_client::PeersClient;
 use flotilla_proto::raft::{Hello, MessagesRequest};
+use flotilla_tls::Dial;
 use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
 use tonic::Code;
@@ -17,9 +18,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(2);
 pub(super) const SAME_STORE: Code = Code::AlreadyExists;
 
 /// Whether the node at `address` is the store of `ids`. One that does not answer is not.
-pub(crate) async fn lives_at(address: &str, ids: StoreIds) -> bool {
+pub(crate) async fn lives_at(address: &str, ids: StoreIds, dial: &Dial) -> bool {
     let asking = async {
-        let channel = endpoint(address).ok()?.connect().await.ok()?;
+        let channel = dial.connect(&endpoint(address, dial).ok()?).await.ok()?;
         let hello = MessagesRequest {
             hello: Some(Hello {
                 version: VERSION,

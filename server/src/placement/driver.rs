@@ -101,17 +101,18 @@ impl std::fmt::Debug for Driver {
 }
 
 impl Driver {
-    /// A driver for `store`, told of its role by `roles`, and the handle to ask it.
+    /// A driver for `store`, whose nodes are dialled by `tls` or plainly, told of its role by `roles`, and the handle to ask it.
     pub fn new(
         store: Arc<Store>,
         advertised: &HostPort,
+        tls: bool,
         roles: mpsc::UnboundedReceiver<MetaRole>,
     ) -> (Self, PdHandle) {
         let config = flotilla_pd::Config {
             cluster_id: store.ids.cluster_id,
             store_id: store.ids.store_id,
             advertise_addr: advertised.to_string(),
-            tls: false,
+            tls,
             schedule: flotilla_pd::Schedule::default(),
         };
         let oracle = Arc::new(Mutex::new(Oracle::new(config.cluster_id)));

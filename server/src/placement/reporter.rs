@@ -17,6 +17,7 @@ use flotilla_proto::pdpb::{
 };
 use flotilla_raftstore::effects::{NewIds, PdTask, RaftInput};
 use flotilla_raftstore::{Answer, Instruction, PeerInput};
+use flotilla_tls::Dial;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 
@@ -119,6 +120,7 @@ pub enum Unfit {
 pub struct Reporter {
     store: Arc<Store>,
     pd: PdClient,
+    dial: Dial,
     advertised: HostPort,
     tasks: mpsc::Receiver<PdTask>,
     asks: Arc<Semaphore>,
@@ -137,11 +139,13 @@ impl Reporter {
     pub fn new(
         store: Arc<Store>,
         address: String,
+        dial: Dial,
         advertised: HostPort,
         tasks: mpsc::Receiver<PdTask>,
     ) -> Result<(Self, Placement), PdError> {
         let config = ClientConfig {
             cluster_id: Some(store.ids.cluster_id),
+            dial: dial.clone(),
             ..ClientConfig::new(vec![address])
         };
         let pd = PdClient::new(config)?;
@@ -149,6 +153,7 @@ impl Reporter {
         let reporter = Self {
             store,
             pd,
+            dial,
             advertised,
             tasks,
             asks: Arc::new(Semaphore::new(ASKS_MAX)),
@@ -212,7 +217,7 @@ impl Reporter {
             Err(error) => return Err(error),
         };
         let elsewhere = registered != self.advertised.to_string();
-        let lives = elsewhere && twin::lives_at(&registered, ids).await;
+        let lives = elsewhere && twin::lives_at(&registered, ids, &self.dial).await;
         Ok(lives.then_some(registered))
     }
 

@@ -16,6 +16,7 @@ use flotilla_pd_client::{ClientConfig, PdClient};
 use flotilla_proto::metapb::{NodeState, StoreState};
 use flotilla_raftstore::recover::{self, Damage, Plan, Survivor};
 use flotilla_raftstore::region::META_REGION;
+use flotilla_tls::{Dial, TlsArgs};
 
 use self::files::{PlanFile, Report, StoreRecord, to_hex};
 use crate::store::{OfflineStore, clock};
@@ -54,6 +55,8 @@ pub struct PlanArgs {
     /// The plan to write (JSON)
     #[arg(long, value_name = "FILE", default_value = "recover-plan.json")]
     out: PathBuf,
+    #[command(flatten)]
+    tls: TlsArgs,
 }
 
 /// Where.
@@ -136,7 +139,7 @@ async fn plan(args: &PlanArgs) -> anyhow::Result<()> {
         .map(Report::survivor)
         .collect::<anyhow::Result<Vec<Survivor>>>()?;
     let plan = recover::plan(&survivors)?;
-    refuse_if_alive(&plan, &reports).await?;
+    refuse_if_alive(&plan, &reports, &args.tls.dial()?).await?;
     show(&plan);
     let id = format!("{:016x}", clock::wall().0);
     let file = PlanFile::new(&plan, &survivors, id);
@@ -153,10 +156,14 @@ async fn plan(args: &PlanArgs) -> anyhow::Result<()> {
 }
 
 /// A store that answers is not lost.
-async fn refuse_if_alive(plan: &Plan, reports: &[Report]) -> anyhow::Result<()> {
+async fn refuse_if_alive(plan: &Plan, reports: &[Report], dial: &Dial) -> anyhow::Result<()> {
     let known = reports.iter().flat_map(|report| &report.stores);
     for StoreRecord { id, address } in known.filter(|store| plan.lost.contains(&store.id)) {
-        let Ok(pd) = PdClient::new(ClientConfig::new(vec![address.clone()])) else {
+        let config = ClientConfig {
+            dial: dial.clone(),
+            ..ClientConfig::new(vec![address.clone()])
+        };
+        let Ok(pd) = PdClient::new(config) else {
             continue;
         };
         let answer = tokio::time::timeout(ALIVE_WAIT, pd.cluster_id()).await;

@@ -14,6 +14,7 @@ use flotilla_proto::admin::placement_client::PlacementClient;
 use flotilla_proto::pdpb::GetMembersRequest;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_raftstore::region::META_REGION;
+use flotilla_tls::Dial;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::{Frame, SizeHint};
 use parking_lot::Mutex;
@@ -53,6 +54,8 @@ struct State {
     book: Arc<Book>,
     /// Where to ask beside the stores of the book.
     join: Option<String>,
+    /// How to connect to them.
+    dial: Dial,
     /// What others said last; whoever asks, asks for all.
     found: tokio::sync::Mutex<Option<(Instant, Option<String>)>>,
     channels: Mutex<BTreeMap<String, Channel>>,
@@ -67,12 +70,19 @@ impl std::fmt::Debug for Leader {
 impl Leader {
     /// Finds the leader by the store's own peer of the meta region, or by asking the stores of
     /// `book` and the node at `join`.
-    pub fn new(store: Arc<Store>, pd: PdHandle, book: Arc<Book>, join: Option<String>) -> Self {
+    pub fn new(
+        store: Arc<Store>,
+        pd: PdHandle,
+        book: Arc<Book>,
+        join: Option<String>,
+        dial: Dial,
+    ) -> Self {
         Self(Arc::new(State {
             store,
             pd,
             book,
             join,
+            dial,
             found: tokio::sync::Mutex::default(),
             channels: Mutex::default(),
         }))
@@ -135,7 +145,10 @@ impl Leader {
         if let Some(channel) = channels.get(address) {
             return Some(channel.clone());
         }
-        let channel = peers::endpoint(address).ok()?.connect_lazy();
+        let channel = self
+            .0
+            .dial
+            .connect_lazy(&peers::endpoint(address, &self.0.dial).ok()?);
         channels.insert(address.to_owned(), channel.clone());
         Some(channel)
     }

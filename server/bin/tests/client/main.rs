@@ -8,6 +8,8 @@
 )]
 
 mod batch_commands;
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod first_write;
 mod keyspaces;
 mod load;
@@ -20,6 +22,7 @@ mod raw_calls;
 mod readme;
 mod region_errors;
 mod restart;
+mod secured;
 mod splits;
 mod stock_cas;
 mod stock_limits;

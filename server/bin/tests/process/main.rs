@@ -9,6 +9,7 @@
 //! | `messages` | what is no request at all: malformed, oversized, garbage |
 //! | `connections` | 10,000 connections, clients that send and never read |
 //! | `settings` | mistakes on the command line, in the environment, in the file |
+//! | `secured` | TLS: files that cannot be used, callers who speak something else |
 //! | `folder` | data folders that are foreign, taken, damaged, newer |
 //! | `disk` | a full disk |
 //! | `crash` | `kill -9` at any moment |
@@ -21,6 +22,8 @@
 //! `FLOTILLA_SEED` gives a random test the seed that it printed first: what is written, and when the
 //! node is killed. `FLOTILLA_KILLS` says how often.
 
+#[path = "../support/certificates.rs"]
+mod certificates;
 mod client;
 mod cluster;
 mod connections;
@@ -34,6 +37,7 @@ mod node;
 mod recover;
 mod requests;
 mod rolling;
+mod secured;
 mod settings;
 mod small_disk;
 mod stop;

@@ -42,13 +42,18 @@ impl TestNode {
 
     /// A node whose configuration is changed by `change`, now and at every later start.
     pub(crate) async fn with(change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
-        let mut node = Self {
+        let mut node = Self::prepared(change);
+        node.start_again().await;
+        node
+    }
+
+    /// The same, before its first start.
+    pub(crate) fn prepared(change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
+        Self {
             running: None,
             change: Arc::new(change),
             folder: tempfile::tempdir().expect("a temporary folder"),
-        };
-        node.start_again().await;
-        node
+        }
     }
 
     /// Starts on the folder as it is, on a free port.
