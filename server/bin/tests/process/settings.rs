@@ -229,7 +229,12 @@ fn limits_that_contradict_each_other_are_refused_by_name() {
         ),
         (
             &["--addr", "192.0.2.1:1"],
-            &["addr = 192.0.2.1:1", "without TLS", "--cert", "allow-plaintext"],
+            &[
+                "addr = 192.0.2.1:1",
+                "without TLS",
+                "--cert",
+                "allow-plaintext",
+            ],
         ),
         (
             &["--addr", "127.0.0.1:1", "--status-addr", "127.0.0.1:1"],
