@@ -103,7 +103,7 @@ sim: ## Simulate clusters under faults: make sim SEEDS=1000, or a single one: ma
 ifdef SEED
 	@$(if $(BUG),FLOTILLA_SIM_BUG=$(BUG)) $(SIM) replay $(SEED)
 else
-	@$(SIM) run --seeds $(SEEDS) $(if $(LEDGER),--ledger $(LEDGER) --date $$(date +%F) --commit $$(git rev-parse --short HEAD))
+	@$(SIM) run --seeds $(SEEDS) $(if $(LEDGER),--ledger $(LEDGER) --date $$(date +%F))
 endif
 
 .PHONY: shrink

@@ -112,6 +112,7 @@ pub use config::{
 pub use error::{ProposeError, ReadError, StartError, StepError, TransferError};
 pub use log_view::{FetchFor, LogView, Lookup, Ticket};
 pub use mem_log::MemLog;
+pub use planted::PLANTED;
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use progress::Pace;

@@ -6,7 +6,7 @@
 compile_error!("the feature `planted` breaks the store on purpose; it is for tests only");
 
 /// Whether this build can break rules. What serves users asserts that it cannot.
-pub const PLANTED: bool = cfg!(feature = "planted");
+pub const PLANTED: bool = cfg!(feature = "planted") || flotilla_raft::PLANTED;
 
 /// A rule to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

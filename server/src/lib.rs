@@ -44,6 +44,6 @@ pub use embedded::{EmbedError, Flotilla};
 pub use local::LocalError;
 
 const _: () = assert!(
-    !flotilla_raftstore::PLANTED,
+    !flotilla_raftstore::PLANTED && !flotilla_engine::memory::PLANTED,
     "the feature `planted` breaks rules on purpose; a server is not built with it"
 );

@@ -72,6 +72,8 @@ pub struct Failure {
     pub rule: Option<Rule>,
     /// What was seen.
     pub what: String,
+    /// Equal for equal runs.
+    pub trace_hash: u64,
     /// The last steps.
     pub transcript: String,
 }
@@ -216,8 +218,10 @@ pub fn run_quietly(world: World, lines: usize) -> Result<Report, Box<Failure>> {
         .as_ref()
         .map(|oracle| oracle.trace.text())
         .unwrap_or_default();
+    let trace_hash = oracle.as_ref().map_or(0, |oracle| oracle.trace.hash());
     let failure = |rule, what| {
         Box::new(Failure {
+            trace_hash,
             seed,
             world: line.clone(),
             replay: replay_of(&again),
@@ -230,7 +234,7 @@ pub fn run_quietly(world: World, lines: usize) -> Result<Report, Box<Failure>> {
         (Ok(Ok(())), Some(oracle)) => Ok(Report {
             seed,
             counts,
-            trace_hash: oracle.trace.hash(),
+            trace_hash,
             checks: oracle.checks.counts(),
             probes: oracle.probes.clone(),
             transcript: transcript.clone(),

@@ -14,6 +14,7 @@ mod state;
 pub use disk::{MemoryDisk, MemoryFile, MemorySnapshots};
 pub use fault::{Fault, FaultKind, FaultPoint};
 pub use log::MemoryLog;
+pub use planted::PLANTED;
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use state::{MemorySnapshot, MemoryState};

@@ -5,6 +5,9 @@
 #[cfg(all(feature = "planted", not(debug_assertions)))]
 compile_error!("the feature `planted` breaks the engine on purpose; it is for tests only");
 
+/// Whether this build can break rules. What serves users asserts that it cannot.
+pub const PLANTED: bool = cfg!(feature = "planted");
+
 /// A promise to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(

@@ -5,10 +5,10 @@
     reason = "a command: it starts processes, writes files and shows how long they took"
 )]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::mpsc;
 use std::time::Instant;
@@ -16,7 +16,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 use flotilla_tests::probe;
 use flotilla_tests::run::{
-    ATTEMPTS, Counts, Failure, commit, run_quietly, run_seed, run_world, world_of,
+    Counts, Failure, commit, replay_of, run_quietly, run_seed, run_world, world_of,
 };
 use flotilla_tests::shrink;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -75,14 +75,11 @@ struct Run {
     #[arg(long, default_value = "failing-seeds.txt")]
     keep: PathBuf,
     /// A table of runs that gets a line: date, commit, seeds, operations, failures
-    #[arg(long, requires = "date", requires = "commit")]
+    #[arg(long, requires = "date")]
     ledger: Option<PathBuf>,
     /// The date for the ledger
     #[arg(long)]
     date: Option<String>,
-    /// The commit for the ledger
-    #[arg(long)]
-    commit: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -121,7 +118,7 @@ fn failed(failure: &Failure) -> ExitCode {
 
 fn smallest(seed: u64) -> ExitCode {
     let world = world_of(seed);
-    println!("seed {seed}: {world}");
+    println!("seed {seed} at {}: {world}", commit());
     let Err(failure) = run_seed(seed) else {
         println!("it does not fail");
         return ExitCode::SUCCESS;
@@ -137,14 +134,15 @@ fn smallest(seed: u64) -> ExitCode {
 
 // ---- many seeds ----
 
-/// A line per seed: `ok SEED HASH STEPS OPERATIONS SERVED`, or `fail SEED WHAT`; at the end a line per
-/// probe: `probe COUNT NAME`.
+/// Lines of a seed: `begin SEED`, then `ok SEED HASH STEPS OPERATIONS SERVED` or `fail SEED HASH WHAT`; at
+/// the end a line per probe: `probe COUNT NAME`. One that begins and does not end has taken the process along.
 fn worker(first: u64, step: u64, count: u64) -> ExitCode {
     // What fails says so itself.
     std::panic::set_hook(Box::new(|_| {}));
     let mut probes = probe::Probes::default();
     for nth in 0..count {
         let seed = first + nth * step;
+        println!("begin {seed}");
         match run_quietly(world_of(seed), 0) {
             Ok(report) => {
                 let Counts {
@@ -159,7 +157,11 @@ fn worker(first: u64, step: u64, count: u64) -> ExitCode {
                 );
                 probes.add(&report.probes);
             }
-            Err(failure) => println!("fail {seed} {}", failure.what.replace('\n', " ")),
+            Err(failure) => println!(
+                "fail {seed} {:016x} {}",
+                failure.trace_hash,
+                failure.what.replace('\n', " ")
+            ),
         }
     }
     for name in probe::ALL {
@@ -172,6 +174,8 @@ fn worker(first: u64, step: u64, count: u64) -> ExitCode {
 #[derive(Default)]
 struct Sum {
     seeds: u64,
+    /// Seeds that have begun and not ended.
+    running: BTreeSet<u64>,
     steps: u64,
     operations: u64,
     served: u64,
@@ -187,7 +191,11 @@ impl Sum {
             return;
         };
         match kind {
+            "begin" => {
+                self.running.insert(number);
+            }
             "ok" => {
+                self.running.remove(&number);
                 self.seeds += 1;
                 let mut counts = others
                     .split(' ')
@@ -198,12 +206,19 @@ impl Sum {
                 self.served += counts.next().unwrap_or(0);
             }
             "fail" => {
-                self.seeds += 1;
-                self.failures.push((number, others.to_owned()));
+                self.running.remove(&number);
+                self.fail(number, others);
             }
             "probe" => *self.probes.entry(others.to_owned()).or_default() += number,
             _ => {}
         }
+    }
+}
+
+impl Sum {
+    fn fail(&mut self, seed: u64, what: &str) {
+        self.seeds += 1;
+        self.failures.push((seed, what.to_owned()));
     }
 }
 
@@ -247,20 +262,10 @@ fn run_workers(first: u64, seeds: u64, jobs: u64) -> std::io::Result<Sum> {
     let mut workers = Vec::new();
     for job in 0..jobs {
         let count = (seeds + jobs - 1 - job) / jobs;
-        let mut worker = Command::new(&own)
-            .arg("worker")
-            .args([first + job, jobs, count].map(|number| number.to_string()))
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let (say, out) = (say.clone(), worker.stdout.take());
-        let reader = std::thread::spawn(move || {
-            for line in out.into_iter().flat_map(|out| BufReader::new(out).lines()) {
-                if line.is_ok_and(|line| say.send(line).is_err()) {
-                    return;
-                }
-            }
-        });
-        workers.push((worker, reader));
+        let (own, say) = (own.clone(), say.clone());
+        workers.push(std::thread::spawn(move || {
+            work_off(&own, (first + job, jobs, count), &say)
+        }));
     }
     drop(say);
     let mut sum = Sum::default();
@@ -272,7 +277,7 @@ fn run_workers(first: u64, seeds: u64, jobs: u64) -> std::io::Result<Sum> {
     }
     for line in hear {
         sum.hear(&line);
-        if !line.starts_with("probe") {
+        if line.starts_with("ok") || line.starts_with("fail") {
             bar.println(&line);
             if bar.is_hidden() {
                 println!("{line}");
@@ -284,12 +289,51 @@ fn run_workers(first: u64, seeds: u64, jobs: u64) -> std::io::Result<Sum> {
         }
     }
     bar.finish_and_clear();
-    for (mut worker, reader) in workers {
-        worker.wait()?;
-        // It ends with its worker's output.
-        let _ended = reader.join();
+    for worker in workers {
+        worker.join().unwrap_or(Ok(()))?;
     }
     Ok(sum)
+}
+
+/// Has every `step`th seed run from `first` on, by one process; by another one behind a seed that has ended
+/// the process, and fails by that.
+fn work_off(
+    own: &Path,
+    (mut first, step, mut count): (u64, u64, u64),
+    say: &mpsc::Sender<String>,
+) -> std::io::Result<()> {
+    while count > 0 {
+        let mut worker = Command::new(own)
+            .arg("worker")
+            .args([first, step, count].map(|number| number.to_string()))
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut ran = Sum::default();
+        for line in worker
+            .stdout
+            .take()
+            .into_iter()
+            .flat_map(|out| BufReader::new(out).lines())
+        {
+            let line = line?;
+            ran.hear(&line);
+            // Whoever listened has gone.
+            let _ = say.send(line);
+        }
+        let ended = worker.wait()?;
+        let Some(seed) = ran.running.first() else {
+            return match ended.success() {
+                true => Ok(()),
+                false => Err(std::io::Error::other(format!(
+                    "a worker ended with {ended}"
+                ))),
+            };
+        };
+        let _ = say.send(format!("fail {seed} - it ended the process: {ended}"));
+        let done = ran.seeds + 1;
+        (first, count) = (first + done * step, count - done);
+    }
+    Ok(())
 }
 
 #[expect(clippy::cast_precision_loss, reason = "rates for people")]
@@ -313,29 +357,25 @@ fn show(sum: &Sum, seconds: f64, jobs: u64) {
     for (name, _) in never {
         println!("  never: {name}");
     }
-    let attempts = attempts();
     for (seed, what) in &sum.failures {
         println!("FAILED seed {seed}: {what}");
-        println!("  replay: {ATTEMPTS}={attempts} make sim SEED={seed}");
+        println!("  replay: {}", replay_of(&world_of(*seed)));
     }
-}
-
-/// Attempts that clients make at least, as the environment says.
-fn attempts() -> u64 {
-    world_of(0).attempts_min
 }
 
 fn keep(run: &Run, sum: &Sum) -> std::io::Result<()> {
     let append = |path: &PathBuf| OpenOptions::new().create(true).append(true).open(path);
     if !sum.failures.is_empty() {
         let mut file = append(&run.keep)?;
-        let (attempts, commit) = (attempts(), commit());
+        let commit = commit();
         for (seed, what) in &sum.failures {
-            writeln!(file, "{seed} attempts {attempts} commit {commit}: {what}")?;
+            let replay = replay_of(&world_of(*seed));
+            writeln!(file, "{seed} commit {commit}, {replay}: {what}")?;
         }
         println!("failing seeds are kept in {}", run.keep.display());
     }
-    if let (Some(path), Some(date), Some(commit)) = (&run.ledger, &run.date, &run.commit) {
+    if let (Some(path), Some(date)) = (&run.ledger, &run.date) {
+        let commit = commit();
         let (seeds, operations, failures) = (sum.seeds, sum.operations, sum.failures.len());
         writeln!(
             append(path)?,

@@ -17,6 +17,7 @@ use super::members::conf_of;
 use super::quorum::majority;
 use super::{Oracle, StoreSeen};
 use crate::rules::{Checks, Rule};
+use crate::trace::digest;
 
 /// By peer id: its region and store.
 type Seats = BTreeMap<u64, (u64, u64)>;
@@ -360,11 +361,20 @@ impl Oracle {
         let says = [inner.kind as u64, inner.from, inner.to, inner.term];
         self.trace.mix(says);
         self.trace.mix([
+            region,
             inner.index,
+            inner.log_term,
             inner.commit,
+            u64::from(inner.reject),
+            inner.hint_index,
+            inner.hint_term,
             inner.round,
-            inner.entries.len() as u64,
+            inner.min_matched,
+            inner.transfer_attempt,
         ]);
+        let entries = inner.entries.iter();
+        self.trace
+            .mix(entries.flat_map(|entry| [entry.index, entry.term, digest(&entry.data)]));
         self.note(format_args!(
             "store {store} sends of region {region}: {}",
             Saying(inner)

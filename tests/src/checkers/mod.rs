@@ -1,5 +1,6 @@
 //! The checkers: they see what goes to the disks and to other stores, what is answered and what is
-//! shown, and hold it against the rules after every step. They share no code with what they check.
+//! shown, and hold it against the rules after every step. What they share with what they check
+//! is said in docs/simulation.md: decoding, the command logic, whether ranges meet.
 
 pub mod answers;
 pub mod consensus;

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use flotilla_engine::memory::{Fault, MemoryLog};
-use flotilla_engine::{EngineError, LogBatch, RaftLog, RegionLog, Result};
+use flotilla_engine::{EngineError, LogBatch, RaftLog, RegionLog, RegionWrite, Result};
 use flotilla_proto::raft::Entry;
+use prost::Message as _;
 
 use crate::checkers::log::LogContext;
 use crate::checkers::{Shared, SnapshotStep};
@@ -67,11 +68,8 @@ impl RaftLog for WatchedLog {
             batch.regions().len()
         ));
         for (region, write) in batch.regions() {
-            let entries = write.entries.iter();
-            let digests = entries.map(|entry| entry.index ^ digest(&entry.data));
-            oracle
-                .trace
-                .mix(digests.chain([self.store, region, number]));
+            oracle.trace.mix([self.store, region, number]);
+            oracle.trace.mix(numbers_of(write));
             let probes = &mut oracle.probes;
             probes.hit_if(write.truncation.is_some(), "log: truncated");
             let cut = write.cut().is_some() && write.clear.is_none();
@@ -128,4 +126,30 @@ impl RaftLog for WatchedLog {
     fn appended_bytes(&self) -> u64 {
         self.inner.appended_bytes()
     }
+}
+/// All that a batch says of a region, for the trace.
+fn numbers_of(write: &RegionWrite) -> impl Iterator<Item = u64> {
+    let entries = write.entries.iter();
+    let entries = entries.flat_map(|entry| [entry.index, entry.term, digest(&entry.data)]);
+    let record = write
+        .record
+        .map_or(0, |record| digest(&record.encode_to_vec()));
+    let truncation = write.truncation.unwrap_or_default();
+    let clear = write
+        .clear
+        .map_or(0, |span| span.first ^ span.last.rotate_left(32));
+    let intent = match &write.intent {
+        None => 0,
+        Some(None) => 1,
+        Some(Some(intent)) => digest(&intent.encode_to_vec()),
+    };
+    let others = [
+        record,
+        truncation.index,
+        truncation.term,
+        clear,
+        write.cut_to,
+        intent,
+    ];
+    entries.chain(others)
 }

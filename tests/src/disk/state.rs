@@ -12,6 +12,7 @@ use flotilla_engine::{
 };
 use flotilla_proto::store::SnapshotManifest;
 use parking_lot::Mutex;
+use prost::Message as _;
 
 use crate::checkers::Shared;
 use crate::checkers::state::Cut;
@@ -180,12 +181,8 @@ impl StateStore for WatchedState {
                 self.store,
                 batch.ops.len()
             ));
-            let digests = batch.ops.iter().map(|op| match op {
-                StateOp::Put { key, value, .. } => digest(key) ^ digest(value).rotate_left(1),
-                StateOp::Delete { key, .. } => digest(key),
-                _ => 0,
-            });
-            oracle.trace.mix(digests.chain([self.store, number]));
+            oracle.trace.mix([self.store, number]);
+            oracle.trace.mix(batch.ops.iter().flat_map(numbers_of));
             oracle.state_written(self.store, number, batch, &self.inner);
         }
         let limit = self.auto_flush_bytes.load(Ordering::Relaxed);
@@ -252,5 +249,16 @@ impl SnapshotInstall for WatchedState {
             oracle.rows_come(self.store, region, manifest.index);
         }
         self.inner.install(files, key, manifest)
+    }
+}
+/// All that a change says, for the trace.
+fn numbers_of(op: &StateOp) -> [u64; 4] {
+    match op {
+        StateOp::Put { cf, key, value } => [1, *cf as u64, digest(key), digest(value)],
+        StateOp::Delete { cf, key } => [2, *cf as u64, digest(key), 0],
+        StateOp::DeleteRange { cf, start, end } => [3, *cf as u64, digest(start), digest(end)],
+        StateOp::PutApplied { region, record } => [4, *region, record.index, record.term],
+        StateOp::DeleteApplied { region } => [5, *region, 0, 0],
+        StateOp::PutRegion { record } => [6, digest(&record.encode_to_vec()), 0, 0],
     }
 }

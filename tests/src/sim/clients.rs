@@ -16,6 +16,7 @@ use crate::client::{Client, Looking, Need, Request, region_error};
 use crate::history::{Caller, Heard};
 use crate::net::Place;
 use crate::store::{LifeId, Reply};
+use crate::trace::digest;
 
 impl Sim {
     /// The next event happens.
@@ -423,12 +424,18 @@ impl Sim {
 
     /// What a reply says of its call, for the history.
     fn hear(&mut self, op: u64, reply: &Reply) {
+        let mut oracle = self.oracle.lock();
         let heard = match reply {
             Reply::Response(response) => Heard::Response(response.clone()),
-            Reply::Region(RequestError::Undetermined { .. }) => return,
+            Reply::Region(RequestError::Undetermined { .. }) => return oracle.trace.mix([op]),
             Reply::Refused(_) | Reply::Region(_) => Heard::NotApplied,
         };
-        let step = self.oracle.lock().step;
+        oracle.trace.mix(match &heard {
+            Heard::Response(response) => [op, digest(response)],
+            Heard::NotApplied => [op, 0],
+        });
+        let step = oracle.step;
+        drop(oracle);
         self.history.heard(op, step, heard);
     }
 

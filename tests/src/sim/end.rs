@@ -344,10 +344,15 @@ impl Sim {
             let pd = lives.max_by_key(leads).map_or(0, |life| life.id.store);
             let over = self.now() >= deadline;
             let rule = self.replicas_wanted(pd).filter(|_| self.at_rest() || over);
-            let placed = rule.is_some_and(|rule| {
-                let mut oracle = self.oracle.lock();
-                oracle.check_placed(rule, self.gone, over)
-            });
+            let mut oracle = self.oracle.lock();
+            let placed = rule.is_some_and(|rule| oracle.check_placed(rule, self.gone, over));
+            if over && rule.is_none() {
+                let checks = &mut oracle.checks;
+                checks.check(Rule::PlanningConverges, false, || {
+                    "nobody who serves as PD says how many replicas there are to be".to_owned()
+                });
+            }
+            drop(oracle);
             if placed || over {
                 return self.verdict();
             }
