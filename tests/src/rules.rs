@@ -278,6 +278,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_rule_is_explained() {
+        let docs = include_str!("../../docs/simulation.md");
+        for rule in Rule::ALL {
+            assert!(docs.contains(&format!("`{rule:?}`")), "{rule:?}");
+        }
+    }
+
+    #[test]
     fn every_rule_is_in_the_list_once() {
         let mut numbers: Vec<usize> = Rule::ALL.iter().map(|rule| *rule as usize).collect();
         numbers.sort_unstable();
