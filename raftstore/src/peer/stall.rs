@@ -31,6 +31,12 @@ impl Peer {
         self.log_disk.waits_since = (number < self.log_disk.last).then_some(now);
     }
 
+    /// Since when something that raft has promised or proposed waits for the log disk. That what may go
+    /// from the log is still there harms nobody, and does not count.
+    pub fn waits_for_log_since(&self) -> Option<Mono> {
+        self.log_disk.waits_since
+    }
+
     /// Tells the store when the disk has not answered for the shortest election timeout.
     pub(super) fn check_log_disk(&mut self, now: Mono, effects: &mut RaftEffects) {
         let patience = self.shared.config.election_min;
