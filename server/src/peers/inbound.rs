@@ -18,6 +18,7 @@ use flotilla_raftstore::Answer;
 use flotilla_raftstore::effects::StoreInput;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
@@ -66,14 +67,12 @@ pub(super) struct Receiving(Mutex<BTreeMap<SnapshotKey, (PeerMessage, mpsc::Send
 
 impl Receiving {
     /// Gives the call to whoever receives the snapshot of this message; gives it back if nobody does.
-    fn go_on(&self, message: &PeerMessage, feed: Feed) -> Result<(), Feed> {
+    fn go_on(&self, message: &PeerMessage, feed: Feed) -> Option<Feed> {
         let receiving = self.0.lock();
         let mut all = receiving.values();
         match all.find(|(known, _)| known == message) {
-            None => Err(feed),
-            Some((_, next)) => next
-                .try_send(feed)
-                .map_err(mpsc::error::TrySendError::into_inner),
+            None => Some(feed),
+            Some((_, next)) => next.try_send(feed).err().map(TrySendError::into_inner),
         }
     }
 
@@ -91,7 +90,7 @@ impl Receiving {
 
 /// Receives the snapshot that `message` offers, and answers to its sender.
 pub(super) async fn take(shared: Arc<Shared>, message: PeerMessage, feed: Feed) {
-    let Err(mut feed) = shared.receptions.go_on(&message, feed) else {
+    let Some(mut feed) = shared.receptions.go_on(&message, feed) else {
         return;
     };
     let taken = try_take(&shared, message, &mut feed).await;
