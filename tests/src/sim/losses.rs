@@ -118,12 +118,11 @@ impl Sim {
 
     /// A store has started: it has read its whole log, and nothing there is rotten.
     pub(super) fn check_starts_whole(&self, store: u64) {
-        if self.rotten == Some((store, Rot::Log)) {
-            let checks = &mut self.oracle.lock().checks;
-            checks.check(Rule::RotIsRefused, false, || {
-                format!("store {store} has started on a log in which bytes have rotten")
-            });
-        }
+        let whole = self.rotten != Some((store, Rot::Log));
+        let checks = &mut self.oracle.lock().checks;
+        checks.check(Rule::RotIsRefused, whole, || {
+            format!("store {store} has started on a log in which bytes have rotten")
+        });
     }
 
     pub(super) fn nobody_is_lost(&self) -> bool {
