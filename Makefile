@@ -133,7 +133,8 @@ GAPS ?= 50
 CUTS ?= 50
 .PHONY: crash
 crash: system ## Strike clusters of real processes, long: make crash KILLS=500 GAPS=50 CUTS=50 REPORT=gaps.json
-	@FLOTILLA_KILLS=$(KILLS) FLOTILLA_GAPS=$(GAPS) FLOTILLA_FAULTS=$(CUTS) $(if $(REPORT),FLOTILLA_REPORT=$(abspath $(REPORT))) \
+	@$(CARGO) build $(linked) --features flotilla-bin/failpoints --bin flotilla-crash
+	@FLOTILLA_CRASH=$(CARGO_TARGET_DIR)/release/flotilla-crash FLOTILLA_KILLS=$(KILLS) FLOTILLA_GAPS=$(GAPS) FLOTILLA_FAULTS=$(CUTS) $(if $(REPORT),FLOTILLA_REPORT=$(abspath $(REPORT))) \
 		$(CARGO) test $(linked) --test cluster -- --nocapture --test-threads 1
 
 .PHONY: test-python

@@ -23,6 +23,8 @@ mod cache;
 #[cfg(feature = "rocks")]
 mod codec;
 #[cfg(feature = "rocks")]
+mod crash;
+#[cfg(feature = "rocks")]
 mod data_dir;
 mod durable;
 mod error;

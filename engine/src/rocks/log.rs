@@ -17,6 +17,7 @@ use super::watermark::Watermark;
 use super::{check_identity, failure, open_failure, write};
 use crate::codec::log_key::{self, Parsed};
 use crate::codec::{self, Identity};
+use crate::crash::point;
 use crate::region_log::{RegionLogBuilder, missing_entry};
 use crate::{EngineError, LogBatch, RaftLog, RegionLog, RegionWrite, Result};
 
@@ -176,6 +177,7 @@ impl RaftLog for RocksLog {
                 options,
             } = &mut *appender;
             let next = *number + 1;
+            point("log-append");
             write::write(
                 &self.db,
                 &self.path,
@@ -184,6 +186,7 @@ impl RaftLog for RocksLog {
                 || encode(batch, next, value),
             )?;
             *number = next;
+            point("log-appended");
             self.appended_bytes
                 .fetch_add(batch.stored_bytes(), Ordering::Relaxed);
             // After the write: a sync that sees the number covers it.
@@ -199,9 +202,12 @@ impl RaftLog for RocksLog {
             if number == syncer.synced {
                 return Ok(number);
             }
+            point("log-sync");
             let synced = self.db.flush_wal(true);
             synced.map_err(|error| failure(&self.path, "syncing the log", &error))?;
+            point("log-synced");
             syncer.watermark.set(number)?;
+            point("log-watermark");
             syncer.synced = number;
             Ok(number)
         })

@@ -22,6 +22,7 @@ use super::poison::Poison;
 use super::stats::{self, DbStats};
 use super::{check_identity, failure, open_failure, write};
 use crate::codec::{self, Identity, state_key};
+use crate::crash::point;
 use crate::durable::DurableCuts;
 use crate::state::{orphaned, stored};
 use crate::{
@@ -214,7 +215,9 @@ impl Shared {
     )]
     fn flush(&self) -> Result<()> {
         let cfs = CFS.map(|cf| self.cf(cf));
+        point("state-flush");
         let flushed = self.db.flush_cfs_opt(&cfs, &FlushOptions::default());
+        point("state-flushed");
         flushed.map_err(self.fails("flushing the state"))
     }
 
@@ -372,7 +375,9 @@ impl StateStore for RocksState {
             write.put_cf(cfs[Cf::CfMeta as usize], state_key::CUT, next.to_be_bytes());
             write
         };
+        point("state-write");
         self.poison.guard(|| shared.write(encoded))?;
+        point("state-written");
         *number = next;
         self.cuts.lock().wrote(next, batch);
         Ok(next)

@@ -1,5 +1,10 @@
 //! The `flotilla` binary: the program of the library, with its allocator.
 
+#[cfg(feature = "failpoints")]
+compile_error!(
+    "the product has no places to be killed at: build --bin flotilla-crash, for tests only"
+);
+
 /// How the allocator behaves: memory that is not used goes back to the system after two seconds, so
 /// that an idle node is small; more arenas than this would only keep more of it.
 #[expect(

@@ -9,6 +9,7 @@
 //! | `pauses` | a leader that stands still for longer than its lease (SIGSTOP) |
 //! | `partitions` | nodes that do not reach one another, or in one direction only, or no client |
 //! | `full` | a node whose disk is full |
+//! | `points` | `kill -9` before, between and after durable steps |
 //! | `gaps` | nothing but a leader's node that is killed: how long writes have to wait |
 //!
 //! | module | what they need |
@@ -29,6 +30,7 @@ mod network;
 mod nodes;
 mod partitions;
 mod pauses;
+mod points;
 mod verdict;
 
 #[path = "../process/dice.rs"]

@@ -1,6 +1,7 @@
 //! The processes of a cluster, numbered from 0.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 use crate::RUNTIME;
 use crate::load::{Door, Reach};
 use crate::network::Network;
-use crate::node::{Node, Process, eventually, flotilla, rest, server_args};
+use crate::node::{Node, Process, clean, eventually, rest, server_args};
 
 /// Where the data of a node are.
 pub(crate) enum Place {
@@ -40,6 +41,17 @@ pub(crate) struct Cluster {
     /// `None`: it is away.
     nodes: Vec<Option<Node>>,
     pub(crate) network: Network,
+    /// What is started.
+    program: PathBuf,
+}
+
+/// How a node comes to a place at which it is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// While it starts or serves.
+    Served,
+    /// While it stops in order.
+    Stopped,
 }
 
 impl Cluster {
@@ -49,14 +61,28 @@ impl Cluster {
         Self::at((0..count).map(|_| Place::any()).collect(), boundaries)
     }
 
+    /// Nodes of another program.
+    #[track_caller]
+    pub(crate) fn of(program: &Path, count: usize, boundaries: &[&str]) -> Self {
+        let dirs = (0..count).map(|_| Place::any()).collect();
+        Self::begin(program, dirs, boundaries)
+    }
+
     /// The same, with their data in these places.
     #[track_caller]
     pub(crate) fn at(dirs: Vec<Place>, boundaries: &[&str]) -> Self {
+        let program = Path::new(env!("CARGO_BIN_EXE_flotilla"));
+        Self::begin(program, dirs, boundaries)
+    }
+
+    #[track_caller]
+    fn begin(program: &Path, dirs: Vec<Place>, boundaries: &[&str]) -> Self {
         let count = dirs.len();
         let folders = dirs.iter().map(|dir| dir.path().to_owned()).collect();
         let mut cluster = Self {
             network: Network::new(folders),
             nodes: dirs.iter().map(|_| None).collect(),
+            program: program.to_owned(),
             dirs,
         };
         for number in 0..count {
@@ -96,6 +122,10 @@ impl Cluster {
             .collect()
     }
 
+    fn command(&self, number: usize) -> Command {
+        clean(Command::new(&self.program), self.args(number))
+    }
+
     fn args(&self, number: usize) -> Vec<String> {
         let advertised = format!("advertise-addr={}", self.network.addr(number));
         let mut args = server_args(self.dirs[number].path(), &[&advertised]);
@@ -115,7 +145,7 @@ impl Cluster {
     pub(crate) fn restart(&mut self, numbers: &[usize]) {
         let commands = numbers.iter().map(|number| {
             let dir = self.dirs[*number].path();
-            (flotilla(self.args(*number)), dir)
+            (self.command(*number), dir)
         });
         let nodes: Vec<Node> = thread::scope(|scope| {
             let starts = commands.map(|(command, dir)| scope.spawn(move || Node::of(command, dir)));
@@ -124,22 +154,44 @@ impl Cluster {
             started.map(|node| node.expect("it serves")).collect()
         });
         for (number, node) in numbers.iter().zip(nodes) {
-            // What it prints is where it is dialled.
-            let line = node.logs(&[" addr=", " advertised="]);
-            let addr = line.split(" addr=").nth(1);
-            let addr = addr.and_then(|rest| rest.split(' ').next()?.parse().ok());
-            self.network
-                .lead_to(*number, addr.expect("where it listens"));
+            self.lead_to(*number, &node);
             self.nodes[*number] = Some(node);
         }
     }
 
     /// Starts a node that is away, and kills it somewhere on its way.
     pub(crate) fn kill_while_it_starts(&mut self, number: usize, after: Duration) {
-        let mut process = Process::spawn(flotilla(self.args(number)));
+        let mut process = Process::spawn(self.command(number));
         // The moment is drawn: nothing is waited for.
         rest(after);
         process.kill9();
+    }
+
+    /// Starts a node that is away and waits until it is killed at the place that `points` names.
+    #[track_caller]
+    pub(crate) fn dies_at(&mut self, number: usize, points: &str, until: Until) {
+        let mut command = self.command(number);
+        command.env("FAILPOINTS", points);
+        let exit = match Node::try_of(command, self.dirs[number].path()) {
+            Err(exit) => exit,
+            Ok(node) => {
+                self.lead_to(number, &node);
+                if until == Until::Stopped {
+                    node.signal(Signal::TERM);
+                }
+                node.wait()
+            }
+        };
+        assert_eq!(exit.code, None, "{points}: {exit:?}");
+    }
+
+    fn lead_to(&self, number: usize, node: &Node) {
+        // What it prints is where it is dialled.
+        let line = node.logs(&[" addr=", " advertised="]);
+        let addr = line.split(" addr=").nth(1);
+        let addr = addr.and_then(|rest| rest.split(' ').next()?.parse().ok());
+        let addr = addr.expect("where it listens");
+        self.network.lead_to(number, addr);
     }
 
     /// Ends a node as a power cut of its machine would.
