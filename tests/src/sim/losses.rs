@@ -26,7 +26,8 @@ impl Sim {
 
     /// Some store dies and never comes back, if every region goes on without it.
     pub(super) fn lose_a_store(&mut self) {
-        if self.phase != Phase::Run {
+        // One that has met its rot is lost already.
+        if self.phase != Phase::Run || self.gone.is_some() {
             return;
         }
         if let Some((store, rot)) = self.rotten {
@@ -181,6 +182,7 @@ impl Sim {
         let deadline = self.now() + CONVERGE_MAX;
         while self.gone.is_some() || self.stripped.is_some() {
             self.find_again();
+            self.find_files_again();
             let lost =
                 |peer: &Peer| Some(peer.store_id) == self.gone || Some(peer.id) == self.stripped;
             let has = |region: &Region| region.peers.iter().any(lost);
@@ -205,6 +207,20 @@ impl Sim {
             self.turn()?;
         }
         self.verdict()
+    }
+
+    /// A power failure brings files back whose removal was not synced yet: the replica is not lost then.
+    fn find_files_again(&mut self) {
+        let Some(stripped) = self.stripped else {
+            return;
+        };
+        let mut lives = false;
+        for life in self.nodes.values().filter_map(|node| node.life.as_ref()) {
+            life.look_at_peers(|peer| lives |= peer.raft().id() == stripped);
+        }
+        if lives {
+            self.stripped = None;
+        }
     }
 
     /// Where the others are too few without the lost store it is found again.
