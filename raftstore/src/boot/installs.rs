@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_engine::{
-    DATA_CFS, KeyRange, LogBatch, RaftLog, RegionLog, SnapshotFiles, SnapshotInstall, SnapshotKey,
-    StateBatch, StateOp, StoredRegion,
+    Cf, DATA_CFS, KeyRange, LogBatch, RaftLog, RegionLog, SnapshotFiles, SnapshotInstall,
+    SnapshotKey, StateBatch, StateOp, StoredRegion, snapshot_cfs,
 };
 use flotilla_proto::metapb::Region;
 use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord, SnapshotManifest};
@@ -136,7 +136,8 @@ pub(super) fn clean_up<S: SnapshotInstall>(
     delete_orphans(state, live)
 }
 
-/// Rows between the regions: of peers that ended while a snapshot was half in place.
+/// Rows between the regions, and PD's where its region is not here: of peers that ended while a snapshot
+/// was half in place.
 fn delete_orphans<S: SnapshotInstall>(state: &S, live: &[Region]) -> Result<(), StartError> {
     let mut ranges: Vec<&Region> = live
         .iter()
@@ -144,15 +145,20 @@ fn delete_orphans<S: SnapshotInstall>(state: &S, live: &[Region]) -> Result<(), 
         .collect();
     ranges.sort_by(|one, other| one.start_key.cmp(&other.start_key));
     let mut ops = Vec::new();
+    if !live.iter().any(|region| region.id == META_REGION) {
+        let all = (Bytes::new(), Bytes::new());
+        orphans(state, snapshot_cfs(META_REGION), all, &mut ops)?;
+    }
     let mut from = Some(Bytes::new());
     for region in ranges {
         if let Some(start) = from.filter(|start| *start < region.start_key) {
-            orphans(state, start, region.start_key.clone(), &mut ops)?;
+            let range = (start, region.start_key.clone());
+            orphans(state, &DATA_CFS, range, &mut ops)?;
         }
         from = (!region.end_key.is_empty()).then(|| region.end_key.clone());
     }
     if let Some(start) = from {
-        orphans(state, start, Bytes::new(), &mut ops)?;
+        orphans(state, &DATA_CFS, (start, Bytes::new()), &mut ops)?;
     }
     if !ops.is_empty() {
         tracing::trace!(target: PROBE_TARGET, "destroy: rows of no region are removed at the start");
@@ -163,11 +169,11 @@ fn delete_orphans<S: SnapshotInstall>(state: &S, live: &[Region]) -> Result<(), 
 
 fn orphans<S: SnapshotInstall>(
     state: &S,
-    start: Bytes,
-    end: Bytes,
+    families: &[Cf],
+    (start, end): (Bytes, Bytes),
     ops: &mut Vec<StateOp>,
 ) -> Result<(), StartError> {
-    for cf in DATA_CFS {
+    for &cf in families {
         let mut found = false;
         let range = KeyRange {
             start: &start,
