@@ -338,7 +338,8 @@ fn check_write(
     checks: &mut Checks,
 ) {
     if let Some(record) = &write.record {
-        check_hard_state(region, held, record, context, checks);
+        let begins = write.clear.is_some();
+        check_hard_state((region, begins), held, record, context, checks);
     }
     if let Some(truncation) = write.truncation {
         check_truncation(region, held, write, truncation, context, checks);
@@ -368,7 +369,7 @@ fn check_write(
 }
 
 fn check_hard_state(
-    region: u64,
+    (region, begins): (u64, bool),
     held: &Held,
     record: &RaftRecord,
     context: &LogContext<'_>,
@@ -377,8 +378,8 @@ fn check_hard_state(
     let earlier = held.record.or(held.cleared);
     let ended = context.buried.get(&region).copied().unwrap_or(0);
     // What was on its way to a slow log when the tombstone was written still arrives, and is cleared.
-    // A snapshot clears a log, too, whose peer lives on.
-    let last = held.cleared.filter(|_| held.record.is_none());
+    // A snapshot clears a log, too, whose peer lives on; or did when it was given to the log.
+    let last = held.cleared.filter(|_| held.record.is_none() && !begins);
     let cleared = last.is_some_and(|last| record.peer_id <= last.peer_id);
     let back = record.peer_id <= ended && cleared;
     checks.check(Rule::TombstoneStays, !back, || {
