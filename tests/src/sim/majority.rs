@@ -111,8 +111,16 @@ impl Sim {
     }
 
     /// The region, if these stores have a majority of its members, and had by all that one of them may still
-    /// count by.
+    /// count by. A member that a split has yet to make on its store does not count: the region that splits
+    /// may need others.
     fn decided_here(&self, region: u64, here: &BTreeSet<u64>) -> Option<Region> {
+        let lives = |store: u64, id: u64| {
+            let mut lives = false;
+            if let Some(life) = self.life(store).filter(|_| here.contains(&store)) {
+                life.look_at(region, |peer| lives = peer.raft().id() == id);
+            }
+            lives
+        };
         let oracle = self.oracle.lock();
         let applied = here.iter().filter_map(|store| {
             let applied = &oracle.stores.get(store)?.applied;
@@ -122,7 +130,7 @@ impl Sim {
         let decides = |shape: &Region| {
             let is_here = |id: u64| {
                 let mut peers = shape.peers.iter();
-                peers.any(|peer| peer.id == id && here.contains(&peer.store_id))
+                peers.any(|peer| peer.id == id && lives(peer.store_id, id))
             };
             majority(&conf_of(shape), is_here)
         };

@@ -121,6 +121,8 @@ pub(super) struct Paced<A> {
     clock: Clock,
     calm: Calm,
     wake: Wake,
+    /// It sleeps until the log disk answers again.
+    stalls: bool,
 }
 
 impl<A> Paced<A> {
@@ -141,6 +143,7 @@ impl<A> Paced<A> {
             clock,
             calm,
             wake: wake.clone(),
+            stalls: false,
         };
         (paced, wake)
     }
@@ -190,6 +193,11 @@ impl<A: Actor<Mono, StoreFatal>> Actor<Mono, StoreFatal> for Paced<A> {
             return false;
         }
         let now = self.clock.now();
+        let stalled = self.calm.stalled(now).filter(|_| self.on == On::Log);
+        if stalled.is_none() && std::mem::take(&mut self.stalls) {
+            // The end of all stalls wakes it at the next look.
+            self.wake.0.fetch_min(now.0, Ordering::Relaxed);
+        }
         let at = match self.wake.at() {
             Some(at) => at,
             None => {
@@ -198,9 +206,8 @@ impl<A: Actor<Mono, StoreFatal>> Actor<Mono, StoreFatal> for Paced<A> {
                 at
             }
         };
-        // An end of all stalls wakes it at the next look.
-        let stalled = self.calm.stalled(now).filter(|_| self.on == On::Log);
         if let Some(until) = stalled.filter(|_| at <= now) {
+            self.stalls = true;
             self.wake.0.store(until.0, Ordering::Relaxed);
             self.calm.waits_since.fetch_min(now.0, Ordering::Relaxed);
             return false;
