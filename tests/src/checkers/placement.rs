@@ -111,8 +111,8 @@ impl Oracle {
         });
     }
 
-    /// A store says that it is PD: its peer of the meta region has not ended. Before the tombstone survives
-    /// a crash the news may still be on its way.
+    /// A store says that it is PD: its peer of the meta region has not ended. Ask when it must have heard;
+    /// before the tombstone survives a crash the news may still be on its way.
     pub fn check_pd_lives(&mut self, store: u64) {
         let seen = self.store(store);
         let buried = seen.buried.get(&META_REGION).copied();

@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use flotilla_engine::SnapshotKey;
 use flotilla_proto::clock::Mono;
+use flotilla_raftstore::region::META_REGION;
 use parking_lot::Mutex;
 
 use crate::checkers::answers::OpId;
@@ -335,7 +336,13 @@ impl Sim {
     fn sweep(&self) {
         for node in self.nodes.values() {
             node.disk.state.check_all();
-            if node.life.as_ref().is_some_and(Life::is_pd) {
+            // The news of its end comes to a slow poller when the tombstone is long durable.
+            let knows = |life: &&Life| {
+                let mut there = false;
+                life.look_at(META_REGION, |_| there = true);
+                !there
+            };
+            if node.life.as_ref().filter(knows).is_some_and(Life::is_pd) {
                 self.oracle.lock().check_pd_lives(node.id);
             }
         }
