@@ -22,7 +22,7 @@ use flotilla_tests::world::World;
 /// Seeds of every run: whoever breaks something sees it in the same way.
 const FIXED: RangeInclusive<u64> = 1..=300;
 /// How long an ordinary run looks at fresh seeds, in seconds. A slow machine looks at fewer.
-const FRESH_SECONDS: u64 = 45;
+const FRESH_SECONDS: u64 = 20;
 /// Attempts of clients in each world, at least.
 const ATTEMPTS: u64 = 2_000;
 /// Of all runs so many of a thousand may end with fewer: in their worlds nothing moves for long.
