@@ -103,7 +103,9 @@ impl Oracle {
     pub fn pd_reads_rows(&mut self, store: u64, term: u64) {
         let first = self.consensus.first_of_term(META_REGION, term);
         let applied = self.stores[&store].applied.get(&META_REGION).copied();
-        let caught_up = first.is_some_and(|first| applied >= Some(first));
+        // One whose peer has just ended reads nothing, and is told so next: [`Rule::EndedIsSilent`].
+        let ended = self.stores[&store].tombstones.contains_key(&META_REGION);
+        let caught_up = ended || first.is_some_and(|first| applied >= Some(first));
         self.checks.check(Rule::PdHasCaughtUp, caught_up, || {
             format!(
                 "store {store} reads PD's rows for term {term}, which began at {first:?}: {applied:?} is applied"
