@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::RUNTIME;
 use crate::dice::Dice;
 use crate::node::eventually;
+use crate::route::Route;
 
 /// How long PD, or a node that is dialled, may take to answer before another is asked.
 const PD_PATIENCE: Duration = Duration::from_secs(1);
@@ -51,29 +52,6 @@ pub(crate) struct Door {
     pub(crate) dialled: String,
     /// ... and what PD says.
     pub(crate) advertised: String,
-}
-
-/// Where a key is.
-#[derive(Clone, Debug)]
-pub(crate) struct Route {
-    pub(crate) region: Region,
-    pub(crate) leader: Peer,
-}
-
-impl Route {
-    fn holds(&self, key: &[u8]) -> bool {
-        let end = &self.region.end_key;
-        *key >= self.region.start_key[..] && (end.is_empty() || *key < end[..])
-    }
-
-    pub(crate) fn context(&self) -> k::Context {
-        k::Context {
-            region_id: self.region.id,
-            region_epoch: self.region.region_epoch,
-            peer: Some(self.leader),
-            ..k::Context::default()
-        }
-    }
 }
 
 /// An open connection to a node.

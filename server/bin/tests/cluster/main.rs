@@ -38,6 +38,8 @@ mod dice;
 #[expect(dead_code, reason = "what tests of single nodes ask for")]
 #[path = "../process/node.rs"]
 mod node;
+#[path = "../process/route.rs"]
+mod route;
 #[path = "../process/small_disk.rs"]
 mod small_disk;
 #[expect(dead_code, reason = "what tests of single nodes ask for")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_proto::errorpb;
 use flotilla_proto::kvrpcpb as k;
-use flotilla_proto::metapb::{Peer, Region};
+use flotilla_proto::metapb::Region;
 use flotilla_proto::pdpb as p;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_proto::tikvpb::tikv_client::TikvClient;
@@ -20,6 +20,7 @@ use tonic::{Code, Status};
 use tower::{Service, ServiceExt};
 
 use crate::node::{Node, eventually};
+use crate::route::Route;
 
 /// A compare-and-swap that found another row, as an error text.
 pub(crate) const DIFFERS: &str = "the row is another one";
@@ -68,30 +69,6 @@ async fn exchange(mut channel: Channel, request: http::Request<tonic::body::Body
         code: status.as_ref().map(Status::code),
         message: status.map_or_else(String::new, |status| status.message().to_owned()),
         body: body.map(|body| body.to_bytes()).unwrap_or_default(),
-    }
-}
-
-/// Where a key is.
-#[derive(Clone, Debug)]
-pub(crate) struct Route {
-    pub(crate) region: Region,
-    pub(crate) leader: Peer,
-}
-
-impl Route {
-    /// What a request to it carries.
-    pub(crate) fn context(&self) -> k::Context {
-        k::Context {
-            region_id: self.region.id,
-            region_epoch: self.region.region_epoch,
-            peer: Some(self.leader),
-            ..k::Context::default()
-        }
-    }
-
-    pub(crate) fn holds(&self, key: &[u8]) -> bool {
-        let end = &self.region.end_key;
-        *key >= self.region.start_key[..] && (end.is_empty() || *key < end[..])
     }
 }
 

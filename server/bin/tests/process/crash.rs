@@ -13,10 +13,11 @@ use flotilla_proto::metapb::Region;
 use rustix::process::Signal;
 
 use crate::client::{
-    Call, Client, End, Route, batch_delete, batch_put, cas, delete, delete_range, get, put, wait,
+    Call, Client, End, batch_delete, batch_put, cas, delete, delete_range, get, put, wait,
 };
 use crate::dice::Dice;
 use crate::node::{Node, Process, eventually, flotilla, rest, server_args};
+use crate::route::Route;
 
 /// Connections that write.
 const WRITERS: usize = 4;

@@ -37,6 +37,7 @@ mod node;
 mod recover;
 mod requests;
 mod rolling;
+mod route;
 mod secured;
 mod settings;
 mod small_disk;
