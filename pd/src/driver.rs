@@ -51,6 +51,8 @@ pub struct Driven {
     /// The term in which PD serves everything: timestamps come last, when their first window is
     /// durable.
     serves: Option<u64>,
+    /// The term in which the meta region was found without rows.
+    empty: Option<u64>,
 }
 
 impl Driven {
@@ -63,6 +65,7 @@ impl Driven {
             pd: Pd::new(config),
             role: None,
             serves: None,
+            empty: None,
         }
     }
 
@@ -93,7 +96,9 @@ impl Driven {
         self.handle(now, wall, Input::Retire, work);
     }
 
-    /// The rows of the meta region, read for [`Work::Load`] of `term`.
+    /// The rows of the meta region, read for [`Work::Load`] of `term`. A peer that has just ended took
+    /// them along, and its driver is told so next. Who can still write is not one of those: it has lost
+    /// its rows, which is fatal.
     pub fn loaded(
         &mut self,
         now: Mono,
@@ -102,9 +107,14 @@ impl Driven {
         records: Vec<(Bytes, Bytes)>,
         work: &mut Vec<Work>,
     ) {
-        if self.role == Some(term) {
-            self.handle(now, wall, Input::Lead { term, records }, work);
+        if self.role != Some(term) {
+            return;
         }
+        if records.is_empty() && self.empty.replace(term) != Some(term) {
+            let after = Duration::ZERO;
+            return work.push(Work::Settle { term, after });
+        }
+        self.handle(now, wall, Input::Lead { term, records }, work);
     }
 
     /// What became of the write of [`Work::Settle`] of `term`: only one that is applied says that all

@@ -111,6 +111,28 @@ fn leadership_is_rows_then_a_window_then_timestamps() {
 }
 
 #[test]
+fn a_meta_region_without_rows_is_led_by_nobody() {
+    let nothing = |driven: &mut Driven, work: &mut Vec<Work>| {
+        driven.loaded(NOW, START, 5, Vec::new(), work);
+    };
+    let settled =
+        |applied| move |driven: &mut Driven, work: &mut Vec<Work>| driven.settled(5, applied, work);
+    let mut node = Node(driven());
+    node.check(|driven, work| driven.leads(5, work), &["Load { term: 5 }"]);
+    // The peer has ended, and its rows with it: it writes nothing any more, and is told.
+    node.check(nothing, &["Settle { term: 5, after: 0ns }"]);
+    node.check(settled(false), &["Settle { term: 5, after: 100ms }"]);
+    node.check(|driven, work| driven.follows(NOW, START, work), &[]);
+    node.check(settled(false), &[]);
+    // It leads as before, and has no rows.
+    let mut node = Node(driven());
+    node.check(|driven, work| driven.leads(5, work), &["Load { term: 5 }"]);
+    node.check(nothing, &["Settle { term: 5, after: 0ns }"]);
+    node.check(settled(true), &["Load { term: 5 }"]);
+    node.check(nothing, &["Effect(Fatal(NoCluster))"]);
+}
+
+#[test]
 fn rows_of_a_term_that_is_over_are_dropped() {
     let mut node = Node(driven());
     node.check(|driven, work| driven.leads(5, work), &["Load { term: 5 }"]);

@@ -176,6 +176,7 @@ pub const ALL: &[&str] = &[
     "destroy: a stranger is told",
     "destroy: the log is cleared",
     "destroy: told by a member",
+    "members: a quorum would not answer",
     "members: changed",
     "snapshot: refused, another one is on its way",
     "snapshot: lost on the way",

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use flotilla_engine::{
-    Cf, DATA_CFS, KeyRange, LogBatch, RaftLog, RegionLog, SnapshotFiles, SnapshotInstall,
-    SnapshotKey, StateBatch, StateOp, StoredRegion, snapshot_cfs,
+    Cf, DATA_CFS, FlushReason, KeyRange, LogBatch, RaftLog, RegionLog, SnapshotFiles,
+    SnapshotInstall, SnapshotKey, StateBatch, StateOp, StoredRegion, snapshot_cfs,
 };
 use flotilla_proto::metapb::Region;
 use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord, SnapshotManifest};
@@ -89,6 +89,8 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
             tracing::error!(%key, "its files are not intact: this replica is lost, and its peer ends");
             apply.destroy(&mut effects);
             self.finish(&mut apply, effects)?;
+            // What is installed next may lie in its range, and is durable at once (contracts: C7).
+            self.state.flush_all(FlushReason::Admin)?;
             self.done.insert(region, apply);
             return Ok(Vec::new());
         }

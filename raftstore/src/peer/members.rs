@@ -1,8 +1,10 @@
 //! Changes of the members: proposed one at a time, in force once applied.
 
+use std::collections::BTreeMap;
+
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer as PeerMeta, PeerRole, Region, RegionEpoch};
-use flotilla_raft::{ConfRequest, MemberChange, ProposeError, Transition};
+use flotilla_raft::{ConfRequest, MemberChange, PeerStatus, ProposeError, Transition};
 use prost::Message;
 
 use super::Peer;
@@ -29,6 +31,9 @@ impl Peer {
             Ok(request) => request,
             Err(reason) => return answer.give(Err(RequestError::Members { reason })),
         };
+        if let Err(reason) = self.check_quorum_answers(now, changes) {
+            return answer.give(Err(RequestError::Members { reason }));
+        }
         match self.raft.propose_conf_change(now, request) {
             Ok(id) => self.remember_members(now, id, answer),
             Err(ProposeError::Conf(error)) => {
@@ -97,6 +102,48 @@ impl Peer {
             transition: Transition::Auto,
             context: context.encode_to_vec().into(),
         })
+    }
+
+    /// Nobody who votes is taken away, unless of those that vote then a quorum answers: otherwise the
+    /// region might never commit anything again. Whoever is asked knows it only by what it has heard in
+    /// its term.
+    fn check_quorum_answers(&self, now: Mono, changes: &[PeerChange]) -> Result<(), String> {
+        let voters = self.region.peers.iter();
+        let voters = voters.filter(|peer| peer.role() == PeerRole::Voter);
+        let mut voters: BTreeMap<u64, u64> = voters.map(|peer| (peer.id, peer.store_id)).collect();
+        let before = voters.clone();
+        for change in changes {
+            match *change {
+                PeerChange::Voter(peer) => drop(voters.insert(peer.id, peer.store_id)),
+                PeerChange::Learner(PeerMeta { id, .. }) | PeerChange::Remove { peer: id } => {
+                    voters.remove(&id);
+                }
+            }
+        }
+        let all_stay = before.keys().all(|peer| voters.contains_key(peer));
+        // That somebody votes at all is the raft core's to say.
+        if all_stay || voters.is_empty() {
+            return Ok(());
+        }
+        let within = self.shared.config.election_max;
+        let status = self.raft.status();
+        let answers = |id: &u64| {
+            let hears = |peer: &PeerStatus| {
+                peer.id == *id && peer.matched > 0 && now - peer.active < within
+            };
+            *id == self.meta.id || status.peers.iter().any(hears)
+        };
+        let silent = voters.iter().filter(|(id, _)| !answers(id));
+        let silent: Vec<String> = silent.map(|(_, store)| store.to_string()).collect();
+        if (voters.len() - silent.len()) * 2 > voters.len() {
+            return Ok(());
+        }
+        tracing::trace!(target: PROBE_TARGET, "members: a quorum would not answer");
+        Err(format!(
+            "of the {} voters that are left no quorum answers now (silent: store {}): add others first, or wait for them",
+            voters.len(),
+            silent.join(", ")
+        ))
     }
 
     /// A store has one peer of a region.
