@@ -151,6 +151,24 @@ impl Cluster {
         Ok(found)
     }
 
+    /// The region that has `key`.
+    pub(super) async fn region_of(&self, key: Vec<u8>) -> anyhow::Result<p::GetRegionResponse> {
+        let request = p::GetRegionRequest {
+            header: self.header(),
+            region_key: key.into(),
+            ..p::GetRegionRequest::default()
+        };
+        let found = self.ask(async || self.pd().get_region(request.clone()).await);
+        let found = found.await?;
+        check(found.header.clone())?;
+        if found.region.is_none() {
+            bail!(
+                "no leader has reported the region that has this key; `flotilla ctl region list` shows all that PD knows"
+            );
+        }
+        Ok(found)
+    }
+
     /// A page of PD's JSON API.
     pub(super) async fn page<T: DeserializeOwned>(&self, page: a::Page) -> anyhow::Result<T> {
         let request = a::ShowPageRequest {

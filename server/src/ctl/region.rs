@@ -11,7 +11,7 @@ use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::cluster::Cluster;
-use super::show::{self, Print, Row};
+use super::show::{self, Key, Print, Row};
 use super::{Wait, operator, region_id};
 
 /// What about regions.
@@ -23,8 +23,15 @@ pub(super) enum Region {
         #[arg(long, value_name = "STORE")]
         store: Option<u64>,
     },
-    /// A region as PD knows it
-    Show(Which),
+    /// A region as PD knows it, by its id or by a key
+    Show {
+        /// The region's id; `meta` is PD's own
+        #[arg(value_name = "REGION", value_parser = region_id, required_unless_present = "key")]
+        region: Option<u64>,
+        /// The region that has this key: text, other bytes as \xNN, a backslash as \\
+        #[arg(long, value_parser = show::key_bytes, conflicts_with = "region")]
+        key: Option<Key>,
+    },
     /// Every replica of a region as it sees itself: role, term, log, lease, snapshots
     Status(Which),
     /// Hand the leadership over to the replica on another store
@@ -84,7 +91,13 @@ impl Region {
     pub(super) async fn run(self, cluster: &Cluster, print: Print) -> anyhow::Result<()> {
         let (which, asked, wait) = match self {
             Self::List { store } => return list(cluster, store, print).await,
-            Self::Show(which) => return show_one(cluster, which.region, print).await,
+            Self::Show { region, key } => {
+                let found = match key {
+                    Some(Key(key)) => cluster.region_of(key).await?,
+                    None => cluster.region(region.unwrap_or_default()).await?,
+                };
+                return show_one(cluster, found, print).await;
+            }
             Self::Status(which) => return status(cluster, which.region, print).await,
             Self::TransferLeader { which, to, wait } => (which, Asked::TransferLeader(to), wait),
             Self::AddPeer { which, store, wait } => (which, Asked::AddPeer(store), wait),
@@ -270,10 +283,10 @@ fn shown(found: GetRegionResponse) -> Shown {
     }
 }
 
-async fn show_one(cluster: &Cluster, region: u64, print: Print) -> anyhow::Result<()> {
-    let mut shown = shown(cluster.region(region).await?);
+async fn show_one(cluster: &Cluster, found: GetRegionResponse, print: Print) -> anyhow::Result<()> {
+    let mut shown = shown(found);
     let mut running = cluster.operators().await?.running.into_iter();
-    let operator = running.find(|operator| operator.region_id == region);
+    let operator = running.find(|operator| operator.region_id == shown.id);
     shown.operator = operator.map(operator::Shown::from);
     print.one(&shown, || {
         let Shown { id, peers, .. } = &shown;

@@ -62,6 +62,45 @@ pub(super) fn key(bytes: &[u8]) -> String {
     }
 }
 
+/// A key that was given on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key(pub(super) Vec<u8>);
+
+/// The key that [`key`] would show like this: text, `\xNN`, and `\\` for a backslash.
+pub(super) fn key_bytes(text: &str) -> Result<Key, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('\\') {
+        bytes.extend_from_slice(before.as_bytes());
+        let digits = after.strip_prefix('x').and_then(|after| after.get(..2));
+        let digits = digits.filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        let simple = |escape: &&(char, u8)| after.starts_with(escape.0);
+        let (byte, length) = match (byte, ESCAPES.iter().find(simple)) {
+            (Some(byte), _) => (byte, 3),
+            (None, Some((_, byte))) => (*byte, 1),
+            (None, None) => {
+                return Err(format!(
+                    "after the backslash before {after:?} comes xNN, n, r, t, a quote or a backslash"
+                ));
+            }
+        };
+        bytes.push(byte);
+        rest = &after[length..];
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    Ok(Key(bytes))
+}
+
+const ESCAPES: [(char, u8); 6] = [
+    ('\\', b'\\'),
+    ('n', b'\n'),
+    ('r', b'\r'),
+    ('t', b'\t'),
+    ('\'', b'\''),
+    ('"', b'"'),
+];
+
 pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
@@ -82,5 +121,27 @@ mod tests {
         check(&[b'k'; 24], &"k".repeat(24));
         check(&[b'k'; 25], &format!("{}...", "k".repeat(24)));
         assert_eq!(hex(b"a\xff"), "61FF");
+    }
+
+    #[test]
+    fn keys_are_read_as_they_are_shown() {
+        #[track_caller]
+        fn check(text: &str, expected: Option<&[u8]>) {
+            let read = key_bytes(text).ok();
+            assert_eq!(read, expected.map(|bytes| Key(bytes.to_vec())), "{text}");
+        }
+        check("", Some(b""));
+        check("row-1", Some(b"row-1"));
+        check("a\\x00\\xFf", Some(b"a\x00\xff"));
+        check("\\\\x41\\n\\\"", Some(b"\\x41\n\""));
+        check("grün", Some("grün".as_bytes()));
+        check("\\", None);
+        check("\\x4", None);
+        check("\\xgg", None);
+        check("\\ü", None);
+        for byte in 0..=u8::MAX {
+            let text = key(&[b'<', byte, b'>']);
+            check(&text, Some(&[b'<', byte, b'>']));
+        }
     }
 }

@@ -98,6 +98,11 @@ fn every_node_shows_the_same_and_changes_are_carried_out() {
         "{table}"
     );
 
+    assert_eq!(
+        json(&pd, "region show --key a\\x00"),
+        json(&pd, &format!("region show {region}"))
+    );
+
     // PD itself.
     let leads = json(&pd, "member list");
     let leads = leads
@@ -169,6 +174,9 @@ fn what_would_cost_data_is_refused_and_says_what_to_do() {
         exit.says(&[part]);
     };
     usage("region show everything", "expected a region's id");
+    usage("region show", "--key");
+    usage("region show --key a\\q", "after the backslash");
+    usage("region show 3 --key a", "cannot be used with");
     usage("store list --pd nowhere", "expected HOST:PORT");
     usage("store remove 1 --timeout 1s", "--wait");
 }
