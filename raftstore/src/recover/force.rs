@@ -1,19 +1,24 @@
 //! A store carries out its part of a plan.
 
+use bytes::Bytes;
 use flotilla_engine::{
-    EngineError, FlushReason, LogBatch, RaftLog, StateBatch, StateOp, StateStore,
+    DATA_CFS, EngineError, FlushReason, LogBatch, RaftLog, StateBatch, StateOp, StateStore,
 };
 use flotilla_proto::metapb::{Peer, PeerRole, Region, RegionEpoch};
 use flotilla_proto::raft::{Entry, EntryKind, HardState};
 use flotilla_proto::store::{PeerState, RaftRecord, RegionRecord};
 
-use super::{Choice, LogEnd, Replica, inventory};
+use super::{Choice, Replica, inventory};
 use crate::boot::Boot;
 use crate::region::epoch;
 
 /// Added to a forced region's `conf_ver`, beside one for each peer that goes: the lost members may have
 /// changed the configuration after the last that survivors know of, but not so often.
 const CONF_VER_MARGIN: u64 = 1 << 16;
+
+/// Added to the version of a region that takes over what nobody has: the lost ones there may have split
+/// since, but not so often.
+const VERSION_MARGIN: u64 = 1 << 16;
 
 /// Bytes of entries that are looked at together.
 const PAGE_BYTES: u64 = 8 << 20;
@@ -39,12 +44,13 @@ pub enum ForceError {
     },
 }
 
-/// What one of the survivors knows to be committed is committed here, too: the next opening applies it.
-/// First of the two halves; `boot` is of the opening before.
+/// The logs of the chosen replicas are committed to their ends: the next opening applies them. What no
+/// survivor knows to be committed stays as far as it is data. First of the two halves; `boot` is of the
+/// opening before.
 ///
 /// # Errors
 /// The store is not as the plan says; or its log fails.
-pub fn raise_commits(
+pub fn settle(
     boot: &Boot,
     store: u64,
     choices: &[Choice],
@@ -54,55 +60,48 @@ pub fn raise_commits(
     let replicas = inventory(boot, store);
     for choice in own(choices, store) {
         let replica = of(&replicas, choice)?;
-        if choice.commit > replica.commit {
-            batch.set_record(
-                choice.region.id,
-                RaftRecord {
-                    peer_id: replica.peer.id,
-                    hard_state: Some(HardState {
-                        term: choice.term,
-                        vote: 0,
-                        commit: choice.commit,
-                    }),
-                },
-            );
-        }
-    }
-    write(log, &batch)
-}
-
-/// The chosen replicas become the only voters of their regions. Returns these. Second of the two halves.
-///
-/// # Errors
-/// The store is not as the plan says; or its storage fails.
-pub fn force(
-    boot: &Boot,
-    store: u64,
-    choices: &[Choice],
-    log: &impl RaftLog,
-    state: &impl StateStore,
-) -> Result<Vec<Region>, ForceError> {
-    let replicas = inventory(boot, store);
-    let (mut to_log, mut to_state) = (LogBatch::default(), StateBatch::default());
-    let mut forced = Vec::new();
-    for choice in own(choices, store) {
-        let replica = of(&replicas, choice)?;
-        let id = choice.region.id;
-        let tail = settled_tail(log, replica)?;
-        to_log.append(id, tail, replica.last.index);
-        to_log.set_record(
+        let (id, last) = (choice.region.id, replica.last.index);
+        let known = replica.commit.max(choice.commit);
+        batch.append(id, settled_tail(log, id, known, last)?, last);
+        batch.set_record(
             id,
             RaftRecord {
                 peer_id: replica.peer.id,
                 hard_state: Some(HardState {
                     term: choice.term,
                     vote: 0,
-                    commit: replica.commit,
+                    commit: last,
                 }),
             },
         );
-        let region = alone(&replica.region, replica.peer);
-        to_state.ops.push(StateOp::PutRegion {
+    }
+    if !batch.is_empty() {
+        log.append(&batch)?;
+        log.sync()?;
+    }
+    Ok(())
+}
+
+/// The chosen replicas become the only voters of their regions. Returns these. Second of the two halves.
+///
+/// # Errors
+/// The store is not as the plan says; or its state fails.
+pub fn force(
+    boot: &Boot,
+    store: u64,
+    choices: &[Choice],
+    state: &impl StateStore,
+) -> Result<Vec<Region>, ForceError> {
+    let replicas = inventory(boot, store);
+    let mut batch = StateBatch::default();
+    let mut forced = Vec::new();
+    for choice in own(choices, store) {
+        let replica = of(&replicas, choice)?;
+        let mut region = alone(&replica.region, replica.peer);
+        for (start, end) in &choice.takes {
+            batch.ops.extend(take(&mut region, start, end));
+        }
+        batch.ops.push(StateOp::PutRegion {
             record: RegionRecord {
                 state: PeerState::Normal.into(),
                 region: Some(region.clone()),
@@ -111,11 +110,9 @@ pub fn force(
         });
         forced.push(region);
     }
-    // The log first: with its old members a region that has a new term only waits for them.
-    write(log, &to_log)?;
-    if !to_state.ops.is_empty() {
-        to_state.admin = true;
-        state.write(&to_state)?;
+    if !batch.ops.is_empty() {
+        batch.admin = true;
+        state.write(&batch)?;
         state.flush_all(FlushReason::Manual)?;
     }
     Ok(forced)
@@ -138,13 +135,17 @@ fn of<'a>(replicas: &'a [Replica], choice: &Choice) -> Result<&'a Replica, Force
     })
 }
 
-/// The entries behind the commit index, without any that would change the region's shape.
-fn settled_tail(log: &impl RaftLog, replica: &Replica) -> Result<Vec<Entry>, ForceError> {
-    let LogEnd { index: last, .. } = replica.last;
+/// The entries behind `known`, without any that would change the region's shape.
+fn settled_tail(
+    log: &impl RaftLog,
+    region: u64,
+    known: u64,
+    last: u64,
+) -> Result<Vec<Entry>, ForceError> {
     let mut tail = Vec::new();
-    let mut low = replica.commit + 1;
+    let mut low = known + 1;
     while low <= last {
-        let page = log.entries(replica.region.id, low, last + 1, PAGE_BYTES)?;
+        let page = log.entries(region, low, last + 1, PAGE_BYTES)?;
         low += page.len() as u64;
         tail.extend(page.into_iter().map(settled));
     }
@@ -178,10 +179,22 @@ fn alone(region: &Region, peer: Peer) -> Region {
     }
 }
 
-fn write(log: &impl RaftLog, batch: &LogBatch) -> Result<(), ForceError> {
-    if !batch.is_empty() {
-        log.append(batch)?;
-        log.sync()?;
+/// The region goes on with the range beside it, where nothing may be left of others.
+fn take(region: &mut Region, start: &Bytes, end: &Bytes) -> impl Iterator<Item = StateOp> + use<> {
+    if region.start_key == *end && !end.is_empty() {
+        region.start_key = start.clone();
+    } else {
+        region.end_key = end.clone();
     }
-    Ok(())
+    let before = epoch(region);
+    region.region_epoch = Some(RegionEpoch {
+        version: before.version + VERSION_MARGIN,
+        ..before
+    });
+    let (start, end) = (start.clone(), end.clone());
+    DATA_CFS.into_iter().map(move |cf| StateOp::DeleteRange {
+        cf,
+        start: start.clone(),
+        end: end.clone(),
+    })
 }

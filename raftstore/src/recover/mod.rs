@@ -2,7 +2,7 @@
 //!
 //! Three steps over stopped stores. Each survivor is opened, which brings every region up to its durable
 //! commit, and says what it holds ([`inventory`]). From all of that one [`plan`] is made, which also says
-//! what is lost. Then each survivor carries out its part of the plan ([`raise_commits`], another opening,
+//! what is lost. Then each survivor carries out its part of the plan ([`settle`], another opening,
 //! [`force`]): the chosen replica of a region becomes its only voter, with a new term and an epoch above
 //! all that the lost ones can have had. The replicas that were not chosen learn from it that they
 //! are members no more.
@@ -10,11 +10,14 @@
 //! What a survivor's log holds behind its commit index stays, as far as it is data: it may have been
 //! acknowledged. Changes of members and splits in there become empty entries: nobody can know whether they
 //! happened, and they would bring back the lost ones.
+//!
+//! Keys that no survivor has belong to the region beside them from then on, empty: a cluster without them
+//! would refuse them for ever.
 
 mod force;
 mod plan;
 
-pub use force::{ForceError, force, raise_commits};
+pub use force::{ForceError, force, settle};
 pub use plan::{Choice, Damage, Plan, PlanError, Survivor, plan};
 
 use flotilla_proto::metapb::{Peer, Region};

@@ -53,6 +53,8 @@ pub struct Choice {
     pub lost_voters: usize,
     /// Entries whose fate nobody left knows: they are kept, as far as they are data.
     pub undecided: u64,
+    /// Ranges beside the region's that nobody has (start, end): it goes on with them, empty.
+    pub takes: Vec<(Bytes, Bytes)>,
 }
 
 /// Something that is lost.
@@ -70,6 +72,9 @@ pub enum Damage {
         start: Bytes,
         /// The end.
         end: Bytes,
+        /// The region that goes on with them, empty. `None`: no region beside them goes on where this
+        /// range is free, and they cannot be read or written.
+        taken_by: Option<u64>,
     },
     /// A replica of a region that has been split since, and nobody has the other parts' words for it.
     Outdated {
@@ -159,7 +164,14 @@ pub fn plan(survivors: &[Survivor]) -> Result<Plan, PlanError> {
             .into_iter()
             .map(|region| Damage::Outdated { region }),
     );
-    plan.damage.extend(gaps(&current));
+    for (start, end) in gaps(&current) {
+        let taken_by = take(&mut plan.forced, survivors, &start, &end);
+        plan.damage.push(Damage::Keys {
+            start,
+            end,
+            taken_by,
+        });
+    }
     if plan.forced.is_empty() {
         return Err(PlanError::Healthy);
     }
@@ -235,6 +247,7 @@ impl<'a> Known<'a> {
             term: term + 1,
             lost_voters: voters.iter().filter(|peer| !self.survives(**peer)).count(),
             undecided: best.last.index.saturating_sub(commit),
+            takes: Vec::new(),
         })
     }
 }
@@ -269,7 +282,7 @@ fn newest(mut regions: Vec<Known<'_>>) -> (Vec<Known<'_>>, Vec<u64>) {
 }
 
 /// Key ranges that no region covers.
-fn gaps(regions: &[Known<'_>]) -> Vec<Damage> {
+fn gaps(regions: &[Known<'_>]) -> Vec<(Bytes, Bytes)> {
     let data = regions.iter().map(|known| known.region);
     let mut ranges: Vec<&Region> = data.filter(|region| region.id != META_REGION).collect();
     ranges.sort_by(|one, other| one.start_key.cmp(&other.start_key));
@@ -278,16 +291,40 @@ fn gaps(regions: &[Known<'_>]) -> Vec<Damage> {
     let mut covered = Some(Bytes::new());
     for region in ranges {
         if let Some(start) = covered.filter(|end| *end < region.start_key) {
-            let end = region.start_key.clone();
-            found.push(Damage::Keys { start, end });
+            found.push((start, region.start_key.clone()));
         }
         covered = (!region.end_key.is_empty()).then(|| region.end_key.clone());
     }
     if let Some(start) = covered {
-        let end = Bytes::new();
-        found.push(Damage::Keys { start, end });
+        found.push((start, Bytes::new()));
     }
     found
+}
+
+/// A forced region beside a range that nobody has goes on with it; returns which. Its store must not have
+/// another replica there, that may yet live.
+fn take(forced: &mut [Choice], survivors: &[Survivor], start: &Bytes, end: &Bytes) -> Option<u64> {
+    let gap = Region {
+        start_key: start.clone(),
+        end_key: end.clone(),
+        ..Region::default()
+    };
+    let free = |store: u64, region: u64| {
+        let replicas = survivors.iter().filter(|survivor| survivor.store == store);
+        let mut replicas = replicas.flat_map(|survivor| &survivor.replicas);
+        let own = [META_REGION, region];
+        !replicas.any(|other| !own.contains(&other.region.id) && overlap(&other.region, &gap))
+    };
+    let beside = |region: &Region| {
+        let before = !start.is_empty() && region.end_key == *start;
+        let behind = !end.is_empty() && region.start_key == *end;
+        region.id != META_REGION && (before || behind)
+    };
+    let taker = forced
+        .iter_mut()
+        .find(|choice| beside(&choice.region) && free(choice.peer.store_id, choice.region.id))?;
+    taker.takes.push((start.clone(), end.clone()));
+    Some(taker.region.id)
 }
 
 #[cfg(test)]
@@ -381,7 +418,14 @@ mod tests {
         });
         let damage = plan.damage.iter().filter_map(|damage| match damage {
             Damage::MayMissWrites { .. } => None,
-            Damage::Keys { start, end } => Some(format!("keys {start:?}..{end:?}")),
+            Damage::Keys {
+                start,
+                end,
+                taken_by,
+            } => Some(match taken_by {
+                Some(region) => format!("keys {start:?}..{end:?}, empty in {region}"),
+                None => format!("keys {start:?}..{end:?}"),
+            }),
             Damage::Outdated { region } => Some(format!("region {region} outdated")),
         });
         let lost = format!("lost {:?}", plan.lost);
@@ -447,7 +491,7 @@ mod tests {
                 vec![replica(&left, 1, (6, 9), 9), replica(&right, 1, (6, 9), 9)],
             )],
             "lost [2, 3]; region 3 by 31 to commit 9 in term 7, 0 undecided; \
-             region 9 by 91 to commit 9 in term 7, 0 undecided; keys b\"\"..b\"c\"; keys b\"f\"..b\"m\"",
+             region 9 by 91 to commit 9 in term 7, 0 undecided; keys b\"\"..b\"c\", empty in 9; keys b\"f\"..b\"m\", empty in 3",
         );
     }
 
@@ -463,7 +507,37 @@ mod tests {
                 (4, vec![replica(&child, 4, (6, 9), 9)]),
             ],
             "lost [2, 3]; region 9 by 94 to commit 9 in term 7, 0 undecided; region 3 outdated; \
-             keys b\"m\"..b\"\"",
+             keys b\"m\"..b\"\", empty in 9",
+        );
+    }
+
+    #[test]
+    fn nobody_goes_on_with_a_range_where_its_store_has_another_replica() {
+        let (old, left, right) = (
+            region(3, ("", ""), 1, &[1, 2, 3]),
+            region(9, ("", "c"), 2, &[1, 2, 4]),
+            region(3, ("m", ""), 3, &[1, 2, 3]),
+        );
+        let (behind, child) = (replica(&old, 1, (6, 9), 9), replica(&left, 4, (6, 9), 9));
+        // Store 1 has yet to hear of the split that made 9.
+        check(
+            &[
+                (1, vec![behind.clone(), meta(1)]),
+                (2, vec![replica(&right, 2, (6, 12), 12)]),
+                (4, vec![child.clone()]),
+            ],
+            "lost [3]; region 9 by 94 to commit 9 in term 7, 0 undecided; keys b\"c\"..b\"m\", empty in 9",
+        );
+        // Where it would go on itself, another replica that is behind lies there.
+        let other = region(7, ("c", "z"), 1, &[4, 5, 6]);
+        check(
+            &[
+                (1, vec![behind]),
+                (2, vec![replica(&right, 2, (6, 12), 12)]),
+                (4, vec![child, replica(&other, 4, (6, 9), 9)]),
+            ],
+            "lost [3]; region 9 by 94 to commit 9 in term 7, 0 undecided; region 7 outdated; \
+             keys b\"c\"..b\"m\"",
         );
     }
 

@@ -98,6 +98,8 @@ pub(super) struct ChoiceRecord {
     last: LogEndRecord,
     commit: u64,
     term: u64,
+    /// Ranges beside it that nobody has, hexadecimal: from, to.
+    takes: Vec<(String, String)>,
 }
 
 impl Report {
@@ -153,6 +155,11 @@ impl PlanFile {
             last: choice.last.into(),
             commit: choice.commit,
             term: choice.term,
+            takes: choice
+                .takes
+                .iter()
+                .map(|(start, end)| (to_hex(start), to_hex(end)))
+                .collect(),
         });
         Self {
             format: FORMAT,
@@ -167,6 +174,7 @@ impl PlanFile {
     pub(super) fn choices(&self) -> anyhow::Result<Vec<Choice>> {
         let choice = |record: &ChoiceRecord| {
             let region = record.region.region()?;
+            let take = |(start, end): &(String, String)| Ok((from_hex(start)?, from_hex(end)?));
             Ok(Choice {
                 peer: peer_of(&region, record.peer)?,
                 region,
@@ -176,6 +184,11 @@ impl PlanFile {
                 // For people; the table was printed when the plan was made.
                 lost_voters: 0,
                 undecided: 0,
+                takes: record
+                    .takes
+                    .iter()
+                    .map(take)
+                    .collect::<anyhow::Result<_>>()?,
             })
         };
         self.forced.iter().map(choice).collect()

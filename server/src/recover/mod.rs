@@ -166,15 +166,25 @@ async fn refuse_if_alive(plan: &Plan, reports: &[Report], dial: &Dial) -> anyhow
         let Ok(pd) = PdClient::new(config) else {
             continue;
         };
-        let answer = tokio::time::timeout(ALIVE_WAIT, pd.cluster_id()).await;
-        if matches!(answer, Ok(Ok(cluster)) if cluster == plan.cluster) {
-            bail!(
+        match tokio::time::timeout(ALIVE_WAIT, pd.cluster_id()).await {
+            Ok(Ok(cluster)) if cluster == plan.cluster => bail!(
                 "store {id} answers at {address}: it is not lost. Stop it and add a report of it, or \
                  start the others and let them work together"
-            );
+            ),
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) if listens(address).await => bail!(
+                "somebody listens at {address}, where store {id} was, and does not tell its cluster. If \
+                 the nodes speak TLS, give --ca, --cert and --key; if it is not that store, stop it"
+            ),
+            Ok(Err(_)) | Err(_) => {}
         }
     }
     Ok(())
+}
+
+async fn listens(address: &str) -> bool {
+    let connected = tokio::time::timeout(ALIVE_WAIT, tokio::net::TcpStream::connect(address));
+    matches!(connected.await, Ok(Ok(_)))
 }
 
 fn show(plan: &Plan) {
@@ -219,12 +229,25 @@ fn show(plan: &Plan) {
             Damage::Outdated { region } => println!(
                 "- region {region}: its replicas here have missed a split, and the rest of it is gone"
             ),
-            Damage::Keys { start, end } => println!(
-                "- every key from {} up to {}: no store here has them",
-                to_hex(start),
+            Damage::Keys {
+                start,
+                end,
+                taken_by,
+            } => println!(
+                "- every key from {} up to {}: no store here has them; {}",
+                match &start[..] {
+                    [] => "the first".to_owned(),
+                    start => to_hex(start),
+                },
                 match &end[..] {
                     [] => "the last".to_owned(),
                     end => to_hex(end),
+                },
+                match taken_by {
+                    Some(region) => format!("region {region} goes on with them, empty"),
+                    None =>
+                        "no region beside them goes on, and they can be neither read nor written"
+                            .to_owned(),
                 }
             ),
         }
@@ -261,9 +284,9 @@ fn apply(args: &ApplyArgs) -> anyhow::Result<()> {
     confirm(args.cluster_id, plan.cluster)?;
     let choices = plan.choices()?;
     let boot = store.replay()?;
-    recover::raise_commits(&boot, ids.store_id, &choices, &store.log)?;
+    recover::settle(&boot, ids.store_id, &choices, &store.log)?;
     let boot = store.replay()?;
-    let forced = recover::force(&boot, ids.store_id, &choices, &store.log, &store.state)?;
+    let forced = recover::force(&boot, ids.store_id, &choices, &store.state)?;
     if forced.iter().any(|region| region.id == META_REGION) {
         bury(&store, &plan.lost)?;
     }

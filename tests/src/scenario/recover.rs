@@ -39,9 +39,9 @@ impl Cluster {
         for id in ids {
             let store = self.store(*id);
             let boot = store.open(&config, now)?;
-            recover::raise_commits(&boot, *id, &plan.forced, &*store.log)?;
+            recover::settle(&boot, *id, &plan.forced, &*store.log)?;
             let boot = store.open(&config, now)?;
-            recover::force(&boot, *id, &plan.forced, &*store.log, &*store.state)?;
+            recover::force(&boot, *id, &plan.forced, &*store.state)?;
         }
         Ok(plan)
     }
@@ -67,11 +67,15 @@ impl Cluster {
             match damage {
                 // Of every region that is forced.
                 Damage::MayMissWrites { .. } => {}
-                Damage::Keys { start, end } => self.say(format!(
-                    "lost: keys {} .. {}",
-                    show::key(start),
-                    show::key(end)
-                )),
+                Damage::Keys {
+                    start,
+                    end,
+                    taken_by,
+                } => {
+                    let (start, end) = (show::key(start), show::key(end));
+                    let taken = taken_by.map_or_else(String::new, |id| format!(", empty in {id}"));
+                    self.say(format!("lost: keys {start} .. {end}{taken}"));
+                }
                 Damage::Outdated { region } => self.say(format!("lost: region {region}")),
             }
         }

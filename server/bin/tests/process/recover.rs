@@ -1,5 +1,6 @@
 //! `flotilla recover`: two of three nodes are lost for good, and the third goes on.
 
+use std::net::TcpListener;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -78,7 +79,12 @@ fn the_node_that_is_left_goes_on_alone() {
     third.kill9();
     done(&recover(&inspect), &[&cluster]);
     recover(&["plan", report, "--out", plan]).refused(EXIT_FAILED, &["answers at", "not lost"]);
+    let lost = nodes[0].addr().to_owned();
     nodes.into_iter().for_each(Node::kill9);
+    // Who does not tell what it is may be the store.
+    let silent = TcpListener::bind(&lost).expect("nobody listens there any more");
+    recover(&["plan", report, "--out", plan]).refused(EXIT_FAILED, &["somebody listens", "--ca"]);
+    drop(silent);
 
     let planned = recover(&["plan", report, "--out", plan]);
     done(
