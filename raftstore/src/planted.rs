@@ -45,6 +45,10 @@ pub enum Planted {
     AppliedBeforeData,
     /// The log is truncated up to what is applied, durable or not (contracts: C11).
     TruncateUndurable,
+    /// The log is truncated whoever still needs it (contracts: C11).
+    TruncateUnasked,
+    /// Who follows truncates nothing (contracts: C11).
+    FollowersKeepLogs,
     /// A write is applied though its range has changed (design, rule 4).
     EpochUncheckedAtApply,
     /// A request is taken whatever its epoch says (contracts: C21).
@@ -88,7 +92,7 @@ pub enum Planted {
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 36] = [
         Self::AckBeforeIntent,
         Self::IntentRemovedEarly,
         Self::IntentIgnoredAtStart,
@@ -104,6 +108,8 @@ impl Planted {
         Self::CommitNotStored,
         Self::AppliedBeforeData,
         Self::TruncateUndurable,
+        Self::TruncateUnasked,
+        Self::FollowersKeepLogs,
         Self::EpochUncheckedAtApply,
         Self::EpochUncheckedAtPropose,
         Self::LeaseOverSplit,

@@ -27,6 +27,8 @@ pub enum Rule {
     Sessions,
     /// A proposal on a store that runs is answered within its time (faults: 45).
     AnsweredInTime,
+    /// A call of a client ends, with an answer or an error, within what its habits allow (faults: 45).
+    CallsEnd,
     /// A connected majority serves while the others are still away (faults: 44).
     MajorityServes,
     /// What clients heard has an order, whatever the log says (faults: 39).
@@ -45,6 +47,10 @@ pub enum Rule {
     AdminCommitDurable,
     /// The log is truncated only up to what a crash leaves in the state (contracts: C11).
     TruncatedIsDurable,
+    /// The log is truncated only up to what a live follower needs, or up to the lag that is kept (contracts: C11).
+    LaggardsAreSpared,
+    /// With nobody who lags nothing is kept of the log that survives in the state (contracts: C11).
+    LogIsTrimmed,
     /// What is reported as durable survives a crash (contracts: C2).
     DurableSurvives,
     /// The state after a crash is one cut over all regions (design, rule 3).
@@ -146,7 +152,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 65] = [
+    pub const ALL: [Self; 68] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -157,6 +163,7 @@ impl Rule {
         Self::IndexedReads,
         Self::Sessions,
         Self::AnsweredInTime,
+        Self::CallsEnd,
         Self::MajorityServes,
         Self::SecondOpinion,
         Self::AtomicSwap,
@@ -166,6 +173,8 @@ impl Rule {
         Self::AppliedIsPersisted,
         Self::AdminCommitDurable,
         Self::TruncatedIsDurable,
+        Self::LaggardsAreSpared,
+        Self::LogIsTrimmed,
         Self::DurableSurvives,
         Self::CrashIsPrefix,
         Self::LogIsWhole,

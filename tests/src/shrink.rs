@@ -1,5 +1,7 @@
 //! From a failing world to a small one: whatever the failure does not need is taken out.
 
+use std::fmt;
+
 use crate::run::{Failure, run_quietly};
 use crate::world::World;
 
@@ -43,8 +45,36 @@ const PARTS: [&str; 32] = [
 /// rare moment may not come again by the first.
 const COURSES: u64 = 12;
 
-/// The smallest world found in which the same rule breaks. `told` hears of every step.
-pub fn shrink(mut world: World, failure: &Failure, mut told: impl FnMut(&str)) -> World {
+/// A world that breaks no rule: there is nothing to shrink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NothingFails {
+    /// Its seed.
+    pub seed: u64,
+}
+
+impl fmt::Display for NothingFails {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seed = self.seed;
+        write!(
+            f,
+            "seed {seed} breaks no rule here, so there is nothing to shrink: a seed belongs to a commit, and to the \
+             variables in the line that replays it"
+        )
+    }
+}
+
+impl std::error::Error for NothingFails {}
+
+/// The smallest world found in which the same rule breaks. `told` hears of what breaks, and of every step.
+///
+/// # Errors
+/// If nothing breaks in `world`.
+pub fn shrink(mut world: World, mut told: impl FnMut(&str)) -> Result<World, NothingFails> {
+    let Err(failure) = run_quietly(world.clone(), 0) else {
+        return Err(NothingFails { seed: world.seed });
+    };
+    told(&failure.what);
+    let failure = &*failure;
     let mut before = usize::MAX;
     // What was needed beside something else may not be needed without it.
     while before != world.left_out.len() {
@@ -79,7 +109,7 @@ pub fn shrink(mut world: World, failure: &Failure, mut told: impl FnMut(&str)) -
             ));
         }
     }
-    world
+    Ok(world)
 }
 
 /// Nothing of that name was there.
@@ -107,5 +137,47 @@ fn still_fails(mut world: World, failure: &Failure) -> Option<World> {
         if world.luck == last {
             return None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rules::Rule;
+    use crate::world::Service;
+
+    const SEED: u64 = 1;
+
+    fn shrunk() -> (World, Vec<String>) {
+        let mut world = World::draw(SEED);
+        world.plants.service = Some(Service::AnsweredTwice);
+        let mut told = Vec::new();
+        let smaller = shrink(world, |line| told.push(line.to_owned()));
+        (smaller.expect("a planted bug breaks its rule"), told)
+    }
+
+    #[test]
+    fn a_smaller_world_breaks_the_same_rule_each_time() {
+        let (world, told) = shrunk();
+        let failure = run_quietly(world.clone(), 0).expect_err("it fails again");
+        assert_eq!(failure.rule, Some(Rule::AnsweredOnce));
+        assert!(told[0].starts_with("AnsweredOnce: "), "{told:?}");
+        // This bug needs no fault, and nothing of a world but a write.
+        let kept = ["faults", "network", "operators", "stalls"];
+        let kept = kept.map(|part| world.left_out.iter().any(|out| out == part));
+        assert_eq!(kept, [true; 4], "{:?}", world.left_out);
+        assert!(world.operations < World::draw(SEED).operations);
+
+        let (again, told_again) = shrunk();
+        assert_eq!(told_again, told);
+        assert_eq!(format!("{again:?}"), format!("{world:?}"));
+    }
+
+    #[test]
+    fn a_seed_that_does_not_fail_is_refused() {
+        let refused = shrink(World::draw(SEED), |line| panic!("{line}"));
+        let refused = refused.expect_err("it holds every rule");
+        assert_eq!(refused, NothingFails { seed: SEED });
+        assert!(refused.to_string().starts_with("seed 1 breaks no rule"));
     }
 }

@@ -155,6 +155,8 @@ pub fn open(
             log: log.of_life(life),
             hard_state,
             applied: apply.applied(),
+            // Nobody will tell a peer whose region stays quiet.
+            durable: state.durable_applied(region),
             split_at: splits.get(&region).copied().unwrap_or(0),
             intent: installed.get(&region).copied(),
             made_at: None,

@@ -119,6 +119,8 @@ pub(crate) struct PeerParts {
     pub(crate) log: PeerLog,
     pub(crate) hard_state: flotilla_proto::raft::HardState,
     pub(crate) applied: u64,
+    /// Of that, what survives a crash; 0 if it is not known.
+    pub(crate) durable: u64,
     /// The last split that the start has applied again; 0 without one.
     pub(crate) split_at: u64,
     /// A snapshot that is in place and may be lost by a crash: its index, and its files.
@@ -142,6 +144,7 @@ impl Peer {
             log,
             hard_state,
             applied,
+            durable,
             split_at,
             intent,
             made_at,
@@ -190,7 +193,7 @@ impl Peer {
             size_check_running: false,
             growth_asked: RegionSize::default(),
             measure_again: false,
-            durable_applied: 0,
+            durable_applied: durable,
             member_at: made_at.map_or(0, |epoch| epoch.conf_ver),
             split_at,
             meta_announced: None,

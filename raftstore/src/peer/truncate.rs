@@ -18,7 +18,13 @@ impl Peer {
             durable = applied;
         }
         let kept_for_lag = applied.saturating_sub(self.shared.config.lag_entries_max);
-        let needed = self.raft.min_matched().max(kept_for_lag);
+        let mut needed = self.raft.min_matched().max(kept_for_lag);
+        if self.shared.plants(Planted::TruncateUnasked) {
+            needed = durable;
+        }
+        if self.shared.plants(Planted::FollowersKeepLogs) && !self.is_leader() {
+            return;
+        }
         let to = durable.min(needed);
         if to < first {
             return;

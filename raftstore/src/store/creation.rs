@@ -351,6 +351,7 @@ impl Store {
             log: log.of_life(life),
             hard_state,
             applied: applied.index,
+            durable: 0,
             split_at: 0,
             intent: None,
             made_at,

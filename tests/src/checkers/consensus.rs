@@ -375,6 +375,7 @@ impl Oracle {
         let entries = inner.entries.iter();
         self.trace
             .mix(entries.flat_map(|entry| [entry.index, entry.term, digest(&entry.data)]));
+        self.needed.said(region, inner);
         self.note(format_args!(
             "store {store} sends of region {region}: {}",
             Saying(inner)
@@ -386,8 +387,10 @@ impl Oracle {
         // it says beyond that cannot be judged.
         let former = seen.log.former(region, inner.from);
         let beyond = former.is_some_and(|kept| {
-            let term = kept.hard_state().term;
-            inner.term > term || (inner.term == term && inner.index > kept.last())
+            let HardState { term, vote, .. } = kept.hard_state();
+            let votes = matches!(inner.kind(), MessageKind::Vote | MessageKind::VoteResponse);
+            let more = inner.index > kept.last() || (votes && vote == 0);
+            inner.term > term || (inner.term == term && more)
         });
         let ended = seen.buried.get(&region).is_some_and(|it| *it >= inner.from);
         if beyond || (ended && former.is_none()) {

@@ -1,16 +1,21 @@
 //! What no planted bug brings about: forged events, each of which breaks one rule, beside its truthful
 //! neighbour that breaks none. Those of raft groups are in `consensus/tests.rs`, of the model in its own file.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flotilla_engine::memory::MemoryState;
-use flotilla_engine::{BIRTH, RegionWrite, StateBatch, StateOp, StateStore as _};
+use flotilla_engine::{BIRTH, LogBatch, RegionWrite, StateBatch, StateOp, StateStore as _};
+use flotilla_pd_client::StockClient;
 use flotilla_proto::clock::Wall;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
+use flotilla_proto::raft::Entry;
 use flotilla_proto::store::{PeerState, RaftRecord, RegionRecord};
 use flotilla_raftstore::region::META_REGION;
 
 use super::Oracle;
+use super::calls::{CallSeen, JITTER_MAX};
+use super::log::LogContext;
 use super::model::Model;
 use super::placement::Granted;
 use crate::rules::Rule;
@@ -283,6 +288,95 @@ fn mailboxes_hold_no_more_than_they_may() {
     let check = |queued, rule| forged(rule, |oracle| oracle.check_queued(STORE, queued, 9));
     check(9, None);
     check(10, Some(Rule::QueuesBounded));
+}
+
+#[test]
+fn a_call_of_a_client_ends_within_what_its_habits_allow() {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    const SHORT: Duration = Duration::from_millis(1);
+    let check = |habits, attempts: u32, paused: Duration, lasted: Duration, rule| {
+        forged(rule, |oracle| {
+            let mut call = CallSeen::default();
+            (0..attempts).for_each(|_| call.attempts(oracle.now));
+            call.pauses(paused);
+            oracle.now = oracle.now + lasted;
+            oracle.check_call(7, &call, (habits, PATIENCE));
+        });
+    };
+    let broken = Some(Rule::CallsEnd);
+    // Attempts.
+    check(StockClient::Rust, 11, SHORT, SHORT, None);
+    check(StockClient::Rust, 12, SHORT, SHORT, broken);
+    // Pauses.
+    let java = Duration::from_secs(2) + JITTER_MAX * 3;
+    check(StockClient::Java, 3, java, java, None);
+    check(StockClient::Java, 3, java + SHORT, java, broken);
+    // Time: one attempt with both its patiences, and what it may take beside them.
+    let attempt = Duration::from_secs(2 + 20);
+    check(StockClient::Go, 1, SHORT, attempt + SHORT, None);
+    check(StockClient::Go, 1, SHORT, attempt + SHORT * 2, broken);
+}
+
+#[test]
+fn a_log_is_cut_no_further_than_a_live_follower_needs() {
+    let check = |to, needed, lag_from, rule| {
+        forged(rule, |oracle| {
+            oracle.check_spared((STORE, 3), to, needed, lag_from);
+        });
+    };
+    check(9, 9, 0, None);
+    check(10, 9, 0, Some(Rule::LaggardsAreSpared));
+    check(10, 9, 10, None);
+    check(11, 9, 10, Some(Rule::LaggardsAreSpared));
+}
+
+#[test]
+fn at_rest_a_log_keeps_less_than_is_worth_a_truncation() {
+    const WORTH: u64 = 3;
+    let check = |entries: u64, survives: u64, over, rule| {
+        forged(rule, |oracle| {
+            for index in BIRTH.index + 1..=BIRTH.index + entries {
+                log_entry(oracle, index);
+            }
+            let seen = oracle.store(STORE);
+            seen.applied.insert(3, BIRTH.index + entries);
+            seen.survives.insert(3, BIRTH.index + survives);
+            let trimmed = oracle.check_trimmed(STORE, WORTH, over);
+            assert_eq!(trimmed, entries.min(survives) < WORTH);
+        });
+    };
+    check(2, 2, true, None);
+    check(3, 3, true, Some(Rule::LogIsTrimmed));
+    // What a crash would take back is still needed.
+    check(3, 2, true, None);
+    // It still has time.
+    check(3, 3, false, None);
+}
+
+/// An entry of region 3 is written to the log of [`STORE`].
+fn log_entry(oracle: &mut Oracle, index: u64) {
+    let entry = Entry {
+        index,
+        term: BIRTH.term,
+        ..Entry::default()
+    };
+    let mut batch = LogBatch::default();
+    batch.append(3, vec![entry], index);
+    let Oracle {
+        stores,
+        consensus,
+        checks,
+        ..
+    } = oracle;
+    let nothing = BTreeMap::new();
+    let context = LogContext {
+        survives: &nothing,
+        applied: &nothing,
+        buried: &nothing,
+        committed: &|_, _| None,
+    };
+    let log = &mut stores.entry(STORE).or_default().log;
+    log.appended(index, &batch, &context, consensus, checks);
 }
 
 #[test]

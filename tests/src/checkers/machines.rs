@@ -14,14 +14,16 @@ use crate::rules::Rule;
 /// A peer as it was last seen in this life of its store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PeerSeen {
-    id: u64,
+    pub(super) id: u64,
     term: u64,
+    /// The first index of its log.
+    pub(super) first: u64,
     last: u64,
     commit: u64,
     applied: u64,
     version: u64,
-    /// The term in which it led.
-    led: u64,
+    /// The term in which it led; 0: it did not.
+    pub(super) led: u64,
     lease_until: Option<Mono>,
 }
 
@@ -34,6 +36,7 @@ impl Oracle {
         let now = PeerSeen {
             id: raft.id(),
             term: raft.term(),
+            first: raft.log().first_index(),
             last: raft.last_index(),
             commit: raft.commit(),
             applied: raft.applied_index(),
@@ -59,19 +62,16 @@ impl Oracle {
         self.check_silent(store, peer, &before);
         self.check_conf(peer, before.applied);
         let seen = self.stores.entry(store).or_default();
-        let first = raft.log().first_index();
         // Until a snapshot is in place the log begins behind what is applied; that it does so only
         // then is seen where it is written.
         let ordered =
-            first <= now.commit + 1 && now.applied <= now.commit && now.commit <= now.last;
+            now.first <= now.commit + 1 && now.applied <= now.commit && now.commit <= now.last;
         let state = seen.applied.get(&region).copied();
         let ended = seen.tombstones.contains_key(&region);
         let covered = ended || now.applied <= state.unwrap_or(0);
         self.checks
             .check(Rule::IndexesInOrder, ordered && covered, || {
-                format!(
-                    "store {store} region {region}: first {first}, {now:?}, the state has {state:?}"
-                )
+                format!("store {store} region {region}: {now:?}, the state has {state:?}")
             });
         let durable = seen.log.durable(region);
         let own = durable.filter(|held| held.record.is_some_and(|record| record.peer_id == now.id));

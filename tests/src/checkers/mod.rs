@@ -3,6 +3,7 @@
 //! is said in docs/simulation.md: decoding, the command logic, whether ranges meet.
 
 pub mod answers;
+pub mod calls;
 pub mod consensus;
 mod dying;
 #[cfg(test)]
@@ -17,6 +18,7 @@ pub mod quorum;
 pub mod replicas;
 pub mod state;
 pub mod topology;
+mod truncation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -41,6 +43,7 @@ use model::{Applied, Model};
 use placement::PlacementSeen;
 use replicas::Digests;
 use state::Undurable;
+use truncation::Needed;
 
 /// All checkers of a run, shared by everything that is watched.
 pub type Shared = Arc<Mutex<Oracle>>;
@@ -125,6 +128,8 @@ pub struct Oracle {
     pub answers: Answers,
     /// Raft groups: who voted for whom, who led, what is committed.
     pub consensus: Consensus,
+    /// What leaders have said of the logs that others need.
+    pub needed: Needed,
     /// Terms in which somebody led, of all regions.
     pub leaders_elected: u64,
     /// Who may serve local reads.

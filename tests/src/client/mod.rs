@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_kv::KeyMode;
 use flotilla_pd_client::{Attempts, RegionCache, Route, StockClient};
+use flotilla_proto::clock::Mono;
 use flotilla_proto::kvrpcpb::{
     KeyRange, KvPair, RawBatchDeleteRequest, RawBatchGetRequest, RawBatchPutRequest,
     RawBatchScanRequest, RawCasRequest, RawChecksumRequest, RawDeleteRangeRequest,
@@ -19,6 +20,7 @@ use flotilla_raftstore::Config;
 use flotilla_raftstore::region::META_REGION;
 
 use crate::checkers::answers::OpId;
+use crate::checkers::calls::CallSeen;
 use crate::rng::Rng;
 
 pub use errors::region_error;
@@ -357,6 +359,8 @@ pub struct Call {
     pub route: Option<Route>,
     /// The store that it went to.
     pub store: u64,
+    /// For the checkers.
+    pub seen: CallSeen,
 }
 
 impl Client {
@@ -379,14 +383,16 @@ impl Client {
     }
 
     /// The next attempt of the call under way, or of a new one.
-    pub fn attempt(&mut self, op: OpId, workload: &Workload) -> Request {
+    pub fn attempt(&mut self, op: OpId, workload: &Workload, now: Mono) -> Request {
         let call = self.call.get_or_insert_with(|| Call {
             template: Rng::new(self.rng.any()),
             attempts: Attempts::new(self.habits),
             op: None,
             route: None,
             store: 0,
+            seen: CallSeen::default(),
         });
+        call.seen.attempts(now);
         workload.request(op, self.seen.as_ref(), &mut call.template.clone())
     }
 

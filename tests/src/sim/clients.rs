@@ -1,5 +1,7 @@
 //! Events, and clients.
 
+use std::time::Duration;
+
 use flotilla_pd::{Call as _, calls};
 use flotilla_pd_client::{Failure, Next, Route};
 use flotilla_proto::clock::Mono;
@@ -12,11 +14,13 @@ use prost::Message as _;
 use super::calls::{Asker, Purpose, header};
 use super::events::Asking;
 use super::{Event, Phase, Sim};
+use crate::checkers::calls::JITTER_MAX;
 use crate::client::{Client, Looking, Need, Request, region_error};
 use crate::history::{Caller, Heard};
 use crate::net::Place;
 use crate::store::{LifeId, Reply};
 use crate::trace::digest;
+use crate::world::Service;
 
 impl Sim {
     /// The next event happens.
@@ -124,6 +128,7 @@ impl Sim {
     /// The user of a client thinks of something new after a while.
     fn call_ends(&mut self, number: u64) {
         let think = self.world.workload.think_ms_max * 1000;
+        self.check_call(number);
         let client = &mut self.clients[number as usize];
         client.call = None;
         let wait = client.rng.micros(0..=think);
@@ -131,15 +136,29 @@ impl Sim {
             .at(self.now() + wait, Event::Client { client: number });
     }
 
+    fn check_call(&self, number: u64) {
+        let client = &self.clients[number as usize];
+        if let Some(call) = &client.call {
+            let bounds = (client.habits, self.world.workload.timeout);
+            let mut oracle = self.oracle.lock();
+            oracle.check_call(number, &call.seen, bounds);
+        }
+    }
+
+    /// No call of a client goes on for longer than it may.
+    pub(super) fn check_calls(&self) {
+        (0..self.world.workload.clients).for_each(|number| self.check_call(number));
+    }
+
     /// A client makes an attempt.
     fn client(&mut self, number: u64) {
         if self.phase != Phase::Run {
             return;
         }
-        let op = self.op();
+        let (op, now) = (self.op(), self.now());
         self.begun += 1;
         let client = &mut self.clients[number as usize];
-        let request = client.attempt(op, &self.world.workload);
+        let request = client.attempt(op, &self.world.workload, now);
         let mut physical = self.world.mode.physical(&request.key());
         if client.rng.chance(self.world.workload.lost) {
             let elsewhere = self.world.workload.any_key(&mut client.rng);
@@ -254,12 +273,17 @@ impl Sim {
         let Some(call) = &mut client.call else { return };
         call.op = None;
         let route = call.route.clone();
-        match call
+        let next = call
             .attempts
-            .failed(&mut client.cache, route.as_ref(), failure)
-        {
+            .failed(&mut client.cache, route.as_ref(), failure);
+        let stubborn = self.world.plants.service == Some(Service::CallsGoOn);
+        let again = Next::Retry {
+            after: Duration::ZERO,
+        };
+        match if stubborn { again } else { next } {
             Next::Retry { after } => {
-                let wait = after + client.rng.micros(10..=1_000);
+                let wait = after + client.rng.micros(10..=JITTER_MAX.as_micros() as u64);
+                call.seen.pauses(wait);
                 self.events
                     .at(self.now() + wait, Event::Client { client: number });
             }

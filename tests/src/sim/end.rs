@@ -52,12 +52,17 @@ const PLACE_MAX: Duration = Duration::from_secs(30);
 /// How long it may take until PD has placed everything: a few operators at a time, of a few steps each,
 /// some of which run out of time once more.
 pub(super) const CONVERGE_MAX: Duration = Duration::from_secs(600);
-/// The wait before it is asked again.
+/// How long it may take until every member has heard that nobody needs the log.
+const TRIM_MAX: Duration = Duration::from_secs(10);
+/// The wait before logs are looked at again.
+const TRIM_AGAIN: Duration = Duration::from_millis(100);
+/// The wait before PD is asked again.
 const PLACE_AGAIN: Duration = Duration::from_millis(500);
 
 impl Sim {
     /// Settles, serves, stops, and looks at what is left.
     pub(super) fn finish(&mut self) -> Result<(), Violation> {
+        self.check_calls();
         self.phase = Phase::Settle;
         self.note(format_args!("faults are over"));
         self.calm_down();
@@ -76,6 +81,7 @@ impl Sim {
         self.serve_pd()?;
         self.converge()?;
         self.settle()?;
+        self.trim()?;
         for id in self.living() {
             self.check_rest(id);
         }
@@ -357,6 +363,26 @@ impl Sim {
                 return self.verdict();
             }
             let again = self.now() + PLACE_AGAIN;
+            while self.now() < again {
+                self.turn()?;
+            }
+        }
+    }
+
+    /// With nobody who lags, logs hold no more than they need.
+    fn trim(&mut self) -> Result<(), Violation> {
+        let deadline = self.now() + TRIM_MAX;
+        loop {
+            let over = self.now() >= deadline;
+            let worth = self.world.config.truncate_entries_min;
+            let mut trimmed = true;
+            for id in self.living() {
+                trimmed &= self.oracle.lock().check_trimmed(id.store, worth, over);
+            }
+            if trimmed || over {
+                return self.verdict();
+            }
+            let again = self.now() + TRIM_AGAIN;
             while self.now() < again {
                 self.turn()?;
             }

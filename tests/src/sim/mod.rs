@@ -331,9 +331,12 @@ impl Sim {
         self.verdict()
     }
 
-    /// All rows and regions of all stores are what the log makes of them, and no store is PD whose peer has
-    /// ended.
+    /// All rows and regions of all stores are what the log makes of them, no store is PD whose peer has ended, and no
+    /// call goes on for too long.
     fn sweep(&self) {
+        if self.phase == Phase::Run {
+            self.check_calls();
+        }
         for node in self.nodes.values() {
             node.disk.state.check_all();
             // The news of its end comes to a slow poller when the tombstone is long durable.

@@ -107,11 +107,13 @@ impl Sim {
         let Some(life) = self.life(id.store) else {
             return;
         };
+        let lag_max = self.world.config.lag_entries_max;
         let mut oracle = self.oracle.lock();
         let (mut leased, mut elected) = (Vec::new(), Vec::new());
         for region in touched {
             life.look_at(region, |peer| {
                 let before = oracle.leaders_elected;
+                oracle.look_at_truncation(id.store, peer, now, lag_max);
                 let moved = oracle.look_at_peer(id.store, peer);
                 // In an old term one may still be elected, but commits nothing.
                 let newest = oracle.consensus.newest_term(region);

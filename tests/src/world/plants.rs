@@ -26,11 +26,13 @@ pub enum Service {
     MajorityApart,
     /// A latch that waits for the fate of a write stays (contracts: C18).
     LatchKept,
+    /// A client tries again, whatever has failed and how often (faults: 45).
+    CallsGoOn,
 }
 
 impl Service {
     /// Every one of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AnsweredTwice,
         Self::SwapUnlatched,
         Self::RangeUnlatched,
@@ -41,6 +43,7 @@ impl Service {
         Self::RouteHidden,
         Self::MajorityApart,
         Self::LatchKept,
+        Self::CallsGoOn,
     ];
 }
 

@@ -187,6 +187,7 @@ fn what_an_ended_peer_had_promised_it_keeps() {
     ended(OWN).says(vote(TERM), Some(Rule::DurableBeforeSaid));
     // The batch that cleared its log may have brought this before.
     ended(LEADER).says(vote(TERM + 1), None);
+    ended(0).says(vote(TERM), None);
 }
 
 #[test]
