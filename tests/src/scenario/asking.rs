@@ -79,6 +79,14 @@ impl Cluster {
                 self.process(store)
                     .to_peer(region, PeerInput::Transfer { to });
             }
+            "hand" => {
+                if words.next() != "over" {
+                    words.wrong("hand over what?");
+                }
+                let region = words.number();
+                let store = self.leader_of(region, words.number_after("on"));
+                self.process(store).to_peer(region, PeerInput::HandOver);
+            }
             "add" | "promote" | "demote" | "remove" | "change" => self.change_members(name, words),
             _ => return false,
         }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use flotilla_engine::memory::{Fault, FaultKind, FaultPoint};
 use flotilla_engine::{FlushReason, StateStore};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, PeerRole, Region, RegionEpoch};
@@ -459,6 +458,8 @@ impl Cluster {
                     .expect("no fault is planned");
             }
             "fail" | "full" => self.plan_fault(name, words),
+            "rot" => self.rot(words),
+            "lose" => self.lose_files(words),
             "PD" => self.direct_pd(words),
             _ => return false,
         }
@@ -517,30 +518,6 @@ impl Cluster {
                 self.network.flying.extend(chosen.into_iter().chain(copies));
             }
             _ => self.network.flying.extend(chosen.into_iter().rev()),
-        }
-    }
-
-    fn plan_fault(&mut self, name: &str, words: &mut Words<'_>) {
-        let what = words.next();
-        let id = words.number();
-        let (point, kind) = match (name, what) {
-            ("full", "disk") => (FaultPoint::Append, FaultKind::NoSpace),
-            (_, "append") => (FaultPoint::Append, FaultKind::Io),
-            (_, "sync") => (FaultPoint::Sync, FaultKind::Io),
-            (_, "write") => (FaultPoint::Write, FaultKind::Io),
-            (_, "files") => (FaultPoint::SnapshotWrite, FaultKind::Io),
-            _ => words.wrong("nothing fails in this way"),
-        };
-        let fault = Fault {
-            point,
-            after: 0,
-            kind,
-        };
-        let store = self.store(id);
-        match point {
-            FaultPoint::Write => store.state.inject(fault),
-            FaultPoint::SnapshotWrite => store.files.inject(fault),
-            _ => store.log.inject(fault),
         }
     }
 

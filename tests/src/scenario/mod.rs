@@ -26,7 +26,7 @@
 //! | `look k` · `confirm` | the two halves of a read; one that must ask has looked when `run` is over |
 //! | `split 3 at m t` | asked of the leader, or `on 2` |
 //! | `campaign 3 on 1` · `lead 3 by 1` | it stands for election; is elected, in one line |
-//! | `transfer 3 to 8` | |
+//! | `transfer 3 to 8` · `hand over 3` | to that peer · to whomever the leader chooses |
 //! | `add voter 20 on 4 to 3` · `add learner ..` | asked of the leader, or `asking 2`; as of `conf 1` |
 //! | `promote 20 in 3` · `demote 8 in 3` · `remove 8 from 3` | the same |
 //! | `change 3 voter 20 on 4, learner 8, remove 12` | several at once |
@@ -44,6 +44,8 @@
 //! | `kill 2` · `crash 2 [keeping 1]` | the log keeps all writes · only those synced, and 1 more |
 //! | `flush 2` · `durable 2` | the state is flushed · the store looks how far it is |
 //! | `fail append 2` · `fail sync 2` · `fail write 2` · `fail files 2` · `full disk 2` | the next such call fails; files are those of snapshots |
+//! | `fail read 2` · `fail view 2` | the next read of the log fails · all reads of the next view of the state do |
+//! | `rot entry 2 8 of 3` · `rot row 2 k` · `lose files 2` | bytes that no checksum fits · all files of snapshots are gone |
 //! | `recover 3 4` | go on with what these stopped stores have |
 //! | `PD is away` · `PD is back` · `PD forgets 3` · `PD tells 2 of 3` | |
 //!
@@ -58,6 +60,7 @@
 
 mod asking;
 mod cluster;
+mod disks;
 mod looking;
 mod network;
 mod pd;
