@@ -66,8 +66,7 @@ pub struct Faults {
     pub compaction: u64,
 }
 
-/// Starts of a thousand, in a third of the worlds each. Off: what [0, 100, 500] finds is open
-/// (docs/simulation.md, "Not played").
+/// Starts of a thousand, in a third of the worlds each.
 const CLEANED: [u64; 3] = [0, 100, 500];
 
 impl Faults {
