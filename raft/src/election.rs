@@ -13,6 +13,11 @@ use crate::progress::Progress;
 use crate::quorum::VoteOutcome;
 use crate::raft::{Contact, Raft, State};
 
+/// So many elections in a row begin early, after one that a voter refused ...
+const SOON_AGAIN_MAX: u32 = 3;
+/// ... and this part of the timeout's jitter is drawn for each.
+const SOON_AGAIN_PART: u32 = 4;
+
 /// The answers of one election. A candidate's own vote is among them once it is durable.
 #[derive(Debug, Default)]
 pub(crate) struct Ballot {
@@ -25,6 +30,10 @@ impl Ballot {
         if self.answer(voter).is_none() {
             self.answers.push((voter, granted));
         }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.answers.iter().any(|(_, granted)| !granted)
     }
 
     fn answer(&self, voter: u64) -> Option<bool> {
@@ -131,6 +140,9 @@ impl<L: LogView> Raft<L> {
     }
 
     pub(crate) fn set_leader(&mut self, leader: u64) {
+        if leader != 0 {
+            self.soon_again = 0;
+        }
         if leader != self.leader {
             self.leader = leader;
             self.fail_forwarded();
@@ -195,9 +207,11 @@ impl<L: LogView> Raft<L> {
         let (State::PreCandidate(ballot) | State::Candidate(ballot)) = &mut self.state else {
             return;
         };
+        let unanimous = !ballot.is_refused();
         if self.conf.is_voter(voter) {
             ballot.record(voter, granted);
         }
+        let refused = unanimous && ballot.is_refused();
         let own = ballot.answer(id).is_some();
         let one_half = self.log.plant.breaks(Planted::OneQuorumInJoint);
         let outcome = match one_half {
@@ -209,7 +223,23 @@ impl<L: LogView> Raft<L> {
             VoteOutcome::Won if real && own => self.become_leader(),
             VoteOutcome::Won if !real => self.become_candidate(0),
             VoteOutcome::Lost => self.become_follower(self.term, 0),
+            VoteOutcome::Pending if refused => self.try_again_soon(),
             VoteOutcome::Won | VoteOutcome::Pending => {}
+        }
+    }
+
+    /// One voter refuses and another is silent: so it looks where the leader died, and two asked at once
+    /// or one a moment before the other's promise to the leader was over. Neither may win, and a whole
+    /// timeout more would be waited for nothing. A few times only: whoever is refused for good, because
+    /// its log is too short or a leader lives that it does not hear, is not to ask all the time.
+    fn try_again_soon(&mut self) {
+        // Its own vote is promised too. Without pre-votes every try would raise the term.
+        let bound = self.has_fresh_contact() || !self.config.pre_vote;
+        if !bound && self.soon_again < SOON_AGAIN_MAX {
+            self.soon_again += 1;
+            let part = self.jitter() / SOON_AGAIN_PART;
+            self.timer_base = self.now;
+            self.timeout = self.config.heartbeat_interval / 2 + part;
         }
     }
 
@@ -274,6 +304,9 @@ impl<L: LogView> Raft<L> {
             (false, true) => {
                 self.vote = message.from;
                 self.timer_base = self.now;
+                if self.timeout < self.config.election_timeout_min {
+                    self.redraw_timeout();
+                }
             }
             (_, false) => {}
         }

@@ -57,7 +57,8 @@ impl<L: LogView> Raft<L> {
     /// The configuration that an applied entry of kind `CONF_CHANGE` names, or that a change applied
     /// from elsewhere says. To be called while applying it, before [`Raft::applied`] for its index.
     ///
-    /// A leader that is no voter any more steps down.
+    /// A leader that is no voter any more steps down. An entry that is applied after a snapshot was taken
+    /// in and before its state is there is older than the snapshot's configuration, which stays.
     ///
     /// # Errors
     /// The configuration contradicts itself; nothing changed.
@@ -66,6 +67,9 @@ impl<L: LogView> Raft<L> {
         let conf = Conf::parse(conf)?;
         if conf.is_unknown() {
             return Err(ConfError::NoVoters);
+        }
+        if self.log.installing() {
+            return Ok(());
         }
         self.conf = conf;
         if !self.conf.is_voter(self.config.id) && !matches!(self.state, State::Follower) {

@@ -100,8 +100,11 @@ pub struct Raft<L> {
     pub(crate) log: Log<L>,
     /// The election timeout runs from here.
     pub(crate) timer_base: Mono,
-    /// Redrawn whenever the term or the role changes.
+    /// Redrawn whenever the term or the role changes. Shorter than the shortest election timeout only
+    /// while this replica campaigns: see `try_again_soon`.
     pub(crate) timeout: std::time::Duration,
+    /// Elections that began early since a leader was heard of.
+    pub(crate) soon_again: u32,
     /// The last leader heard of, in whatever term. Votes are refused to others for the shortest
     /// election timeout after it.
     pub(crate) contact: Option<Contact>,
@@ -150,6 +153,7 @@ impl<L: LogView> Raft<L> {
             log,
             timer_base: now,
             timeout: config.election_timeout_min,
+            soon_again: 0,
             contact: promised.then_some(Contact {
                 at: now,
                 term: hard_state.term,
@@ -245,10 +249,14 @@ impl<L: LogView> Raft<L> {
     }
 
     pub(crate) fn redraw_timeout(&mut self) {
+        self.timeout = self.config.election_timeout_min + self.jitter();
+    }
+
+    /// Drawn anew: up to the election timeout's span, exclusive.
+    pub(crate) fn jitter(&mut self) -> std::time::Duration {
         let span = self.config.election_timeout_max - self.config.election_timeout_min;
         let nanos = u64::try_from(span.as_nanos()).unwrap_or(u64::MAX).max(1);
-        let jitter = std::time::Duration::from_nanos(self.rng.next_u64() % nanos);
-        self.timeout = self.config.election_timeout_min + jitter;
+        std::time::Duration::from_nanos(self.rng.next_u64() % nanos)
     }
 
     // ---- messages ----

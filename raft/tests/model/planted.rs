@@ -14,9 +14,9 @@ use flotilla_raft::Planted;
 use crate::reason_of;
 use crate::world::World;
 
-/// Seeds within which a bug must show: half of an ordinary run of the model. The rarest need a message
+/// Seeds within which a bug must show: as many as an ordinary run of the model has. The rarest need a message
 /// of one moment, a crash of the next and a network cut between two of three, all in one seed.
-const SEEDS_MAX: u64 = 10_000;
+const SEEDS_MAX: u64 = 20_000;
 
 /// The seed that caught `rule`, and what broke.
 fn catch(rule: Planted) -> Option<(u64, String)> {
