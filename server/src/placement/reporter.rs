@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_engine::StoreIds;
 use flotilla_kv::KeyMode;
 use flotilla_pd::{CONFIG_KEY_MODE, CONFIG_PATH};
 use flotilla_pd_client::{
@@ -115,6 +116,28 @@ pub enum Unfit {
     },
 }
 
+/// Who this node is to PD.
+struct Identity {
+    ids: StoreIds,
+    advertised: String,
+    dial: Dial,
+}
+
+impl Identity {
+    /// Where another node runs with this store's identity, if PD knows one.
+    async fn twin(&self, pd: &PdClient) -> Result<Option<String>, PdError> {
+        let registered = match pd.get_store(self.ids.store_id).await {
+            Ok((store, _)) => store.address,
+            // It is new.
+            Err(PdError::Refused { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let elsewhere = registered != self.advertised;
+        let lives = elsewhere && twin::lives_at(&registered, self.ids, &self.dial).await;
+        Ok(lives.then_some(registered))
+    }
+}
+
 /// The task that speaks with PD.
 #[derive(Debug)]
 pub struct Reporter {
@@ -171,7 +194,7 @@ impl Reporter {
     /// PD refuses the store, or the configuration asks for another key mode than the cluster has.
     pub async fn register(&self) -> Result<(), Unfit> {
         loop {
-            match self.twin().await {
+            match self.identity().twin(&self.pd).await {
                 Ok(None) => {}
                 Ok(Some(address)) => {
                     let store = self.store.ids.store_id;
@@ -207,18 +230,12 @@ impl Reporter {
         }
     }
 
-    /// Where another node runs with this store's identity, if PD knows one.
-    async fn twin(&self) -> Result<Option<String>, PdError> {
-        let ids = self.store.ids;
-        let registered = match self.pd.get_store(ids.store_id).await {
-            Ok((store, _)) => store.address,
-            // It is new.
-            Err(PdError::Refused { .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let elsewhere = registered != self.advertised.to_string();
-        let lives = elsewhere && twin::lives_at(&registered, ids, &self.dial).await;
-        Ok(lives.then_some(registered))
+    fn identity(&self) -> Identity {
+        Identity {
+            ids: self.store.ids,
+            advertised: self.advertised.to_string(),
+            dial: self.dial.clone(),
+        }
     }
 
     async fn try_register(&self) -> Result<Option<KeyMode>, PdError> {
@@ -357,7 +374,17 @@ impl Reporter {
             }),
             ..snapshots_under_way(&store.snapshot_counts)
         };
+        let identity = self.identity();
         tokio::spawn(async move {
+            // Copies that start at the same time see each other only afterwards.
+            if let Ok(Some(address)) = identity.twin(&pd).await {
+                let store_id = identity.ids.store_id;
+                store.fatal.report(Fatal::Twin {
+                    store: store_id,
+                    address,
+                });
+                return;
+            }
             let for_stats = Arc::clone(&store);
             let Ok(used) = tokio::task::spawn_blocking(move || {
                 let (log, state) = for_stats.stats();

@@ -44,6 +44,17 @@ pub enum Fatal {
         /// Which.
         store: u64,
     },
+    /// Another node has taken over this store's identity, and runs.
+    #[error(
+        "store {store} runs at {address} now, from another data folder: one of them is a copy; stop both, and start the \
+         one whose data are right"
+    )]
+    Twin {
+        /// The store.
+        store: u64,
+        /// Where the other one runs.
+        address: String,
+    },
     /// PD's own rows are not what they should be.
     #[error("the placement driver cannot read its records: {cause}")]
     Pd {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use flotilla_proto::metapb::{PeerRole, Region};
 use flotilla_proto::pdpb as p;
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::client::{Call, Client, End, cas, put, wait};
@@ -273,6 +274,16 @@ fn an_address_that_another_store_has_is_refused() {
     );
 }
 
+/// A second folder like that of a node that has stopped.
+fn copy_of(dir: &Path, to: &Path) {
+    let moved = |path: PathBuf| to.join(path.strip_prefix(dir).expect("in the folder"));
+    let files = snapshot(dir).into_iter();
+    let files = files
+        .map(|(path, content)| (moved(path), content))
+        .collect();
+    put_back(to, &files);
+}
+
 #[test]
 fn a_copied_folder_is_refused_while_the_other_one_runs() {
     let dirs = [folder(), folder(), folder()];
@@ -280,15 +291,7 @@ fn a_copied_folder_is_refused_while_the_other_one_runs() {
     let second = join(dirs[1].path(), &first);
     let known = stores(&Client::connect(&second));
     second.stop();
-    let moved = |path: PathBuf| {
-        let within = path.strip_prefix(dirs[1].path());
-        dirs[2].path().join(within.expect("in the folder"))
-    };
-    let files = snapshot(dirs[1].path()).into_iter();
-    let files = files
-        .map(|(path, content)| (moved(path), content))
-        .collect();
-    put_back(dirs[2].path(), &files);
+    copy_of(dirs[1].path(), dirs[2].path());
     let second = Node::start(dirs[1].path(), &[]);
     let copied = format!("store {} runs at {} already", known[1].0, second.addr());
     let args = server_args(dirs[2].path(), &[]);
@@ -299,4 +302,24 @@ fn a_copied_folder_is_refused_while_the_other_one_runs() {
     // Without it the other one is as good.
     second.kill9();
     Node::start(dirs[2].path(), &[]).stop();
+}
+
+#[test]
+fn of_two_copies_that_did_not_see_each_other_one_stops() {
+    let dirs = [folder(), folder(), folder()];
+    let first = Node::start(dirs[0].path(), &[]);
+    let second = join(dirs[1].path(), &first);
+    second.stop();
+    copy_of(dirs[1].path(), dirs[2].path());
+    let often = ["store.heartbeat=100ms"];
+    let second = Node::start(dirs[1].path(), &often);
+    // It cannot say that it is there while the other one asks.
+    second.signal(Signal::STOP);
+    let third = Node::start(dirs[2].path(), &often);
+    second.signal(Signal::CONT);
+    let runs = format!("runs at {} now", third.addr());
+    let exit = second.wait();
+    assert_eq!(exit.code, Some(EXIT_FAILED), "{exit:?}");
+    exit.says(&[&runs, "one of them is a copy"]);
+    third.stop();
 }
