@@ -92,6 +92,9 @@ pub enum Rule {
     AckedSnapshotHasIntent,
     /// A snapshot's intent goes only once what it brought survives a crash (contracts: C6).
     IntentCoversState,
+    /// The files of a snapshot stay as long as a crash would leave its intent without what it brought:
+    /// the next start installs them (contracts: C6).
+    IntentHasFiles,
     /// A peer that has ended never acts again (faults: 16; contracts: C7).
     TombstoneStays,
     /// A peer that is ending moves no more, and one that has ended has nothing left (faults: 17).
@@ -152,7 +155,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 68] = [
+    pub const ALL: [Self; 69] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -195,6 +198,7 @@ impl Rule {
         Self::ReplicasAgree,
         Self::AckedSnapshotHasIntent,
         Self::IntentCoversState,
+        Self::IntentHasFiles,
         Self::TombstoneStays,
         Self::EndedIsSilent,
         Self::ConfIsApplied,

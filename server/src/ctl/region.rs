@@ -26,11 +26,11 @@ pub(super) enum Region {
     /// A region as PD knows it, by its id or by a key
     Show {
         /// The region's id; `meta` is PD's own
-        #[arg(value_name = "REGION", value_parser = region_id, required_unless_present = "key")]
+        #[arg(value_name = "REGION", value_parser = region_id, required_unless_present = "with_key")]
         region: Option<u64>,
         /// The region that has this key: text, other bytes as \xNN, a backslash as \\
-        #[arg(long, value_parser = show::key_bytes, conflicts_with = "region")]
-        key: Option<Key>,
+        #[arg(long, value_name = "KEY", value_parser = show::key_bytes, conflicts_with = "region")]
+        with_key: Option<Key>,
     },
     /// Every replica of a region as it sees itself: role, term, log, lease, snapshots
     Status(Which),
@@ -91,8 +91,8 @@ impl Region {
     pub(super) async fn run(self, cluster: &Cluster, print: Print) -> anyhow::Result<()> {
         let (which, asked, wait) = match self {
             Self::List { store } => return list(cluster, store, print).await,
-            Self::Show { region, key } => {
-                let found = match key {
+            Self::Show { region, with_key } => {
+                let found = match with_key {
                     Some(Key(key)) => cluster.region_of(key).await?,
                     None => cluster.region(region.unwrap_or_default()).await?,
                 };

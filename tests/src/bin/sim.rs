@@ -424,14 +424,12 @@ mod planted {
     }
 
     /// What takes more than a few dozen seeds (docs/simulation.md).
-    const LONG: [&str; 16] = [
+    const LONG: [&str; 13] = [
         "store::EndingPeerActs",
         "store::OverlapUnchecked",
         "store::BlankForgetsVote",
         "store::SnapshotOverSplit",
-        "store::FilesGoneBeforeIntent",
         "store::UnwantedFilesStay",
-        "raft::SnapshotDropsOutgoing",
         "raft::ReadBeforeOwnTerm",
         "raft::AckOfAnyRound",
         "raft::StaleWriteCounts",
@@ -440,7 +438,6 @@ mod planted {
         "raft::ReadNumbersRestart",
         "engine::ChecksumUnchecked",
         "service::IdsWithoutLease",
-        "service::RangeUnlatched",
     ];
 
     pub(super) fn run(args: &Args) -> ExitCode {

@@ -5,12 +5,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use flotilla_engine::memory::MemoryState;
-use flotilla_engine::{BIRTH, LogBatch, RegionWrite, StateBatch, StateOp, StateStore as _};
+use flotilla_engine::{
+    BIRTH, LogBatch, RegionWrite, SnapshotKey, StateBatch, StateOp, StateStore as _,
+};
 use flotilla_pd_client::StockClient;
 use flotilla_proto::clock::Wall;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::raft::Entry;
-use flotilla_proto::store::{PeerState, RaftRecord, RegionRecord};
+use flotilla_proto::store::{
+    PeerState, RaftRecord, RegionRecord, SnapshotIntent, SnapshotManifest,
+};
 use flotilla_raftstore::region::META_REGION;
 
 use super::Oracle;
@@ -353,6 +357,50 @@ fn at_rest_a_log_keeps_less_than_is_worth_a_truncation() {
     check(3, 3, false, None);
 }
 
+#[test]
+fn the_files_of_an_intent_stay_until_a_crash_does_not_need_them() {
+    let manifest = SnapshotManifest {
+        region: Some(region(3, 1)),
+        index: 9,
+        term: BIRTH.term,
+        ..SnapshotManifest::default()
+    };
+    let own = SnapshotKey::incoming(&manifest);
+    let check = |key: SnapshotKey, survives: u64, buried: u64, rule| {
+        forged(rule, |oracle| {
+            let mut batch = LogBatch::default();
+            batch.set_intent(
+                3,
+                SnapshotIntent {
+                    peer_id: 4,
+                    manifest: Some(manifest.clone()),
+                    overlapped: Vec::new(),
+                },
+            );
+            write_log(oracle, 1, &batch);
+            let seen = oracle.store(STORE);
+            seen.log.synced(1);
+            seen.survives.insert(3, survives);
+            seen.buried.insert(3, buried);
+            oracle.check_files_go(STORE, &key);
+        });
+    };
+    let broken = Some(Rule::IntentHasFiles);
+    check(own, 8, 3, broken);
+    check(own, 9, 3, None);
+    check(own, 8, 4, None);
+    check(SnapshotKey { index: 8, ..own }, 8, 3, None);
+    check(
+        SnapshotKey {
+            incoming: false,
+            ..own
+        },
+        8,
+        3,
+        None,
+    );
+}
+
 /// An entry of region 3 is written to the log of [`STORE`].
 fn log_entry(oracle: &mut Oracle, index: u64) {
     let entry = Entry {
@@ -362,6 +410,11 @@ fn log_entry(oracle: &mut Oracle, index: u64) {
     };
     let mut batch = LogBatch::default();
     batch.append(3, vec![entry], index);
+    write_log(oracle, index, &batch);
+}
+
+/// Batch `number` is written to the log of [`STORE`].
+fn write_log(oracle: &mut Oracle, number: u64, batch: &LogBatch) {
     let Oracle {
         stores,
         consensus,
@@ -376,7 +429,7 @@ fn log_entry(oracle: &mut Oracle, index: u64) {
         committed: &|_, _| None,
     };
     let log = &mut stores.entry(STORE).or_default().log;
-    log.appended(index, &batch, &context, consensus, checks);
+    log.appended(number, batch, &context, consensus, checks);
 }
 
 #[test]

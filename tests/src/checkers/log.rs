@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use flotilla_engine::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, RegionLog, RegionWrite};
+use flotilla_engine::{BIRTH, ENTRY_OVERHEAD_BYTES, LogBatch, RegionLog, RegionWrite, SnapshotKey};
 use flotilla_proto::raft::{Entry, HardState};
 use flotilla_proto::store::{RaftRecord, SnapshotIntent, SnapshotManifest, TruncationRecord};
 
@@ -149,6 +149,13 @@ impl LogModel {
             let done = applied.get(region).is_some_and(|at| *at >= manifest.index);
             (!done).then_some((intent.peer_id, manifest))
         })
+    }
+
+    /// The intent of the snapshot `key` that a crash would leave: its peer.
+    pub fn durable_intent(&self, key: &SnapshotKey) -> Option<u64> {
+        let intent = self.durable.get(&key.region)?.intent.as_ref()?;
+        let same = SnapshotKey::incoming(intent.manifest.as_ref()?) == *key;
+        same.then_some(intent.peer_id)
     }
 
     /// The intents that a crash would leave: region and index.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_engine::memory::MemoryState;
 use flotilla_engine::row::{self, DROP_DELAY_SECONDS};
-use flotilla_engine::{BIRTH, Cf, StateBatch, StateOp, StateReader, StateStore};
+use flotilla_engine::{BIRTH, Cf, SnapshotKey, StateBatch, StateOp, StateReader, StateStore};
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::EntryKind;
@@ -677,4 +677,22 @@ fn dropped(stored: Option<&Bytes>, cf: Cf, seconds: u64) -> bool {
         .and_then(|stored| row::decode(stored).ok());
     let expiry = row.and_then(|row| row.expiry);
     expiry.is_some_and(|expiry| expiry.saturating_add(DROP_DELAY_SECONDS) <= seconds)
+}
+
+impl Oracle {
+    /// A store removes the files of a snapshot.
+    pub fn check_files_go(&mut self, store: u64, key: &SnapshotKey) {
+        let seen = &self.stores[&store];
+        let region = key.region;
+        let needed = seen.log.durable_intent(key).is_some_and(|peer| {
+            let survives = seen.survives.get(&region).copied().unwrap_or(0);
+            let ended = seen.buried.get(&region).is_some_and(|ended| *ended >= peer);
+            survives < key.index && !ended
+        });
+        self.checks.check(Rule::IntentHasFiles, !needed, || {
+            format!(
+                "store {store}: the files of {key} go, and a crash would leave its intent alone"
+            )
+        });
+    }
 }

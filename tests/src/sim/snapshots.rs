@@ -61,6 +61,9 @@ impl Sim {
         let (task, view) = (life.snapshots.pop_front(), life.view.take());
         let more = !life.snapshots.is_empty();
         let Some(task) = task else { return };
+        if let SnapshotTask::Discard { key } | SnapshotTask::Refuse { key } = &task {
+            self.oracle.lock().check_files_go(id.store, key);
+        }
         let mut go_on = |_| ControlFlow::Continue(());
         let disk = &node.disk;
         let told = match (task, view) {

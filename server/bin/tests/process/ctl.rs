@@ -99,7 +99,7 @@ fn every_node_shows_the_same_and_changes_are_carried_out() {
     );
 
     assert_eq!(
-        json(&pd, "region show --key a\\x00"),
+        json(&pd, "region show --with-key a\\x00"),
         json(&pd, &format!("region show {region}"))
     );
 
@@ -174,9 +174,9 @@ fn what_would_cost_data_is_refused_and_says_what_to_do() {
         exit.says(&[part]);
     };
     usage("region show everything", "expected a region's id");
-    usage("region show", "--key");
-    usage("region show --key a\\q", "after the backslash");
-    usage("region show 3 --key a", "cannot be used with");
+    usage("region show", "<REGION>");
+    usage("region show --with-key a\\q", "after the backslash");
+    usage("region show 3 --with-key a", "cannot be used with");
     usage("store list --pd nowhere", "expected HOST:PORT");
     usage("store remove 1 --timeout 1s", "--wait");
 }
