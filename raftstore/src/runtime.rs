@@ -7,7 +7,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use flotilla_engine::{EngineError, Pressure, RaftLog, SnapshotError, StateStore};
+use flotilla_engine::{EngineError, FlushReason, Pressure, RaftLog, SnapshotError, StateStore};
+use flotilla_proto::clock::Mono;
 use flotilla_proto::raft::MessageKind;
 use flotilla_proto::store::PeerMessage;
 use flotilla_router::{
@@ -23,7 +24,7 @@ use crate::effects::{
 };
 use crate::events::RegionEvent;
 use crate::store::RaftMachine;
-use crate::{Delegates, PROBE_TARGET, STORE_ADDRESS, SnapshotTask, StartError};
+use crate::{Delegates, DurableWatch, PROBE_TARGET, STORE_ADDRESS, SnapshotTask, StartError};
 
 /// Inputs that may wait in the mailbox of one machine.
 pub const MAILBOX_INPUTS_MAX: usize = 4_096;
@@ -187,9 +188,19 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
         runtime
     }
 
-    /// Whether a machine waits for a flush since the last look; [`crate::DurableWatch::hurry`] is to be told.
-    pub fn take_flush_wanted(&self) -> bool {
-        self.flush_wanted.swap(false, Ordering::SeqCst)
+    /// Whether the state is to be flushed now, and why: looked at every 100 ms (contracts: C2).
+    /// `appended_bytes` of log were written since the start; `None` while a flush runs that `watch` asked for.
+    pub fn flush_due(
+        &self,
+        watch: &mut DurableWatch,
+        now: Mono,
+        appended_bytes: Option<u64>,
+    ) -> Option<FlushReason> {
+        watch.admin(now, self.state.first_undurable_admin().is_some());
+        if self.flush_wanted.swap(false, Ordering::SeqCst) {
+            watch.hurry();
+        }
+        watch.poll(now, appended_bytes?)
     }
 
     /// Carries out the effects of rounds of raft machines.
@@ -206,7 +217,6 @@ impl<L: RaftLog, S: StateStore> Runtime<L, S> {
             runtime: self.clone(),
             limits,
             cut: 0,
-            admin_batches: Arc::default(),
         }
     }
 
@@ -410,8 +420,6 @@ pub struct ApplyExecutor<L: RaftLog, S> {
     limits: ApplyLimits,
     /// The number of the last state batch.
     cut: u64,
-    /// Counts batches with an admin change; the durable watch looks at it.
-    pub admin_batches: Arc<AtomicU64>,
 }
 
 impl<L: RaftLog, S: StateStore> Executor<ApplyEffects> for ApplyExecutor<L, S> {
@@ -428,9 +436,6 @@ impl<L: RaftLog, S: StateStore> Executor<ApplyEffects> for ApplyExecutor<L, S> {
         let batch = std::mem::take(&mut effects.batch);
         if !batch.is_empty() {
             self.cut = self.runtime.state.write(&batch)?;
-        }
-        if batch.admin {
-            self.admin_batches.fetch_add(1, Ordering::SeqCst);
         }
         for (answer, result) in effects.answers.drain(..) {
             answer.give(result);

@@ -17,8 +17,6 @@ pub struct DurableWatch {
     cut_bytes: u64,
     /// When the oldest admin change that no flush covers was applied.
     admin_since: Option<Mono>,
-    /// The same, as it was when the flush that runs was asked for.
-    admin_flushing: Option<Mono>,
     /// Somebody waits for it.
     hurried: bool,
     /// Not more than one flush a second.
@@ -43,18 +41,17 @@ impl DurableWatch {
             carried_bytes: replayed.bytes,
             cut_bytes: 0,
             admin_since: replayed.admin.then_some(now),
-            admin_flushing: None,
             hurried: false,
             last_flush: None,
         }
     }
 
-    /// An admin change was written to the state at `now`.
-    pub fn admin_applied(&mut self, now: Mono) {
-        self.admin_since.get_or_insert(now);
+    /// Whether a crash at `now` would lose an admin change.
+    pub fn admin(&mut self, now: Mono, undurable: bool) {
+        self.admin_since = undurable.then(|| self.admin_since.unwrap_or(now));
     }
 
-    /// Somebody waits for what [`DurableWatch::admin_applied`] told: it is not put off.
+    /// Somebody waits for what [`DurableWatch::admin`] told: it is not put off.
     pub fn hurry(&mut self) {
         self.hurried = true;
     }
@@ -63,7 +60,6 @@ impl DurableWatch {
     /// done: a cut that covers everything applied by then is durable.
     pub fn flushed(&mut self, appended_bytes: u64) {
         self.cut_bytes = self.carried_bytes + appended_bytes;
-        self.admin_flushing = None;
     }
 
     /// Whether to flush now, and why. `appended_bytes` counts from the start. Not to be asked again
@@ -91,7 +87,7 @@ impl DurableWatch {
         };
         self.last_flush = Some(now);
         // A change that is applied from here on may come too late for the cut.
-        self.admin_flushing = self.admin_since.take();
+        self.admin_since = None;
         Some(reason)
     }
 }
@@ -122,8 +118,8 @@ mod tests {
         assert_eq!(watch.poll(at(1.1), 9 << 20), Some(FlushReason::ReplayBound));
         watch.flushed(9 << 20);
         assert_eq!(watch.poll(at(5.0), 9 << 20), None);
-        watch.admin_applied(at(5.0));
-        watch.admin_applied(at(20.0));
+        watch.admin(at(5.0), true);
+        watch.admin(at(20.0), true);
         assert_eq!(watch.poll(at(34.9), 9 << 20), None);
         assert_eq!(
             watch.poll(at(35.0), 9 << 20),
@@ -166,11 +162,16 @@ mod tests {
     fn an_admin_change_during_a_flush_waits_for_the_next_one() {
         let mut watch = DurableWatch::new(&Config::default());
         let at = |seconds: f64| Mono::default() + Duration::from_secs_f64(seconds);
-        watch.admin_applied(at(1.0));
+        watch.admin(at(1.0), true);
         assert_eq!(watch.poll(at(31.0), 0), Some(FlushReason::Admin));
-        watch.admin_applied(at(31.1));
+        watch.admin(at(31.1), true);
         watch.flushed(0);
+        watch.admin(at(31.2), true);
         assert_eq!(watch.poll(at(61.0), 0), None);
         assert_eq!(watch.poll(at(61.1), 0), Some(FlushReason::Admin));
+        watch.admin(at(61.2), true);
+        watch.flushed(0);
+        watch.admin(at(61.3), false);
+        assert_eq!(watch.poll(at(120.0), 0), None, "nothing is left");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::probe::{self, Collector, Probes};
@@ -111,12 +112,18 @@ pub const LUCK: &str = "FLOTILLA_SIM_LUCK";
 #[cfg(feature = "planted")]
 pub const BUG: &str = "FLOTILLA_SIM_BUG";
 
-/// The commit of the sources that this was built in, as they are now.
+/// The commit of the sources that this was built from, as they were when the process first asked: `make sim`
+/// builds right before, and a long run goes on under that name.
+pub fn commit() -> &'static str {
+    static COMMIT: OnceLock<String> = OnceLock::new();
+    COMMIT.get_or_init(commit_of_sources)
+}
+
 #[expect(
     clippy::disallowed_methods,
     reason = "a line for people; nothing in a run depends on it"
 )]
-pub fn commit() -> String {
+fn commit_of_sources() -> String {
     let told = Command::new("git")
         .args(["describe", "--always", "--dirty", "--exclude=*"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))

@@ -66,21 +66,13 @@ impl Observer {
                 return;
             }
             let state = &*self.runtime.state;
-            if state.first_undurable_admin().is_some() {
-                self.watch.admin_applied(clock::mono());
-            }
-            if self.runtime.take_flush_wanted() {
-                self.watch.hurry();
-            }
             let waited = stalls.observe(clock::mono(), FlushProgress::of(state));
             if waited > self.flush_timeout {
                 let waited = Duration::from_secs(waited.as_secs());
                 self.fatal.report(Fatal::FlushHangs { waited });
             }
-            flush = match flush.take() {
-                Some(running) => self.follow(running),
-                None => self.ask(asks),
-            };
+            flush = flush.take().and_then(|running| self.follow(running));
+            flush = self.ask(asks, flush);
             self.publish_durable();
             // A fast disk fills up fast, and asking is cheap.
             if let Err(error) = self.disk.look() {
@@ -102,9 +94,11 @@ impl Observer {
         }
     }
 
-    fn ask(&mut self, asks: &Sender<Ask>) -> Option<Flush> {
+    fn ask(&mut self, asks: &Sender<Ask>, running: Option<Flush>) -> Option<Flush> {
         let appended_bytes = self.log.appended_bytes();
-        let reason = self.watch.poll(clock::mono(), appended_bytes)?;
+        let may = running.is_none().then_some(appended_bytes);
+        let due = self.runtime.flush_due(&mut self.watch, clock::mono(), may);
+        let Some(reason) = due else { return running };
         let (tell, done) = bounded(1);
         asks.send((reason, tell)).ok()?;
         Some(Flush {

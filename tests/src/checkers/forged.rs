@@ -385,6 +385,21 @@ fn the_files_of_an_intent_stay_until_a_crash_does_not_need_them() {
             oracle.check_files_go(STORE, &key);
         });
     };
+    let at_rest = |key: SnapshotKey, lives, rule| {
+        forged(rule, |oracle| {
+            oracle.check_files_at_rest(STORE, vec![key], |_| lives)
+        });
+    };
+    at_rest(own, false, Some(Rule::FilesInUse));
+    at_rest(own, true, None);
+    at_rest(
+        SnapshotKey {
+            incoming: false,
+            ..own
+        },
+        false,
+        None,
+    );
     let broken = Some(Rule::IntentHasFiles);
     check(own, 8, 3, broken);
     check(own, 9, 3, None);

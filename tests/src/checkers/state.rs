@@ -695,4 +695,19 @@ impl Oracle {
             )
         });
     }
+
+    /// Files of received snapshots that a store has at rest: of open intents, and where a peer `lives`, which
+    /// may be about to remove them, or its next start does.
+    pub fn check_files_at_rest(
+        &mut self,
+        store: u64,
+        mut left: Vec<SnapshotKey>,
+        lives: impl Fn(u64) -> bool,
+    ) {
+        let log = &self.stores[&store].log;
+        left.retain(|key| key.incoming && log.durable_intent(key).is_none() && !lives(key.region));
+        self.checks.check(Rule::FilesInUse, left.is_empty(), || {
+            format!("store {store}: nobody needs the files of {left:?}")
+        });
+    }
 }

@@ -85,7 +85,7 @@ impl Sim {
         for id in self.living() {
             self.check_rest(id);
         }
-        self.check_replicas();
+        self.check_tiling();
         self.sweep();
         for id in self.living() {
             self.stop_in_order(id);
@@ -458,18 +458,12 @@ impl Sim {
                 format!("store {} region {region}: peer {there:?} is there at rest, {highest} has ended", id.store)
             });
         }
-        let intents = oracle.store(id.store).log.durable_intents();
-        let mut left = files.unwrap_or_default();
-        left.retain(|key| key.incoming && !intents.contains(&(key.region, key.index)));
-        // A peer that is there may be about to remove them, or its next start does.
-        left.retain(|key| {
+        let lives = |region| {
             let mut there = false;
-            life.look_at(key.region, |_| there = true);
-            !there
-        });
-        oracle.checks.check(Rule::FilesInUse, left.is_empty(), || {
-            format!("store {}: nobody needs the files of {left:?}", id.store)
-        });
+            life.look_at(region, |_| there = true);
+            there
+        };
+        oracle.check_files_at_rest(id.store, files.unwrap_or_default(), lives);
         oracle.checks.check(Rule::LatchesFree, idle, || {
             format!("store {}: a latch is held at rest", id.store)
         });
@@ -504,11 +498,16 @@ impl Sim {
         }
     }
 
-    /// Replicas that have applied the same hold the same, and all of them tile the key space.
-    fn check_replicas(&mut self) {
+    /// The regions of all stores tile the key space.
+    fn check_tiling(&self) {
+        let states = self.nodes.values().map(|node| &*node.disk.state);
+        self.oracle.lock().check_tiling(states);
+    }
+
+    /// Replicas that have applied the same hold the same.
+    pub(super) fn check_replicas(&self) {
         let nodes: Vec<_> = self.nodes.values().collect();
         let mut oracle = self.oracle.lock();
-        oracle.check_tiling(nodes.iter().map(|node| &*node.disk.state));
         for (nth, one) in nodes.iter().enumerate() {
             for other in &nodes[nth + 1..] {
                 oracle.check_replicas((one.id, &one.disk.state), (other.id, &other.disk.state));

@@ -337,6 +337,7 @@ impl Sim {
         if self.phase == Phase::Run {
             self.check_calls();
         }
+        self.check_replicas();
         for node in self.nodes.values() {
             node.disk.state.check_all();
             // The news of its end comes to a slow poller when the tombstone is long durable.

@@ -13,7 +13,6 @@ mod time;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_engine::RaftLog as _;
 use flotilla_engine::memory::MemorySnapshot;
@@ -90,8 +89,6 @@ pub struct Life {
     /// Requests being served.
     pub requests: BTreeMap<OpId, Running>,
     watch: DurableWatch,
-    admin_batches: Arc<AtomicU64>,
-    admin_seen: u64,
     /// A flush that the watch asked for: log bytes appended when it began.
     forced_flush: Option<u64>,
     log: Arc<WatchedLog>,
@@ -227,7 +224,6 @@ impl Life {
         );
         let outside = Outside::default();
         let apply = runtime.apply_executor(world.apply_limits);
-        let admin_batches = Arc::clone(&apply.admin_batches);
         let [raft_budget, apply_budget] = world.budgets;
         let raft = Poller::new(
             runtime.raft.clone(),
@@ -266,8 +262,6 @@ impl Life {
             ttl: TtlClock::new(),
             requests: BTreeMap::new(),
             watch,
-            admin_batches,
-            admin_seen: 0,
             forced_flush: None,
             log: Arc::clone(&disk.log),
             stopping: None,
@@ -379,22 +373,13 @@ impl Life {
     /// # Errors
     /// The state has failed.
     pub fn observe(&mut self, now: Mono) -> flotilla_engine::Result<Observed> {
-        let admin = self.admin_batches.load(Ordering::SeqCst);
-        if admin != self.admin_seen {
-            self.admin_seen = admin;
-            self.watch.admin_applied(now);
-        }
-        if self.runtime.take_flush_wanted() {
-            self.watch.hurry();
-        }
         let mut observed = Observed::default();
-        if self.forced_flush.is_none() {
-            let appended = self.log.appended_bytes();
-            if let Some(reason) = self.watch.poll(now, appended) {
-                self.forced_flush = Some(appended);
-                self.runtime.state.begin_flush();
-                observed.flush = Some(reason);
-            }
+        let appended = self.log.appended_bytes();
+        let may = self.forced_flush.is_none().then_some(appended);
+        if let Some(reason) = self.runtime.flush_due(&mut self.watch, now, may) {
+            self.forced_flush = Some(appended);
+            self.runtime.state.begin_flush();
+            observed.flush = Some(reason);
         }
         self.runtime.publish_durable()?;
         Ok(observed)
