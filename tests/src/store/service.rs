@@ -458,7 +458,7 @@ impl Life {
                 around.probe("swap: refused");
                 Next::Done(Reply::Response(plan.response), Vec::new())
             }
-            Looked::Plan(plan) => self.propose(op, running, plan, by.term(), true, around),
+            Looked::Plan(plan) => self.propose(op, running, plan, by.term(), around),
         }
     }
 
@@ -559,7 +559,7 @@ impl Life {
             Ok(plan) if plan.mods.is_empty() => {
                 Next::Done(Reply::Response(plan.response), Vec::new())
             }
-            Ok(plan) => self.propose(op, running, plan, serving.term, false, around),
+            Ok(plan) => self.propose(op, running, plan, serving.term, around),
             Err(failure) => Next::Done(Reply::Refused(failure.to_string()), Vec::new()),
         }
     }
@@ -570,13 +570,12 @@ impl Life {
         running: &mut Running,
         plan: Plan,
         term: u64,
-        read: bool,
         around: &Surroundings,
     ) -> Next {
         self.note_proposed(op, &running.context, &plan.mods, plan.compared, around);
         let proposal = WriteProposal {
             context: running.context,
-            read_term: read.then_some(term),
+            read_term: Some(term),
             mods: plan.mods,
             answer: self.inbox.write(op),
         };
