@@ -8,9 +8,9 @@ use flotilla_engine::row;
 use flotilla_engine::{Cf, KeyRange, StateBatch, StateOp, StateReader, StateStore, StoredRegion};
 use flotilla_proto::metapb::Region;
 use flotilla_proto::store::PeerState;
-use flotilla_raftstore::region::META_REGION;
+use flotilla_raftstore::region::{META_REGION, overlap};
 
-use super::Oracle;
+use super::{Oracle, StoreSeen};
 use crate::disk::WatchedState;
 use crate::rules::Rule;
 use crate::trace::digest;
@@ -82,7 +82,8 @@ impl Oracle {
     }
 
     /// Two stores hold the same of every region that both have applied equally far: its descriptor and
-    /// its rows, byte for byte. Rows that expire may be dropped here and not there.
+    /// its rows, byte for byte, unless a snapshot is being put in place there. Rows that expire may be dropped
+    /// here and not there.
     pub fn check_replicas(&mut self, one: (u64, &WatchedState), other: (u64, &WatchedState)) {
         let regions = |state: &WatchedState| -> BTreeMap<u64, StoredRegion> {
             let stored = state.regions().unwrap_or_default();
@@ -100,7 +101,12 @@ impl Oracle {
             let (Some(region), Some(same)) = (&our.record.region, &their.record.region) else {
                 continue;
             };
-            if our.applied != their.applied {
+            let stores = [one.0, other.0].map(|store| self.stores.get(&store));
+            let changing = |seen: &StoreSeen| {
+                let mut changing = seen.replacing.iter();
+                changing.any(|((other, _), range)| *other == id || overlap(range, region))
+            };
+            if our.applied != their.applied || stores.into_iter().flatten().any(changing) {
                 continue;
             }
             let (here, there) = (rows(one.1, region), rows(other.1, region));
