@@ -27,6 +27,7 @@ mod sender;
 mod tests;
 pub(crate) mod twin;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ use flotilla_raftstore::effects::{Outbound, StoreInput};
 use flotilla_raftstore::runtime::Runtime;
 use flotilla_router::Outgoing;
 use flotilla_tls::{Dial, why};
-use tokio::sync::{Semaphore, mpsc};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
@@ -127,9 +129,16 @@ struct Shared {
     sending: Semaphore,
     receiving: Arc<Semaphore>,
     receptions: Receiving,
+    /// Wakes the sender to a store that has called us: it can be reached, as likely as not.
+    callers: Mutex<BTreeMap<u64, Arc<Notify>>>,
 }
 
 impl Shared {
+    /// Told when `store` has opened a stream to us.
+    fn called(&self, store: u64) -> Arc<Notify> {
+        Arc::clone(self.callers.lock().entry(store).or_default())
+    }
+
     fn hello(&self, to_store: u64) -> Hello {
         Hello {
             version: VERSION,
@@ -161,6 +170,7 @@ impl Transport {
             sending: Semaphore::new(parts.snapshots_max),
             receiving: Arc::new(Semaphore::new(parts.snapshots_max)),
             receptions: Receiving::default(),
+            callers: Mutex::default(),
             parts,
         };
         Self(Arc::new(shared))

@@ -120,6 +120,7 @@ impl Peers for Receiver {
         let call = request.extensions().get::<Call>().cloned();
         let mut incoming = request.into_inner();
         let from = self.caller(first(&mut incoming).await?.hello).await?;
+        self.shared.called(from).notify_one();
         let (shared, mut stopping) = (Arc::clone(&self.shared), self.stopping.clone());
         let (tell, told) = mpsc::channel(1);
         tokio::spawn(async move {

@@ -29,12 +29,15 @@ pub(super) struct Sender {
     store: u64,
     messages: Arc<Notify>,
     snapshots: Arc<Notify>,
+    /// The store has opened a stream to us.
+    called: Arc<Notify>,
 }
 
 impl Sender {
     /// A sender that is told when something waits.
     pub(super) fn new(shared: Arc<Shared>, store: u64) -> Self {
         let sender = Self {
+            called: shared.called(store),
             shared,
             store,
             messages: Arc::default(),
@@ -71,7 +74,15 @@ impl Sender {
                 tracing::warn!(store = self.store, why, "cannot send to a store");
                 told = why;
             }
-            self.drop_for(backoff.next()).await;
+            tokio::select! {
+                () = self.drop_for(backoff.next()) => {}
+                // It may have just come back: an election must not wait for the rest of a long pause. What
+                // waits has told us so already, and does not again.
+                () = self.called.notified() => {
+                    backoff.reset();
+                    self.messages.notify_one();
+                }
+            }
         }
     }
 

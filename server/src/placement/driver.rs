@@ -12,6 +12,7 @@ use flotilla_pd::{
 };
 use flotilla_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
 use flotilla_raftstore::effects::MetaRole;
+use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::{Answer, RequestError};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -28,6 +29,8 @@ const LEASE_WAIT: Duration = Duration::from_secs(1);
 /// How long calls wait, while the node starts, for it to lead: a client that connects as soon as the
 /// port is open should not see a cluster without a leader.
 const START_WAIT: Duration = Duration::from_secs(5);
+/// While it waits, how often it looks whether another node leads.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// What the task is sent.
 enum Message {
@@ -494,12 +497,23 @@ impl PdHandle {
         }
     }
 
+    /// In its first moments a node that asks itself waits for a leader, whoever it is.
     async fn wait_for_start(&self) {
         use std::sync::atomic::Ordering;
-        if !self.started.load(Ordering::Acquire) {
-            let _ = tokio::time::timeout_at(self.start_ends, self.led()).await;
-            self.started.store(true, Ordering::Release);
+        while !self.started.load(Ordering::Acquire) {
+            let led = tokio::time::timeout(LOOK_EVERY, self.led()).await.is_ok();
+            if led || self.follows() || self.has_started() {
+                self.started.store(true, Ordering::Release);
+            }
         }
+    }
+
+    /// Another node leads PD, as this one's replica knows.
+    fn follows(&self) -> bool {
+        let own = self.store.ids.store_id;
+        let serving = self.store.runtime.delegates.serving(META_REGION).ok();
+        let leader = serving.and_then(|serving| serving.leader);
+        leader.is_some_and(|leader| leader.store_id != own)
     }
 
     /// Whether this node serves PD now.

@@ -41,7 +41,11 @@ const GET_MEMBERS: &str = "/pdpb.PD/GetMembers";
 const ASK_MAX: Duration = Duration::from_secs(1);
 /// How long its answer is used.
 const FOUND_FOR: Duration = Duration::from_millis(200);
-/// While the node starts, how often it looks for a leader elsewhere.
+/// How long `GetMembers` waits for a leader. The Rust client takes an answer without one for a failure;
+/// after it has asked every node it pauses for a whole second. It asks one after the other, so two that
+/// wait cover an election; and whoever asks whether this node lives does so for 2 s.
+const ELECTED_WITHIN: Duration = Duration::from_millis(1_200);
+/// While there is none, how often a node looks for a leader elsewhere.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 /// Who leads the meta region. Cheap to clone.
@@ -175,6 +179,27 @@ impl Leader {
         }
     }
 
+    /// Waits until somebody leads, for a while.
+    async fn elected(&self) {
+        let somebody = async {
+            while !self.0.pd.is_leading() && !self.is_led_elsewhere().await {
+                let _ = timeout(LOOK_EVERY, self.0.pd.led()).await;
+            }
+        };
+        let _ = timeout(ELECTED_WITHIN, somebody).await;
+    }
+
+    /// The node that this one takes for the leader is there, and says so too.
+    async fn is_led_elsewhere(&self) -> bool {
+        let Some(channel) = self.elsewhere().await else {
+            return false;
+        };
+        let mut stub = PdClient::new(channel);
+        let asked = stub.get_members(marked(GetMembersRequest::default()));
+        let answer = timeout(ASK_MAX, asked).await;
+        matches!(answer, Ok(Ok(members)) if members.get_ref().leader.is_some())
+    }
+
     /// Where a call goes; `None`: it is answered here.
     async fn of(&self, hops: bool) -> Option<Channel> {
         loop {
@@ -236,10 +261,13 @@ where
         let stopping = self.stopping.clone();
         Box::pin(async move {
             let hops = request.headers().contains_key(HOP);
+            let members = request.uri().path() == GET_MEMBERS;
+            if members && !hops {
+                leader.elected().await;
+            }
             let Some(channel) = leader.of(hops).await else {
                 return inner.oneshot(request).await;
             };
-            let members = request.uri().path() == GET_MEMBERS;
             match channel.oneshot(onward(request)).await {
                 Ok(answer) => Ok(answer.map(|body| Body::new(Answer::new(body, stopping)))),
                 Err(_) if members => inner.oneshot(asks_members()).await,
