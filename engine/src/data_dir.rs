@@ -16,6 +16,8 @@ use std::path::{Path, PathBuf};
 use flotilla_proto::clock::Wall;
 use serde::{Deserialize, Serialize};
 
+use crate::crash::point;
+
 /// Format of the folder; a higher number is refused.
 const FORMAT: u32 = 1;
 
@@ -194,6 +196,7 @@ impl DataDir {
             }
             fs::create_dir(&left).map_err(fails(&left, "creating the folder"))?;
         }
+        point("store-begun");
         Ok(Self {
             path: path.to_owned(),
             ids,
@@ -271,8 +274,11 @@ impl DataDir {
         let text = toml::to_string(&manifest).expect("numbers and digits");
         let (new, path) = (self.path.join(MANIFEST_NEW), self.path.join(MANIFEST));
         write_synced(&new, format!("{MANIFEST_HEADER}{text}").as_bytes())?;
+        point("store-manifest");
         fs::rename(&new, &path).map_err(fails(&path, "renaming the manifest"))?;
+        point("store-named");
         sync_folder(&self.path)?;
+        point("store-whole");
         self.unfinished = false;
         remove_if_there(&self.path.join(UNFINISHED))
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::crash::point;
 use crate::snapshot::{Disk, Snapshots};
 use crate::{EngineError, Result};
 
@@ -101,12 +102,15 @@ impl Disk for FolderDisk {
     }
 
     fn sync(&self, file: &mut FolderFile) -> Result<()> {
+        point("snapshot-sync");
         let synced = file.file.sync_all();
         synced.map_err(fails(&file.path, "syncing a snapshot"))
     }
 
     fn sync_folder(&self, folder: &str) -> Result<()> {
-        sync_folder(&self.root.join(folder))
+        sync_folder(&self.root.join(folder))?;
+        point("snapshot-synced");
+        Ok(())
     }
 
     fn sync_names(&self) -> Result<()> {
@@ -115,7 +119,11 @@ impl Disk for FolderDisk {
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
         let path = self.root.join(from);
-        fs::rename(&path, self.root.join(to)).map_err(fails(&path, "renaming a snapshot's folder"))
+        let fails = fails(&path, "renaming a snapshot's folder");
+        point("snapshot-rename");
+        fs::rename(&path, self.root.join(to)).map_err(fails)?;
+        point("snapshot-renamed");
+        Ok(())
     }
 
     fn remove(&self, folder: &str) -> Result<()> {

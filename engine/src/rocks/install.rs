@@ -14,6 +14,7 @@ use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 use super::folder;
 use super::state::{RocksState, Shared, name};
 use crate::codec::state_key;
+use crate::crash::point;
 use crate::snapshot::checked_region;
 use crate::{
     Cf, EngineError, Result, SnapshotError, SnapshotFiles, SnapshotInstall, SnapshotKey,
@@ -135,11 +136,15 @@ impl Shared {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         options.set_allow_blocking_flush(false);
+        point("ingest");
         match self
             .db
             .ingest_external_file_cf_opts(self.cf(cf), &options, vec![path])
         {
-            Ok(()) => Ok(Ingest::Done),
+            Ok(()) => {
+                point("ingested");
+                Ok(Ingest::Done)
+            }
             Err(error) if error.as_ref() == FLUSH_FIRST => Ok(Ingest::FlushFirst),
             Err(error) => Err(self.fails(OPERATION)(error)),
         }

@@ -17,7 +17,7 @@ use super::watermark::Watermark;
 use super::{check_identity, failure, open_failure, write};
 use crate::codec::log_key::{self, Parsed};
 use crate::codec::{self, Identity};
-use crate::crash::point;
+use crate::crash::{point, points_of_log};
 use crate::region_log::{RegionLogBuilder, missing_entry};
 use crate::{EngineError, LogBatch, RaftLog, RegionLog, RegionWrite, Result};
 
@@ -178,6 +178,7 @@ impl RaftLog for RocksLog {
             } = &mut *appender;
             let next = *number + 1;
             point("log-append");
+            points_of_log(batch, "append");
             write::write(
                 &self.db,
                 &self.path,
@@ -187,6 +188,7 @@ impl RaftLog for RocksLog {
             )?;
             *number = next;
             point("log-appended");
+            points_of_log(batch, "appended");
             self.appended_bytes
                 .fetch_add(batch.stored_bytes(), Ordering::Relaxed);
             // After the write: a sync that sees the number covers it.

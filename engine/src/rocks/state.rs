@@ -22,7 +22,7 @@ use super::poison::Poison;
 use super::stats::{self, DbStats};
 use super::{check_identity, failure, open_failure, write};
 use crate::codec::{self, Identity, state_key};
-use crate::crash::point;
+use crate::crash::{point, points_of_state};
 use crate::durable::DurableCuts;
 use crate::state::{orphaned, stored};
 use crate::{
@@ -376,8 +376,10 @@ impl StateStore for RocksState {
             write
         };
         point("state-write");
+        points_of_state(batch, "write");
         self.poison.guard(|| shared.write(encoded))?;
         point("state-written");
+        points_of_state(batch, "written");
         *number = next;
         self.cuts.lock().wrote(next, batch);
         Ok(next)

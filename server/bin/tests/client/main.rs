@@ -7,6 +7,8 @@
     reason = "the macros fill in requests of one field and of many alike"
 )]
 
+#[path = "../support/back_off.rs"]
+mod back_off;
 mod batch_commands;
 #[path = "../support/certificates.rs"]
 mod certificates;

@@ -1,5 +1,7 @@
 //! Clients: they find their way as every client does, and write down what they ask and hear.
 
+mod prober;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,9 +24,12 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::RUNTIME;
+use crate::back_off::back_off;
 use crate::dice::Dice;
 use crate::node::eventually;
 use crate::route::Route;
+
+pub(crate) use prober::Prober;
 
 /// How long PD, or a node that is dialled, may take to answer before another is asked.
 const PD_PATIENCE: Duration = Duration::from_secs(1);
@@ -225,6 +230,25 @@ impl Reach {
         self.addr_of(route.leader.store_id).await
     }
 
+    /// The id of the region of `key`, and the stores that have a replica of it.
+    pub(crate) async fn replicas(&mut self, key: &[u8]) -> Option<(u64, BTreeSet<u64>)> {
+        self.routes.clear();
+        let region = self.route(key).await?.region;
+        let stores = region.peers.iter().map(|peer| peer.store_id);
+        Some((region.id, stores.collect()))
+    }
+
+    /// The id of the store whose node clients dial there.
+    pub(crate) async fn store_at(&mut self, dialled: &str) -> Option<u64> {
+        self.stores.clear();
+        // Whichever: they are all learnt at once.
+        self.addr_of(0).await;
+        let mut stores = self.stores.iter();
+        stores
+            .find(|(_, addr)| *addr == dialled)
+            .map(|(store, _)| *store)
+    }
+
     /// Cuts a region at `key`; whether there is a boundary now.
     pub(crate) async fn split(&mut self, key: &str) -> bool {
         self.routes.clear();
@@ -405,7 +429,7 @@ impl Client {
     /// Asks again and again until there is an answer.
     async fn insist(&mut self, request: Request) {
         while !matches!(self.ask(request.clone()).await, Some(Told::Done(_))) {
-            tokio::time::sleep(PAUSE).await;
+            back_off(PAUSE).await;
         }
     }
 
@@ -496,7 +520,7 @@ impl Client {
                         self.book.acknowledged.fetch_add(1, Ordering::SeqCst);
                     }
                 }
-                _ => tokio::time::sleep(PAUSE).await,
+                _ => back_off(PAUSE).await,
             }
         }
     }
@@ -519,7 +543,7 @@ impl Client {
                 continue;
             };
             let Some((addr, link)) = self.reach.way(&route).await else {
-                tokio::time::sleep(PAUSE).await;
+                back_off(PAUSE).await;
                 continue;
             };
             let told = send(link, Request::Put(put), route.context(), PATIENCE).await;
@@ -528,7 +552,7 @@ impl Client {
                 lock(&self.book.rows).insert(key, value);
                 self.book.acknowledged.fetch_add(1, Ordering::SeqCst);
             } else {
-                tokio::time::sleep(PAUSE).await;
+                back_off(PAUSE).await;
             }
         }
     }
@@ -672,7 +696,7 @@ impl Reach {
             if let Some(Told::Done(answer)) = self.attempt(request.clone(), replica).await {
                 return answer;
             }
-            tokio::time::sleep(PAUSE).await;
+            back_off(PAUSE).await;
         }
     }
 
@@ -712,78 +736,5 @@ impl Reach {
             }
         }
         sums
-    }
-}
-
-/// Somebody who asks every node of some whether it takes a write, again and again.
-pub(crate) struct Prober {
-    reach: Reach,
-    route: Route,
-    others: Vec<String>,
-    dice: Dice,
-}
-
-impl Prober {
-    /// One that knows its way while everything answers.
-    #[track_caller]
-    pub(crate) fn new(doors: Vec<Door>, others: Vec<String>, dice: Dice) -> Self {
-        let mut reach = Reach::new(doors);
-        let route = eventually("a way to a key", || {
-            RUNTIME.block_on(async {
-                let route = reach.route(b"a").await?;
-                reach.addr_of(route.leader.store_id).await?;
-                for other in &others {
-                    reach.link(other).await?;
-                }
-                Some(route)
-            })
-        });
-        Self {
-            reach,
-            route,
-            others,
-            dice,
-        }
-    }
-
-    /// When the first of them had taken a write.
-    pub(crate) fn first_accepted(mut self) -> std::time::Instant {
-        let value = Bytes::from(self.dice.any().to_string());
-        let asking = self.others.iter().map(|addr| {
-            let link = self.reach.links.remove(addr).expect("it was dialled");
-            let mut stores = self.reach.stores.iter().filter(|(_, at)| *at == addr);
-            let (store, _) = stores.next().expect("it is a store");
-            let mut peers = self.route.region.peers.iter();
-            let peer = peers
-                .find(|peer| peer.store_id == *store)
-                .expect("it has a replica");
-            let context = Route {
-                leader: *peer,
-                ..self.route.clone()
-            }
-            .context();
-            let put = k::RawPutRequest {
-                key: "a/probe".into(),
-                value: value.clone(),
-                ..Default::default()
-            };
-            Box::pin(async move {
-                let request = Request::Put(put);
-                while !matches!(
-                    send(link.clone(), request.clone(), context.clone(), PATIENCE).await,
-                    Told::Done(_)
-                ) {
-                    tokio::time::sleep(PAUSE).await;
-                }
-            })
-        });
-        let asking: Vec<_> = asking.collect();
-        RUNTIME.block_on(async {
-            let first = futures::future::select_all(asking);
-            timeout(Duration::from_secs(60), first)
-                .await
-                .expect("one of them leads");
-        });
-        std::time::Instant::now()
     }
 }

@@ -9,7 +9,7 @@
 //! | `pauses` | a leader that stands still for longer than its lease (SIGSTOP) |
 //! | `partitions` | nodes that do not reach one another, or in one direction only, or no client |
 //! | `full` | a node whose disk is full |
-//! | `points` | `kill -9` before, between and after durable steps |
+//! | `points` | `kill -9` before, between and after durable steps; a leader whose disk is slow |
 //! | `gaps` | nothing but a leader's node that is killed: how long writes have to wait |
 //!
 //! | module | what they need |
@@ -33,6 +33,8 @@ mod pauses;
 mod points;
 mod verdict;
 
+#[path = "../support/back_off.rs"]
+mod back_off;
 #[path = "../process/dice.rs"]
 mod dice;
 #[expect(dead_code, reason = "what tests of single nodes ask for")]

@@ -43,16 +43,12 @@ pub(crate) struct Cluster {
     pub(crate) network: Network,
     /// What is started.
     program: PathBuf,
+    /// Voters of every region.
+    replicas: usize,
 }
 
-/// How a node comes to a place at which it is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// While it starts or serves.
-    Served,
-    /// While it stops in order.
-    Stopped,
-}
+/// Replicas of a region, unless there are fewer nodes.
+const REPLICAS: usize = 3;
 
 impl Cluster {
     /// Nodes that have joined, and regions that begin at these keys, each with a voter on every node.
@@ -64,42 +60,53 @@ impl Cluster {
     /// Nodes of another program.
     #[track_caller]
     pub(crate) fn of(program: &Path, count: usize, boundaries: &[&str]) -> Self {
-        let dirs = (0..count).map(|_| Place::any()).collect();
-        Self::begin(program, dirs, boundaries)
+        let mut cluster = Self::away(program, count);
+        cluster.found(0..count, boundaries);
+        cluster
+    }
+
+    /// Nodes of another program, none of which was ever started.
+    pub(crate) fn away(program: &Path, count: usize) -> Self {
+        Self::new(program, (0..count).map(|_| Place::any()).collect())
     }
 
     /// The same, with their data in these places.
     #[track_caller]
     pub(crate) fn at(dirs: Vec<Place>, boundaries: &[&str]) -> Self {
-        let program = Path::new(env!("CARGO_BIN_EXE_flotilla"));
-        Self::begin(program, dirs, boundaries)
+        let (program, count) = (Path::new(env!("CARGO_BIN_EXE_flotilla")), dirs.len());
+        let mut cluster = Self::new(program, dirs);
+        cluster.found(0..count, boundaries);
+        cluster
     }
 
-    #[track_caller]
-    fn begin(program: &Path, dirs: Vec<Place>, boundaries: &[&str]) -> Self {
-        let count = dirs.len();
+    fn new(program: &Path, dirs: Vec<Place>) -> Self {
         let folders = dirs.iter().map(|dir| dir.path().to_owned()).collect();
-        let mut cluster = Self {
+        Self {
             network: Network::new(folders),
             nodes: dirs.iter().map(|_| None).collect(),
             program: program.to_owned(),
+            replicas: REPLICAS.min(dirs.len()),
             dirs,
-        };
-        for number in 0..count {
-            cluster.restart(&[number]);
         }
-        let mut reach = cluster.reach();
+    }
+
+    /// Starts these, one after the other, and cuts regions.
+    #[track_caller]
+    pub(crate) fn found(&mut self, numbers: impl IntoIterator<Item = usize>, boundaries: &[&str]) {
+        for number in numbers {
+            self.restart(&[number]);
+        }
+        let mut reach = self.reach();
         for boundary in boundaries {
             eventually("a region to be split", || {
                 RUNTIME.block_on(reach.split(boundary)).then_some(())
             });
         }
-        cluster.converge();
-        for node in cluster.nodes.iter().flatten() {
-            let voters = format!("voters={count}");
+        self.converge();
+        for node in self.nodes.iter().flatten() {
+            let voters = format!("voters={}", self.replicas);
             node.logs(&["PD's own region has voters", &voters]);
         }
-        cluster
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -167,22 +174,83 @@ impl Cluster {
         process.kill9();
     }
 
-    /// Starts a node that is away and waits until it is killed at the place that `points` names.
+    /// Starts a node that is away and waits until it is killed at the place that `points` names; `bring`
+    /// does what brings it there, once it serves.
     #[track_caller]
-    pub(crate) fn dies_at(&mut self, number: usize, points: &str, until: Until) {
-        let mut command = self.command(number);
-        command.env("FAILPOINTS", points);
-        let exit = match Node::try_of(command, self.dirs[number].path()) {
+    pub(crate) fn dies_at(
+        &mut self,
+        number: usize,
+        points: &str,
+        bring: impl FnOnce(&Self, &Node),
+    ) {
+        let exit = match Node::try_of(self.with_points(number, points), self.dirs[number].path()) {
             Err(exit) => exit,
             Ok(node) => {
                 self.lead_to(number, &node);
-                if until == Until::Stopped {
-                    node.signal(Signal::TERM);
-                }
+                bring(self, &node);
                 node.wait()
             }
         };
         assert_eq!(exit.code, None, "{points}: {exit:?}");
+    }
+
+    fn with_points(&self, number: usize, points: &str) -> Command {
+        let mut command = self.command(number);
+        command.env("FAILPOINTS", points);
+        command
+    }
+
+    /// Starts a node that is away, and that does at each place what `points` says.
+    #[track_caller]
+    pub(crate) fn start_with(&mut self, number: usize, points: &str) {
+        let command = self.with_points(number, points);
+        let node = Node::of(command, self.dirs[number].path());
+        self.lead_to(number, &node);
+        self.nodes[number] = Some(node);
+    }
+
+    /// Asks PD to move the replica of `key`'s region from one node to another, unless it is there.
+    #[track_caller]
+    pub(crate) fn move_replica(&self, key: &str, from: usize, to: usize) {
+        let (mut reach, from, to) = (self.reach(), self.store(from), self.store(to));
+        eventually("PD to move a replica", || {
+            let (region, stores) = RUNTIME.block_on(reach.replicas(key.as_bytes()))?;
+            let ask = format!("region move-peer {region} --from {from} --to {to}");
+            (stores.contains(&to) || self.ctl(&ask)).then_some(())
+        });
+    }
+
+    /// Has a node lead the region of `key`.
+    #[track_caller]
+    pub(crate) fn hand_over(&self, key: &str, to: usize) {
+        let (mut reach, store) = (self.reach(), self.store(to));
+        eventually("a node to lead", || {
+            let (region, _) = RUNTIME.block_on(reach.replicas(key.as_bytes()))?;
+            let leads = self.leader(key) == to;
+            (leads
+                || self.ctl(&format!(
+                    "region transfer-leader {region} --to {store} --wait"
+                )))
+            .then_some(())
+        });
+    }
+
+    /// The id of a node's store.
+    #[track_caller]
+    fn store(&self, number: usize) -> u64 {
+        let (mut reach, door) = (self.reach(), self.network.door(number));
+        eventually("PD to know a store", || {
+            RUNTIME.block_on(reach.store_at(&door))
+        })
+    }
+
+    /// Whether `flotilla ctl` did what it was asked to.
+    fn ctl(&self, args: &str) -> bool {
+        let doors: Vec<String> = self.doors().into_iter().map(|door| door.dialled).collect();
+        let pd = doors.join(",");
+        let args = ["ctl", "--pd", &pd].into_iter().chain(args.split(' '));
+        let exit = Process::spawn(clean(Command::new(&self.program), args)).wait();
+        exit.code == Some(0)
     }
 
     fn lead_to(&self, number: usize, node: &Node) {
@@ -217,7 +285,7 @@ impl Cluster {
         number.expect("it is one of the nodes")
     }
 
-    /// Waits until PD shows every region with a voter on every node.
+    /// Waits until PD shows every region with all its voters: one on every node, if there are three.
     #[track_caller]
     pub(crate) fn converge(&self) {
         let mut reach = self.reach();
@@ -225,9 +293,11 @@ impl Cluster {
             let peers = region.peers.iter();
             peers.filter(|peer| peer.role() == PeerRole::Voter).count()
         };
-        eventually("every region to have a voter on every node", || {
+        eventually("every region to have all its voters", || {
             let found = RUNTIME.block_on(reach.regions())?;
-            let whole = |region: &Region| voters(region) == self.count();
+            let whole = |region: &Region| {
+                voters(region) == self.replicas && region.peers.len() == self.replicas
+            };
             (!found.is_empty() && found.iter().all(whole)).then_some(())
         });
     }

@@ -27,7 +27,7 @@ const SERVES: &str = "flotilla serves on ";
 /// because of it.
 #[expect(
     clippy::disallowed_methods,
-    reason = "another process cannot wake us; this is the one place that sleeps"
+    reason = "another process cannot wake us; this is the one place where a thread sleeps"
 )]
 pub(crate) fn rest(time: Duration) {
     thread::sleep(time);

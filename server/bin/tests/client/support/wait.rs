@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::back_off::back_off;
+
 /// Pause between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Looks before a test gives up: half a minute.
@@ -18,7 +20,7 @@ pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Opt
         if let Some(found) = look().await {
             return found;
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        back_off(LOOK_EVERY).await;
     }
     panic!("waited {:?} in vain: {what}", LOOK_EVERY * LOOKS);
 }
