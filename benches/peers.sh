@@ -10,7 +10,7 @@ etcd=${ETCD:-etcd}
 out=${OUT:-${TMPDIR:-/tmp}/flotilla-bench-peers}
 turn=${SECONDS_PER_TURN:-10}s
 port=${ETCD_PORT:-23790}
-idle_regions=${IDLE_REGIONS:-1000 9000}
+idle_regions=${IDLE_REGIONS:-1000 9999}
 command -v "$etcd" >/dev/null || { echo "no $etcd: install etcd-server, or say where it is with ETCD=" >&2; exit 1; }
 mkdir -p "$out"
 work=$(mktemp -d "${TMPDIR:-/tmp}/flotilla-bench-XXXXXX")
