@@ -75,9 +75,7 @@ impl Observer {
             flush = self.ask(asks, flush);
             self.publish_durable();
             // A fast disk fills up fast, and asking is cheap.
-            if let Err(error) = self.disk.look() {
-                self.fatal.engine("looking at the data folder", error);
-            }
+            self.look_at_disk();
             if look.is_multiple_of(SLOW_LOOKS) {
                 self.expiry.advance(clock::wall().seconds());
             }
@@ -90,8 +88,21 @@ impl Observer {
     /// Tells the store how far its regions would survive a crash.
     fn publish_durable(&self) {
         if let Err(error) = self.runtime.publish_durable() {
-            self.fatal.engine("looking up the durable cut", error);
+            self.failed("looking up the durable cut", error);
         }
+    }
+
+    fn look_at_disk(&self) {
+        if let Err(error) = self.disk.look() {
+            self.fatal.engine("looking at the data folder", error);
+        }
+    }
+
+    /// Where the folder was taken away, whatever is done next with its files fails first; that it is
+    /// gone says more.
+    fn failed(&self, part: &'static str, error: EngineError) {
+        self.look_at_disk();
+        self.fatal.engine(part, error);
     }
 
     fn ask(&mut self, asks: &Sender<Ask>, running: Option<Flush>) -> Option<Flush> {
@@ -114,7 +125,7 @@ impl Observer {
                 None
             }
             Ok(Err(error)) => {
-                self.fatal.engine("flushing the state", error);
+                self.failed("flushing the state", error);
                 None
             }
             Err(_) => Some(flush),
