@@ -141,14 +141,7 @@ impl Cluster {
             ..p::GetRegionByIdRequest::default()
         };
         let found = self.ask(async || self.pd().get_region_by_id(request.clone()).await);
-        let found = found.await?;
-        check(found.header.clone())?;
-        if found.region.is_none() {
-            bail!(
-                "no leader has reported region {region_id}; `flotilla ctl region list` shows all that PD knows"
-            );
-        }
-        Ok(found)
+        known(found.await?, &format!("region {region_id}"))
     }
 
     /// The region that has `key`.
@@ -159,14 +152,7 @@ impl Cluster {
             ..p::GetRegionRequest::default()
         };
         let found = self.ask(async || self.pd().get_region(request.clone()).await);
-        let found = found.await?;
-        check(found.header.clone())?;
-        if found.region.is_none() {
-            bail!(
-                "no leader has reported the region that has this key; `flotilla ctl region list` shows all that PD knows"
-            );
-        }
-        Ok(found)
+        known(found.await?, "the region that has this key")
     }
 
     /// A page of PD's JSON API.
@@ -244,6 +230,15 @@ impl Cluster {
         let shown = timeout(SHOW_MAX, asking).await.map_err(late)??;
         Ok(shown.into_inner())
     }
+}
+
+/// A region that PD has heard of.
+fn known(found: p::GetRegionResponse, which: &str) -> anyhow::Result<p::GetRegionResponse> {
+    check(found.header.clone())?;
+    if found.region.is_none() {
+        bail!("no leader has reported {which}; `flotilla ctl region list` shows all that PD knows");
+    }
+    Ok(found)
 }
 
 /// PD's own way to refuse.

@@ -57,7 +57,8 @@ const COMING: [&str; 9] = [
 /// How it goes.
 const GOING: [&str; 2] = ["tombstone-write", "tombstone-written"];
 
-/// How slow the disk of a log is: always a little ...
+/// How slow the disk of a log is (the fault itself: the node's thread that syncs stands still, nobody here
+/// waits by it): always a little ...
 const SLOW: &str = "log-sync=sleep(30)";
 /// ... or at times for longer than any follower waits for its leader.
 const STALLS: &str = "log-sync=5%sleep(1500)";
