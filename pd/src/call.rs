@@ -225,6 +225,24 @@ calls! {
     open SetStoreState(internal::SetStoreState) -> internal::StoreStateSet;
     /// Not gRPC: moves all leaders away from a store, or lets them come again.
     open EvictLeaders(internal::EvictLeaders) -> internal::LeadersEvicted;
+    /// Not gRPC: the settings.
+    open GetConfig(internal::GetConfig) -> internal::ConfigRead;
+    /// Not gRPC: changes settings.
+    open SetConfig(internal::SetConfig) -> internal::ConfigSet;
+    /// Not gRPC: the placement rules.
+    open GetRules(internal::GetRules) -> internal::RulesRead;
+    /// Not gRPC: adds or replaces placement rules.
+    open SetRules(internal::SetRules) -> internal::RulesSet;
+    /// Not gRPC: deletes a placement rule.
+    open DeleteRule(internal::DeleteRule) -> internal::RuleDeleted;
+    /// Not gRPC: the planners that balance.
+    open ListSchedulers(internal::ListSchedulers) -> view::SchedulersView;
+    /// Not gRPC: pauses, removes or adds one of them.
+    open ChangeScheduler(internal::ChangeScheduler) -> internal::SchedulerChanged;
+    /// Not gRPC: the regions with the most load.
+    open HotRegions(internal::HotRegions) -> view::HotRegionsView;
+    /// Not gRPC: the operators of one region.
+    open RegionHistory(internal::RegionHistory) -> view::OperatorsView;
     /// Not gRPC: the body of a `GET` below `/pd/api`.
     open View(internal::ViewKind) -> view::View;
 }

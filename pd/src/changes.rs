@@ -200,6 +200,10 @@ impl Leading {
                 whole(token, mods, Some(response), then)
             }
             Request::SetStoreState(request) => self.plan_store_state(cx, token, *request),
+            Request::SetConfig(request) => self.plan_config(cx, token, &request),
+            Request::SetRules(request) => self.plan_set_rules(token, &request),
+            Request::DeleteRule(request) => self.plan_delete_rule(token, &request),
+            Request::ChangeScheduler(request) => self.plan_scheduler(token, &request),
             Request::CreateKeyspace(request) => {
                 match self.plan_create_keyspace(cx.wall, *request) {
                     Ok(plan) => whole(token, plan.mods, None, plan.then),

@@ -13,7 +13,7 @@ use crate::routes::Route;
 impl Leading {
     /// A store's state from its row and its silence. A new PD counts silence from its first moment.
     pub(crate) fn store_state(&self, cx: &Cx<'_>, store: &metapb::Store) -> StoreState {
-        let schedule = &cx.config.schedule;
+        let schedule = &self.settings.schedule;
         match metapb::StoreState::try_from(store.state) {
             Ok(metapb::StoreState::Tombstone) => return StoreState::Tombstone,
             Ok(metapb::StoreState::Offline) => return StoreState::Offline,
@@ -32,7 +32,7 @@ impl Leading {
 
     /// All stores as they are now, with what running operators do to them.
     pub(crate) fn cluster(&self, cx: &Cx<'_>) -> Cluster {
-        let schedule = &cx.config.schedule;
+        let schedule = &self.settings.schedule;
         let moves = self.operators.moves();
         let store = |store: &metapb::Store| {
             let mut load = self.routes.load(store.id);

@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use flotilla_pd_plan::{Asked, Refusal};
 use flotilla_proto::keyspacepb::KeyspaceMeta;
 
+use crate::rules::RuleView;
+use crate::settings::ConfigValue;
+
 /// The oracle has no room for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExtendWindow {
@@ -209,6 +212,170 @@ pub struct EvictLeaders {
 /// What became of an [`EvictLeaders`]: regions the store leads now; `None`: there is no such store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeadersEvicted(pub Option<u64>);
+
+/// All settings that have a name, by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GetConfig;
+
+/// Answers [`GetConfig`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigRead(pub BTreeMap<String, ConfigValue>);
+
+/// Changes settings by name: all of them, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetConfig(pub BTreeMap<String, ConfigValue>);
+
+/// What became of a [`SetConfig`]. It is durable, and holds from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigSet(pub Result<(), SetConfigError>);
+
+/// The caller's fault; HTTP 400. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", self.text())]
+pub struct SetConfigError {
+    /// Names, and why each is refused.
+    pub refused: Vec<(String, String)>,
+}
+
+impl SetConfigError {
+    fn text(&self) -> String {
+        let parts = self.refused.iter();
+        let parts: Vec<_> = parts.map(|(name, why)| format!("{name}: {why}")).collect();
+        parts.join("; ")
+    }
+}
+
+/// All placement rules, the default one included, in the order in which they hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GetRules;
+
+/// Answers [`GetRules`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RulesRead(pub Vec<RuleView>);
+
+/// Adds or replaces placement rules: all of them, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetRules(pub Vec<RuleView>);
+
+/// What became of a [`SetRules`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RulesSet(pub Result<(), SetRuleError>);
+
+/// Why rules were not set. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetRuleError {
+    /// The caller's fault; HTTP 400.
+    #[error("rule {group}/{id}: {why}")]
+    Bad {
+        /// Its group.
+        group: String,
+        /// Its id.
+        id: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// HTTP 400: a region without voters could not be.
+    #[error("the rule pd/default is for voters of the whole key space")]
+    Default,
+    /// HTTP 400.
+    #[error("there are as many rules as there may be; delete one first")]
+    TooMany,
+}
+
+/// Deletes a placement rule. Without a rule pd/default the setting max-replicas stands for it again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeleteRule {
+    /// Its group.
+    pub group: String,
+    /// Its id.
+    pub id: String,
+}
+
+/// What became of a [`DeleteRule`]: whether there was one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RuleDeleted(pub bool);
+
+/// The planners that balance, and stores whose leaders are evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ListSchedulers;
+
+/// Changes a scheduler.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChangeScheduler {
+    /// Such as `balance-leader-scheduler`, or `evict-leader-scheduler-7` for store 7.
+    pub name: String,
+    /// What is done.
+    pub change: SchedulerChange,
+}
+
+/// What is done to a scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SchedulerChange {
+    /// It plans again, durably; an `evict-leader-scheduler` needs a store here or in its name, and
+    /// lasts as [`EvictLeaders`] does.
+    Add {
+        /// The store.
+        store: Option<u64>,
+    },
+    /// It plans no more, durably.
+    Remove,
+    /// It plans nothing for so long, or until another PD leads; 0: it goes on now.
+    Pause {
+        /// Seconds.
+        seconds: u64,
+    },
+}
+
+/// What became of a [`ChangeScheduler`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchedulerChanged(pub Result<(), SchedulerError>);
+
+/// Why a scheduler was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SchedulerError {
+    /// The caller's fault; HTTP 404.
+    #[error("there is no scheduler {name:?}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// The caller's fault; HTTP 409.
+    #[error("the scheduler {name} is there already")]
+    Exists {
+        /// What was asked for.
+        name: String,
+    },
+    /// The caller's fault; HTTP 404.
+    #[error("{name}: it names no store that is known here")]
+    NoStore {
+        /// What was asked for.
+        name: String,
+    },
+}
+
+impl SchedulerError {
+    /// The HTTP status for it.
+    pub fn http_status(&self) -> u16 {
+        match self {
+            Self::Unknown { .. } | Self::NoStore { .. } => 404,
+            Self::Exists { .. } => 409,
+        }
+    }
+}
+
+/// The regions with the most load, by store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HotRegions {
+    /// `true`: what is written, by every peer's store; `false`: what is read, by the leader's.
+    pub writes: bool,
+}
+
+/// The operators of one region, the last first: what was done and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionHistory {
+    /// The region.
+    pub region: u64,
+}
 
 /// The pages of PD's JSON API.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use crate::call::{Call, Request, Response, calls};
 use crate::changes::{Change, Changes};
 use crate::effect::{Effect, Event, ProposalToken, RequestToken, StreamId};
 use crate::ids::Ids;
+use crate::internal::{ConfigRead, RulesRead, SchedulerChanged};
 use crate::keyspaces::{KeyspaceWait, Unsplit};
 use crate::lookup::Parked;
 use crate::members;
@@ -21,6 +22,9 @@ use crate::operators::Operators;
 use crate::records::{Durable, Mod, RecordError};
 use crate::reply::{Answer, Cx, Refusal};
 use crate::routes::{Route, Routes};
+use crate::schedule::Schedule;
+use crate::schedulers::Scheduler;
+use crate::settings::Settings;
 use crate::splits::Splits;
 use crate::status::{Code, Status};
 use crate::window::Window;
@@ -42,6 +46,10 @@ pub(crate) struct Leading {
     /// The meta region: outside the key space, so outside of `routes` (contracts: C30).
     pub(crate) meta: Option<Route>,
     pub(crate) operators: Operators,
+    /// What holds now: the configuration, and what was set online.
+    pub(crate) settings: Settings,
+    /// Schedulers that plan nothing before.
+    pub(crate) paused: BTreeMap<Scheduler, Mono>,
     /// Stores that somebody wants without leaders.
     pub(crate) evicted: BTreeSet<u64>,
     /// The newest heartbeat stream of each store.
@@ -65,11 +73,13 @@ pub(crate) struct StoreReport {
 }
 
 impl Leading {
-    pub(crate) fn new(term: u64, durable: Durable, since: Mono) -> Self {
+    pub(crate) fn new(term: u64, durable: Durable, since: Mono, base: Schedule) -> Self {
         Self {
             term,
             ids: Ids::new(durable.id_bound),
             operators: Operators::new(durable.cluster.cluster_id ^ term.rotate_left(32)),
+            settings: Self::read_settings(&durable, base),
+            paused: BTreeMap::new(),
             durable,
             open: BTreeMap::new(),
             window: Window::default(),
@@ -155,6 +165,7 @@ impl Leading {
         for (key, value) in &mods {
             self.durable.apply(key, value.as_ref())?;
         }
+        self.settings = Self::read_settings(&self.durable, cx.config.schedule);
         if self.ids.owns(token) {
             self.ids_applied(cx);
         } else if self.window.owns(token) {
@@ -205,7 +216,10 @@ impl Leading {
             | Request::StoreGlobalConfig(_)
             | Request::UpdateKeyspaceState(_)
             | Request::CreateKeyspace(_)
-            | Request::SetStoreState(_) => self.change(cx, Change::Request(token, request)),
+            | Request::SetStoreState(_)
+            | Request::SetConfig(_)
+            | Request::SetRules(_)
+            | Request::DeleteRule(_) => self.change(cx, Change::Request(token, request)),
             Request::GetRegion(_) | Request::GetPrevRegion(_) | Request::GetRegionByID(_) => {
                 self.look_up(cx, token, request);
             }
@@ -225,6 +239,16 @@ impl Leading {
                 let evicted = self.evict_leaders(cx, *request);
                 cx.answer(token, calls::EvictLeaders::answer(evicted));
             }
+            Request::ChangeScheduler(request) => match self.change_scheduler_now(cx, &request) {
+                Some(result) => {
+                    let changed = SchedulerChanged(result);
+                    cx.answer(token, calls::ChangeScheduler::answer(changed));
+                }
+                None => self.change(
+                    cx,
+                    Change::Request(token, Request::ChangeScheduler(request)),
+                ),
+            },
             Request::StoreHeartbeat(request) => {
                 let result = self.store_heartbeat(cx, &request);
                 cx.reply::<calls::StoreHeartbeat>(token, result);
@@ -291,6 +315,17 @@ impl Leading {
             }
             Request::LoadGlobalConfig(request) => self.load_global_config(&request),
             Request::ListOperators(_) => calls::ListOperators::answer(self.list_operators()),
+            Request::RegionHistory(request) => {
+                calls::RegionHistory::answer(self.region_history(request.region))
+            }
+            Request::GetConfig(_) => calls::GetConfig::answer(ConfigRead(self.settings.values())),
+            Request::GetRules(_) => calls::GetRules::answer(RulesRead(self.rule_views())),
+            Request::ListSchedulers(_) => {
+                calls::ListSchedulers::answer(self.list_schedulers(cx.now))
+            }
+            Request::HotRegions(request) => {
+                calls::HotRegions::answer(self.hot_regions(cx, *request))
+            }
             Request::View(kind) => calls::View::answer(self.page(cx, *kind)),
             request => {
                 let text = format!("{} is not a read", request.name());

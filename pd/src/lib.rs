@@ -49,11 +49,13 @@
 mod call;
 mod changes;
 mod cluster;
+mod configured;
 pub mod driver;
 mod effect;
 mod gc;
 mod genesis;
 mod global;
+mod hot;
 mod ids;
 mod internal;
 mod keyspaces;
@@ -69,7 +71,10 @@ pub mod records;
 mod removal;
 mod reply;
 mod routes;
+mod rules;
 mod schedule;
+mod schedulers;
+mod settings;
 mod splits;
 mod status;
 mod stores;
@@ -89,9 +94,12 @@ pub use genesis::{
     META_REGION, SENTINEL_PEER, SENTINEL_REGION, bootstrap_records, first_regions,
 };
 pub use internal::{
-    AddOperator, AddOperatorError, CancelOperator, CreateKeyspace, CreateKeyspaceError,
-    CreatedKeyspace, EvictLeaders, ExtendWindow, LeadersEvicted, ListOperators, OperatorAdded,
-    OperatorCancelled, SetStoreState, SetStoreStateError, StoreStateSet, ViewKind, WindowExtended,
+    AddOperator, AddOperatorError, CancelOperator, ChangeScheduler, ConfigRead, ConfigSet,
+    CreateKeyspace, CreateKeyspaceError, CreatedKeyspace, DeleteRule, EvictLeaders, ExtendWindow,
+    GetConfig, GetRules, HotRegions, LeadersEvicted, ListOperators, ListSchedulers, OperatorAdded,
+    OperatorCancelled, RegionHistory, RuleDeleted, RulesRead, RulesSet, SchedulerChange,
+    SchedulerChanged, SchedulerError, SetConfig, SetConfigError, SetRuleError, SetRules,
+    SetStoreState, SetStoreStateError, StoreStateSet, ViewKind, WindowExtended,
 };
 pub use limits::*;
 pub use machine::{Config, Pd};
@@ -102,5 +110,7 @@ pub use oracle::{
     STEP_AHEAD_EVERY, TSO_BATCH_MAX,
 };
 pub use records::RecordError;
+pub use rules::{ConstraintView, DEFAULT_RULE, RuleView};
 pub use schedule::Schedule;
+pub use settings::ConfigValue;
 pub use status::{Code, NOT_LEADER, Status};

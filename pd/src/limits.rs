@@ -83,6 +83,9 @@ pub const EPOCH_FLOORS_MAX: usize = 65_536;
 /// Regions looked at for something to do in one [`TICK`].
 pub const PATROL_REGIONS: usize = 128;
 
+/// Placement rules.
+pub const RULES_MAX: usize = 1_024;
+
 /// Operators remembered after they ended.
 pub const OPERATOR_HISTORY_MAX: usize = 256;
 

@@ -120,8 +120,13 @@ fn lead(slot: &mut Slot, cx: &mut Cx<'_>, term: u64, records: &[(Bytes, Bytes)])
                 term,
                 stores: durable.stores.len(),
             });
-            slot.insert(Box::new(Leading::new(term, durable, cx.now)))
-                .begin(cx);
+            slot.insert(Box::new(Leading::new(
+                term,
+                durable,
+                cx.now,
+                cx.config.schedule,
+            )))
+            .begin(cx);
         }
         Err(error) => cx.out.push(Effect::Fatal(error)),
     }

@@ -6,6 +6,8 @@
 //! | `g` | safe point, 8 bytes big-endian |
 //! | `i` | id bound, 8 bytes big-endian: every id handed out is below it |
 //! | `k` + id, 4 bytes big-endian | [`KeyspaceRecord`] |
+//! | `o` | [`ConfigRecord`] |
+//! | `r` + group + 0 + id | [`RuleRecord`] |
 //! | `s` + id, 8 bytes big-endian | `metapb.Store` |
 //! | `t` | timestamp bound in ms, 8 bytes big-endian: every physical part handed out is below it |
 //! | `v` + service id | [`ServiceRecord`] |
@@ -21,6 +23,10 @@ use flotilla_proto::keyspacepb::{KeyspaceMeta, KeyspaceState, keyspace_meta};
 use flotilla_proto::metapb::Store;
 use prost::Message;
 
+use crate::rules;
+use crate::schedule::Schedule;
+use crate::settings::Settings;
+
 /// The first byte of every value.
 pub const RECORD_VERSION: u8 = 1;
 
@@ -28,6 +34,8 @@ const CLUSTER: u8 = b'c';
 const SAFE_POINT: u8 = b'g';
 const IDS: u8 = b'i';
 const KEYSPACE: u8 = b'k';
+const CONFIG: u8 = b'o';
+const RULE: u8 = b'r';
 const STORE: u8 = b's';
 const TSO: u8 = b't';
 const SERVICE: u8 = b'v';
@@ -172,6 +180,60 @@ pub struct ServiceRecord {
     pub safe_point: u64,
 }
 
+/// Settings that were changed online.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ConfigRecord {
+    /// By name; a setting that is not here is as the program has it.
+    #[prost(btree_map = "string, string", tag = "1")]
+    pub values: BTreeMap<String, String>,
+    /// Names of schedulers that were removed, in order.
+    #[prost(string, repeated, tag = "2")]
+    pub removed_schedulers: Vec<String>,
+}
+
+/// A placement rule. Its key holds group and id.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RuleRecord {
+    /// Rules of a group go by this, then by id.
+    #[prost(int64, tag = "1")]
+    pub index: i64,
+    /// Rules of the group before this one do not count where it does.
+    #[prost(bool, tag = "2")]
+    pub overrides: bool,
+    /// The first key.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub start_key: Bytes,
+    /// The key behind the last; empty: no end.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub end_key: Bytes,
+    /// 0 voter, 1 leader, 2 follower, 3 learner.
+    #[prost(uint32, tag = "5")]
+    pub role: u32,
+    /// Peers.
+    #[prost(uint32, tag = "6")]
+    pub count: u32,
+    /// What a store must show.
+    #[prost(message, repeated, tag = "7")]
+    pub constraints: Vec<ConstraintRecord>,
+    /// Labels by which its peers are kept apart, the widest first.
+    #[prost(string, repeated, tag = "8")]
+    pub location_labels: Vec<String>,
+}
+
+/// What a store's label must be.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct ConstraintRecord {
+    /// The label.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// 0 in, 1 notIn, 2 exists, 3 notExists.
+    #[prost(uint32, tag = "2")]
+    pub op: u32,
+    /// Of 0 and 1.
+    #[prost(string, repeated, tag = "3")]
+    pub values: Vec<String>,
+}
+
 /// PD's durable state: the fold of all rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Durable {
@@ -191,6 +253,10 @@ pub struct Durable {
     pub safe_point: u64,
     /// Services by id.
     pub services: BTreeMap<Bytes, ServiceRecord>,
+    /// Settings that were changed online.
+    pub config: ConfigRecord,
+    /// Placement rules by group and id.
+    pub rules: BTreeMap<(String, String), RuleRecord>,
 }
 
 impl Durable {
@@ -210,6 +276,8 @@ impl Durable {
             tso_bound_ms: 0,
             safe_point: 0,
             services: BTreeMap::new(),
+            config: ConfigRecord::default(),
+            rules: BTreeMap::new(),
         };
         let mut needed = NEEDED.to_vec();
         for (key, value) in rows {
@@ -258,7 +326,28 @@ impl Durable {
             (SERVICE, None) => {
                 self.services.remove(id);
             }
-            (CLUSTER | SAFE_POINT | IDS | TSO | KEYSPACE, _) => {
+            (CONFIG, Some(body)) if id.is_empty() => {
+                let record = decode(key, body)?;
+                // What this build cannot read it must not drop either.
+                Settings::new(Schedule::default(), 1, &record)
+                    .map_err(|_| RecordError::Newer { key: hex(key) })?;
+                self.config = record;
+            }
+            (RULE, body) => {
+                let names = rule_names(id).ok_or_else(|| corrupt(key, "no name of a rule"))?;
+                match body {
+                    Some(body) => {
+                        let record = decode(key, body)?;
+                        rules::from_record(&names, &record)
+                            .map_err(|_| RecordError::Newer { key: hex(key) })?;
+                        self.rules.insert(names, record);
+                    }
+                    None => {
+                        self.rules.remove(&names);
+                    }
+                }
+            }
+            (CLUSTER | SAFE_POINT | IDS | TSO | KEYSPACE | CONFIG, _) => {
                 return Err(corrupt(
                     key,
                     "a row that is never deleted, or a key of the wrong length",
@@ -326,6 +415,23 @@ pub fn put_safe_point(safe_point: u64) -> Mod {
 /// The row of a service; `None` removes it.
 pub fn put_service(id: &[u8], record: Option<&ServiceRecord>) -> Mod {
     (key(SERVICE, id), record.map(encode))
+}
+
+/// The row of the settings.
+pub fn put_config(record: &ConfigRecord) -> Mod {
+    (Bytes::from_static(&[CONFIG]), Some(encode(record)))
+}
+
+/// The row of a placement rule; `None` removes it.
+pub fn put_rule(group: &str, id: &str, record: Option<&RuleRecord>) -> Mod {
+    let names = [group.as_bytes(), &[0], id.as_bytes()].concat();
+    (key(RULE, &names), record.map(encode))
+}
+
+/// Group and id of a rule; neither holds a zero byte.
+fn rule_names(names: &[u8]) -> Option<(String, String)> {
+    let (group, id) = std::str::from_utf8(names).ok()?.split_once('\0')?;
+    Some((group.to_owned(), id.to_owned()))
 }
 
 fn key(kind: u8, id: &[u8]) -> Bytes {

@@ -186,7 +186,7 @@ impl Leading {
     fn is_silent(&self, cx: &Cx<'_>, store: u64) -> bool {
         let heard = self.reports.get(&store).map(|report| report.at);
         let silent = cx.now - heard.unwrap_or(self.since);
-        silent >= cx.config.schedule.store_disconnected_after
+        silent >= self.settings.schedule.store_disconnected_after
     }
 
     /// The cluster's version follows the smallest of its live stores, upwards only.

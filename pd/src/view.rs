@@ -311,6 +311,60 @@ pub struct OperatorView {
     pub ended_ms: Option<u64>,
 }
 
+/// Schedulers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SchedulersView {
+    /// By name.
+    pub schedulers: Vec<SchedulerView>,
+}
+
+/// A scheduler that was not removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SchedulerView {
+    /// As PD names it.
+    pub name: String,
+    /// It plans nothing for so long; 0: it is at work.
+    pub paused_seconds: u64,
+}
+
+/// The load of stores, and of the regions that bring most of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HotRegionsView {
+    /// By id.
+    pub stores: Vec<HotStoreView>,
+}
+
+/// A store's load, of reads by what it leads, of writes by what it has peers of.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HotStoreView {
+    /// The store.
+    pub store_id: u64,
+    /// Of all its regions.
+    pub total: FlowView,
+    /// The busiest first.
+    pub regions: Vec<HotRegionView>,
+}
+
+/// A region's load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct HotRegionView {
+    /// The region.
+    pub region_id: u64,
+    /// Its load.
+    pub flow: FlowView,
+}
+
+/// A decaying average of what leaders reported.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct FlowView {
+    /// Bytes per second.
+    pub bytes: f64,
+    /// Keys per second.
+    pub keys: f64,
+    /// Queries per second.
+    pub queries: f64,
+}
+
 /// What was not found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NotFoundView {

@@ -8,8 +8,10 @@ use common::{CLUSTER, World, header, outcome};
 use expect_test::expect;
 use flotilla_pd::plan::Asked;
 use flotilla_pd::{
-    AddOperator, CALL_NAMES, Call, CancelOperator, Code, CreateKeyspace, EvictLeaders,
-    ExtendWindow, ListOperators, Request, Response, SetStoreState, Status, ViewKind, calls,
+    AddOperator, CALL_NAMES, Call, CancelOperator, ChangeScheduler, Code, CreateKeyspace,
+    DeleteRule, EvictLeaders, ExtendWindow, GetConfig, GetRules, HotRegions, ListOperators,
+    ListSchedulers, RegionHistory, Request, Response, SchedulerChange, SetConfig, SetRules,
+    SetStoreState, Status, ViewKind, calls,
 };
 use flotilla_proto::pdpb::RequestHeader;
 
@@ -26,6 +28,15 @@ const UNCHECKED: &[&str] = &[
     "CancelOperator",
     "SetStoreState",
     "EvictLeaders",
+    "GetConfig",
+    "SetConfig",
+    "GetRules",
+    "SetRules",
+    "DeleteRule",
+    "ListSchedulers",
+    "ChangeScheduler",
+    "HotRegions",
+    "RegionHistory",
     "View",
 ];
 
@@ -92,6 +103,19 @@ fn every_call(header: Option<&RequestHeader>) -> Vec<Request> {
         offline,
     }));
     requests.push(calls::EvictLeaders::request(EvictLeaders { store, evict }));
+    requests.push(calls::GetConfig::request(GetConfig));
+    requests.push(calls::SetConfig::request(SetConfig(BTreeMap::new())));
+    requests.push(calls::GetRules::request(GetRules));
+    requests.push(calls::SetRules::request(SetRules(Vec::new())));
+    let (group, id) = (String::new(), String::new());
+    requests.push(calls::DeleteRule::request(DeleteRule { group, id }));
+    requests.push(calls::ListSchedulers::request(ListSchedulers));
+    requests.push(calls::ChangeScheduler::request(ChangeScheduler {
+        name: String::new(),
+        change: SchedulerChange::Remove,
+    }));
+    requests.push(calls::HotRegions::request(HotRegions { writes: true }));
+    requests.push(calls::RegionHistory::request(RegionHistory { region: 0 }));
     requests.push(calls::View::request(ViewKind::Version));
     let mut named: Vec<&str> = requests.iter().map(Request::name).collect();
     let mut all = CALL_NAMES.to_vec();
@@ -187,22 +211,28 @@ fn before_bootstrap_most_calls_say_so() {
         BatchScanRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         Bootstrap: UNKNOWN invalid bootstrap: it names no store
         CancelOperator: ok
+        ChangeScheduler: ok
         CreateKeyspace: ok
+        DeleteRule: ok
         EvictLeaders: ok
         ExtendWindow: ok
         GetAllKeyspaces: ok
         GetAllStores: NOT_BOOTSTRAPPED cluster is not bootstrapped
         GetClusterConfig: NOT_BOOTSTRAPPED cluster is not bootstrapped
         GetClusterInfo: ok
+        GetConfig: ok
         GetGCSafePoint: NOT_BOOTSTRAPPED cluster is not bootstrapped
         GetMembers: ok
         GetOperator: NOT_BOOTSTRAPPED cluster is not bootstrapped
         GetPrevRegion: NOT_BOOTSTRAPPED cluster is not bootstrapped
         GetRegion: NOT_BOOTSTRAPPED cluster is not bootstrapped
         GetRegionByID: NOT_BOOTSTRAPPED cluster is not bootstrapped
+        GetRules: ok
         GetStore: NOT_BOOTSTRAPPED cluster is not bootstrapped
+        HotRegions: ok
         IsBootstrapped: ok
         ListOperators: ok
+        ListSchedulers: ok
         LoadGlobalConfig: status Unimplemented: LoadGlobalConfig is not offered by this placement driver outside /global/config/flotilla/
         LoadKeyspace: ENTRY_NOT_FOUND keyspace "" not found
         LoadKeyspaceByID: ENTRY_NOT_FOUND keyspace "DEFAULT" not found: its region boundaries are not split yet
@@ -210,10 +240,13 @@ fn before_bootstrap_most_calls_say_so() {
         PutClusterConfig: NOT_BOOTSTRAPPED cluster is not bootstrapped
         PutStore: NOT_BOOTSTRAPPED cluster is not bootstrapped
         QueryRegion: NOT_BOOTSTRAPPED cluster is not bootstrapped
+        RegionHistory: ok
         ReportBatchSplit: NOT_BOOTSTRAPPED cluster is not bootstrapped
         ReportSplit: NOT_BOOTSTRAPPED cluster is not bootstrapped
         ScanRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         ScatterRegion: NOT_BOOTSTRAPPED cluster is not bootstrapped
+        SetConfig: ok
+        SetRules: ok
         SetStoreState: ok
         SplitAndScatterRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
         SplitRegions: NOT_BOOTSTRAPPED cluster is not bootstrapped
@@ -240,22 +273,28 @@ fn an_empty_request_is_answered_by_name() {
         BatchScanRegions: ok
         Bootstrap: ALREADY_BOOTSTRAPPED cluster is already bootstrapped
         CancelOperator: ok
+        ChangeScheduler: ok
         CreateKeyspace: ok
+        DeleteRule: ok
         EvictLeaders: ok
         ExtendWindow: ok
         GetAllKeyspaces: ok
         GetAllStores: ok
         GetClusterConfig: ok
         GetClusterInfo: ok
+        GetConfig: ok
         GetGCSafePoint: ok
         GetMembers: ok
         GetOperator: REGION_NOT_FOUND region 0 has no operator: not found
         GetPrevRegion: ok
         GetRegion: ok
         GetRegionByID: ok
+        GetRules: ok
         GetStore: UNKNOWN invalid store ID 0, not found
+        HotRegions: ok
         IsBootstrapped: ok
         ListOperators: ok
+        ListSchedulers: ok
         LoadGlobalConfig: status Unimplemented: LoadGlobalConfig is not offered by this placement driver outside /global/config/flotilla/
         LoadKeyspace: ENTRY_NOT_FOUND keyspace "" not found
         LoadKeyspaceByID: ENTRY_NOT_FOUND keyspace "DEFAULT" not found: its region boundaries are not split yet
@@ -263,10 +302,13 @@ fn an_empty_request_is_answered_by_name() {
         PutClusterConfig: UNKNOWN invalid cluster config: it names no cluster
         PutStore: UNKNOWN invalid put store: it names no store
         QueryRegion: ok
+        RegionHistory: ok
         ReportBatchSplit: ok
         ReportSplit: ok
         ScanRegions: ok
         ScatterRegion: ok
+        SetConfig: ok
+        SetRules: ok
         SetStoreState: ok
         SplitAndScatterRegions: ok
         SplitRegions: ok

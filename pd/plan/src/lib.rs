@@ -18,10 +18,12 @@ mod asked;
 mod leaders;
 mod operator;
 mod replicas;
+mod rule;
 mod view;
 
 pub use asked::{Asked, Refusal, asked};
 pub use leaders::check_leader;
 pub use operator::{Kind, Operator, Reason, Step};
 pub use replicas::check_replicas;
+pub use rule::{Constraint, Op, Role, Rule};
 pub use view::{Cluster, META_VOTERS_MAX, Region, Rules, Store, StoreState, Unfit};

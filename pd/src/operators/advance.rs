@@ -13,6 +13,7 @@ use super::{Cancelled, Ended, Ending, Running};
 use crate::effect::{Effect, Event};
 use crate::leading::Leading;
 use crate::reply::Cx;
+use crate::schedule::Schedule;
 
 impl Leading {
     /// Begins an operator. `false`: there are no ids for its peers yet, try again.
@@ -56,7 +57,7 @@ impl Leading {
             Ending::TimedOut { .. } | Ending::Cancelled(Cancelled::Asked)
         );
         if !at_once_again {
-            let until = cx.now + cx.config.schedule.rest;
+            let until = cx.now + self.settings.schedule.rest;
             self.operators.resting.insert(region, until);
         }
         cx.event(Event::OperatorEnded {
@@ -96,7 +97,7 @@ impl Leading {
                 let view = route.for_planning();
                 advance(cx, &mut running, &view)
                     .or_else(|| self.lost_store(cx, &running))
-                    .or_else(|| out_of_time(cx, &running))
+                    .or_else(|| out_of_time(cx, &self.settings.schedule, &running))
             }
         };
         if ending.is_none() {
@@ -136,7 +137,7 @@ impl Leading {
         let Some(stream) = self.streams.get(&leader.store_id) else {
             return;
         };
-        let resend = cx.config.schedule.resend;
+        let resend = self.settings.schedule.resend;
         if running
             .told
             .is_some_and(|(at, to)| to == leader.id && cx.now - at < resend)
@@ -197,8 +198,7 @@ fn advance(cx: &Cx<'_>, running: &mut Running, region: &plan::Region) -> Option<
     moved.then_some(Ending::Cancelled(Cancelled::LeaderMoved))
 }
 
-fn out_of_time(cx: &Cx<'_>, running: &Running) -> Option<Ending> {
-    let schedule = &cx.config.schedule;
+fn out_of_time(cx: &Cx<'_>, schedule: &Schedule, running: &Running) -> Option<Ending> {
     let step = running.step();
     let patience = match step {
         Step::AddLearner { .. } => schedule.add_time_max,

@@ -212,6 +212,13 @@ impl Leading {
         })
     }
 
+    pub(crate) fn region_history(&self, region: u64) -> OperatorsView {
+        let mut all = self.list_operators();
+        all.running.retain(|one| one.region_id == region);
+        all.ended.retain(|one| one.region_id == region);
+        all
+    }
+
     pub(crate) fn list_operators(&self) -> OperatorsView {
         let running = self.operators.running.values();
         let ended = self.operators.history.iter().rev();

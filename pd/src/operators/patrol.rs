@@ -13,10 +13,10 @@ impl Leading {
         let regions = self.routes.patrol(self.operators.next, PATROL_REGIONS);
         let mut cluster = self.cluster(cx);
         for region in [META_REGION].into_iter().chain(regions) {
-            if self.operators.running.len() >= cx.config.schedule.operators_max {
+            if self.operators.running.len() >= self.settings.schedule.operators_max {
                 return;
             }
-            if let Some(operator) = self.look_at(cx, &cluster, region) {
+            if let Some(operator) = self.look_at(&cluster, region) {
                 if !self.start_operator(cx, operator) {
                     return;
                 }
@@ -28,7 +28,7 @@ impl Leading {
         }
     }
 
-    fn look_at(&mut self, cx: &Cx<'_>, cluster: &Cluster, region: u64) -> Option<Operator> {
+    fn look_at(&mut self, cluster: &Cluster, region: u64) -> Option<Operator> {
         let operators = &self.operators;
         if operators.running.contains_key(&region) || operators.resting.contains_key(&region) {
             return None;
@@ -42,12 +42,12 @@ impl Leading {
             let leader = check_leader(cluster, &view, rng);
             leader.filter(|_| last)
         })?;
-        self.admits(cx, &operator).then_some(operator)
+        self.admits(&operator).then_some(operator)
     }
 
     /// Its stores take part in fewer moves than they may.
-    fn admits(&self, cx: &Cx<'_>, operator: &Operator) -> bool {
-        let schedule = &cx.config.schedule;
+    fn admits(&self, operator: &Operator) -> bool {
+        let schedule = &self.settings.schedule;
         let moves = self.operators.moves();
         operator.steps.iter().all(|step| match step {
             Step::AddLearner { store } => moves

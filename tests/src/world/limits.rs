@@ -132,7 +132,7 @@ pub(super) fn schedule(stores: u64, config: &Config, rng: &mut Rng) -> Schedule 
         step_time_max: Duration::from_secs(2) + seconds(20),
         add_time_max: Duration::from_secs(5) + seconds(30),
         rest: seconds(3),
-        ..Schedule::default()
+        ..Schedule::default().repairs_only()
     };
     Schedule {
         operators_max: match placing {
