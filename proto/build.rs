@@ -25,6 +25,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .boxed("region_error")
         .boxed(".kvrpcpb.KvPair.error")
         .boxed(".flotilla.raft.v1.Message.snapshot")
+        .boxed(".flotilla.store.v1.RegionRecord.merging")
+        .boxed(".flotilla.store.v1.RegionRecord.lineage")
+        .boxed(".flotilla.store.v1.SnapshotManifest.merging")
+        .boxed(".flotilla.store.v1.SnapshotManifest.lineage")
+        .boxed(".flotilla.store.v1.PeerMessage.merged")
         .generate_default_stubs(true)
         .include_file("all.rs")
         .compile_fds(files)?;

@@ -105,6 +105,7 @@ fn fill(state: &RocksState, args: &Args) -> Result<(), Box<dyn Error>> {
             ..Region::default()
         }),
         highest_peer_id: 70,
+        ..RegionRecord::default()
     };
     let mut ops = vec![StateOp::PutRegion { record }];
     let mut random = 1u64;

@@ -181,6 +181,14 @@ pub enum PeerInput {
         changes: Vec<PeerChange>,
         answer: Answer<Region>,
     },
+    /// Become a part of `target`, a neighbour with peers on the same stores. Both epochs must be those of
+    /// the regions (contracts: C21). Answered when the region merges: from then on it takes no requests,
+    /// until it is taken in, or stays what it is because the target has changed.
+    Merge {
+        epoch: RegionEpoch,
+        target: Box<Region>,
+        answer: Answer<Region>,
+    },
     /// What PD knows of the region: the answer to [`PdTask::AskRegion`].
     Current { region: Region },
     /// A snapshot of the region was built, or could not be.

@@ -2,13 +2,18 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use flotilla_proto::raft::{Entry, EntryKind};
-use flotilla_proto::store::{SplitCommand, WriteCommand};
+use flotilla_proto::store::{
+    CommitMergeCommand, PrepareMergeCommand, RollbackMergeCommand, SplitCommand, WriteCommand,
+};
 use prost::Message;
 
 /// The format this build writes.
 const VERSION: u8 = 1;
 const KIND_WRITE: u8 = 1;
 const KIND_SPLIT: u8 = 2;
+const KIND_PREPARE_MERGE: u8 = 3;
+const KIND_COMMIT_MERGE: u8 = 4;
+const KIND_ROLLBACK_MERGE: u8 = 5;
 
 /// What an entry asks the state machine to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +24,12 @@ pub enum Command {
     Write(WriteCommand),
     /// A batch split.
     Split(SplitCommand),
+    /// The region is to become a part of its neighbour.
+    PrepareMerge(PrepareMergeCommand),
+    /// A neighbour becomes a part of the region.
+    CommitMerge(CommitMergeCommand),
+    /// The region stays what it is.
+    RollbackMerge(RollbackMergeCommand),
 }
 
 /// An entry that cannot be applied. The store stops: skipping would make replicas differ.
@@ -43,6 +54,24 @@ pub(crate) fn encode_write(command: &WriteCommand) -> Bytes {
 /// A split as a payload.
 pub(crate) fn encode_split(command: &SplitCommand) -> Bytes {
     encode(KIND_SPLIT, command)
+}
+
+/// A prepare-merge as a payload.
+#[allow(dead_code, reason = "nobody merges yet")]
+pub(crate) fn encode_prepare_merge(command: &PrepareMergeCommand) -> Bytes {
+    encode(KIND_PREPARE_MERGE, command)
+}
+
+/// A commit-merge as a payload.
+#[allow(dead_code, reason = "nobody merges yet")]
+pub(crate) fn encode_commit_merge(command: &CommitMergeCommand) -> Bytes {
+    encode(KIND_COMMIT_MERGE, command)
+}
+
+/// A rollback-merge as a payload.
+#[allow(dead_code, reason = "nobody merges yet")]
+pub(crate) fn encode_rollback_merge(command: &RollbackMergeCommand) -> Bytes {
+    encode(KIND_ROLLBACK_MERGE, command)
 }
 
 fn encode(kind: u8, command: &impl Message) -> Bytes {
@@ -79,6 +108,15 @@ pub fn decode_command(entry: &Entry) -> Result<Command, EntryError> {
             .map_err(corrupt),
         KIND_SPLIT => SplitCommand::decode(body)
             .map(Command::Split)
+            .map_err(corrupt),
+        KIND_PREPARE_MERGE => PrepareMergeCommand::decode(body)
+            .map(Command::PrepareMerge)
+            .map_err(corrupt),
+        KIND_COMMIT_MERGE => CommitMergeCommand::decode(body)
+            .map(Command::CommitMerge)
+            .map_err(corrupt),
+        KIND_ROLLBACK_MERGE => RollbackMergeCommand::decode(body)
+            .map(Command::RollbackMerge)
             .map_err(corrupt),
         other => Err(EntryError::NewerKind(other)),
     }

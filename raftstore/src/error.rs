@@ -53,6 +53,13 @@ pub enum RequestError {
     /// The members cannot be changed as asked.
     #[error("cannot change the members: {reason}")]
     Members { reason: String },
+    /// The region cannot be merged as asked.
+    #[error("cannot merge: {reason}")]
+    Merge { reason: String },
+    /// The region is about to become a part of its neighbour: nothing is read or written until it has, or
+    /// stays what it is.
+    #[error("region {region} is merging")]
+    Merging { region: u64 },
     /// It was appended, and whether it will be applied is not known.
     #[error("the outcome is unknown: {reason}")]
     Undetermined { reason: &'static str },

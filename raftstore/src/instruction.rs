@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use flotilla_proto::eraftpb::ConfChangeType;
-use flotilla_proto::metapb::RegionEpoch;
+use flotilla_proto::metapb::{Region, RegionEpoch};
 use flotilla_proto::pdpb::{ChangePeer, RegionHeartbeatResponse};
 
 use crate::Delegates;
@@ -28,6 +28,13 @@ pub enum Instruction {
         /// What is to change.
         changes: Vec<PeerChange>,
     },
+    /// The region is to become a part of its neighbour.
+    Merge {
+        /// The epoch that PD saw.
+        epoch: RegionEpoch,
+        /// The neighbour, as PD saw it.
+        target: Box<Region>,
+    },
 }
 
 impl Instruction {
@@ -43,6 +50,12 @@ impl Instruction {
             let serving = delegates.serving(asked.region_id).ok()?;
             let same = serving.region.region_epoch == asked.region_epoch;
             return same.then_some(Self::Transfer { to: to.id });
+        }
+        if let Some(target) = asked.merge.as_ref().and_then(|merge| merge.target.clone()) {
+            return Some(Self::Merge {
+                epoch: asked.region_epoch.unwrap_or_default(),
+                target: Box::new(target),
+            });
         }
         Some(Self::Members {
             epoch: asked.region_epoch.unwrap_or_default(),

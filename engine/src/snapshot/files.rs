@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use flotilla_proto::metapb::Region;
-use flotilla_proto::store::{ApplyRecord, PeerState, SnapshotFile, SnapshotManifest};
+use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord, SnapshotFile, SnapshotManifest};
 use parking_lot::Mutex;
 
 use super::format::{self, PIECE_BYTES, RowError, RowReader};
@@ -230,12 +230,14 @@ impl<D: Disk> SnapshotFiles for Snapshots<D> {
         region: u64,
         pace: &mut Pace<'_>,
     ) -> SnapshotResult<(SnapshotKey, SnapshotManifest)> {
-        let (descriptor, applied) = live(view, region)?;
+        let (record, applied) = live(view, region)?;
         let mut manifest = SnapshotManifest {
             index: applied.index,
             term: applied.term,
-            region: Some(descriptor),
+            region: record.region,
             files: Vec::new(),
+            merging: record.merging,
+            lineage: record.lineage,
         };
         let key = SnapshotKey::outgoing(&manifest);
         if !self.building.lock().insert(key) {
@@ -361,7 +363,7 @@ impl<D: Disk> SnapshotFiles for Snapshots<D> {
 }
 
 /// Descriptor and applied entry of a region that a snapshot can be taken of.
-fn live(view: &dyn StateReader, region: u64) -> SnapshotResult<(Region, ApplyRecord)> {
+fn live(view: &dyn StateReader, region: u64) -> SnapshotResult<(RegionRecord, ApplyRecord)> {
     let stored = view.stored_region(region)?;
     let stored = stored.ok_or(SnapshotError::NotLive {
         region,
@@ -376,8 +378,8 @@ fn live(view: &dyn StateReader, region: u64) -> SnapshotResult<(Region, ApplyRec
         index: BIRTH.index,
         term: BIRTH.term,
     });
-    let descriptor = stored.record.region.expect("a record names its region");
-    Ok((descriptor, applied))
+    assert!(stored.record.region.is_some(), "a record names its region");
+    Ok((stored.record, applied))
 }
 
 /// A file that is being built.

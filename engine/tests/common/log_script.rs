@@ -201,6 +201,7 @@ impl Region {
             index: self.truncated,
             term: self.truncated_term,
             files: Vec::new(),
+            ..SnapshotManifest::default()
         };
         SnapshotIntent {
             peer_id: self.record(id).peer_id,

@@ -112,6 +112,7 @@ fn record(id: u64, state: PeerState) -> RegionRecord {
         state: state.into(),
         region: Some(region),
         highest_peer_id: id * 10,
+        ..RegionRecord::default()
     }
 }
 

@@ -276,6 +276,7 @@ fn intent(index: u64) -> SnapshotIntent {
             index,
             term: 6,
             files: Vec::new(),
+            ..SnapshotManifest::default()
         }),
         overlapped: vec![region],
     }

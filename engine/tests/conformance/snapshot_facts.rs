@@ -90,6 +90,7 @@ fn record(region: Region, state: PeerState) -> StateOp {
         state: state.into(),
         region: Some(region),
         highest_peer_id: 70,
+        ..RegionRecord::default()
     };
     StateOp::PutRegion { record }
 }

@@ -164,6 +164,7 @@ fn put_region(region: Region) -> StateOp {
         state: PeerState::Normal.into(),
         region: Some(region),
         highest_peer_id: 9,
+        ..RegionRecord::default()
     };
     StateOp::PutRegion { record }
 }

@@ -27,6 +27,7 @@ fn filled(value: &str) -> MemoryState {
             ..Region::default()
         }),
         highest_peer_id: 70,
+        ..RegionRecord::default()
     };
     let mut ops = vec![StateOp::PutRegion { record }, applied(9)];
     for cf in DATA_CFS {

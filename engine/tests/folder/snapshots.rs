@@ -70,6 +70,7 @@ fn records(index: u64) -> Vec<StateOp> {
         state: PeerState::Normal.into(),
         region: Some(region),
         highest_peer_id: 70,
+        ..RegionRecord::default()
     };
     let applied = ApplyRecord { index, term: 6 };
     vec![

@@ -99,6 +99,7 @@ fn received(
         state: PeerState::Normal.into(),
         region: Some(region()),
         highest_peer_id: 70,
+        ..RegionRecord::default()
     };
     let mut ops = vec![StateOp::PutRegion { record }, applied(index)];
     for cf in DATA_CFS {

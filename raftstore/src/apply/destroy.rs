@@ -55,6 +55,7 @@ impl Apply {
                 state: state.into(),
                 region: Some(self.region.clone()),
                 highest_peer_id: self.highest_peer_id,
+                ..RegionRecord::default()
             },
         });
         // The applied index stays with the tombstone: others may have to be told of it.

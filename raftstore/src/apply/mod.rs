@@ -141,6 +141,9 @@ impl Apply {
             Command::Empty => {}
             Command::Write(command) => self.apply_write(command, answers, report, effects),
             Command::Split(command) => self.apply_split(entry.index, command, report, effects),
+            Command::PrepareMerge(_) | Command::CommitMerge(_) | Command::RollbackMerge(_) => {
+                return Err(EntryError::NewerKind(entry.data[1]));
+            }
         }
         Ok(())
     }
@@ -215,6 +218,7 @@ impl Apply {
             state: PeerState::Normal.into(),
             region: Some(self.region.clone()),
             highest_peer_id: self.highest_peer_id,
+            ..RegionRecord::default()
         }
     }
 }

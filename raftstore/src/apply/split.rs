@@ -49,6 +49,7 @@ impl Apply {
                     state: PeerState::Normal.into(),
                     region: Some(child.clone()),
                     highest_peer_id: peer,
+                    ..RegionRecord::default()
                 },
             });
         }

@@ -317,6 +317,10 @@ impl Peer {
                 changes,
                 answer,
             } => self.on_change_members(now, epoch, &changes, answer),
+            PeerInput::Merge { answer, .. } => {
+                let reason = "this version merges no regions yet".to_owned();
+                answer.give(Err(RequestError::Merge { reason }));
+            }
             PeerInput::Current { region } => self.on_current(&region, effects),
             PeerInput::Doomed => self.destroy(effects),
             PeerInput::SnapshotBuilt { life, result } if life == self.life => {

@@ -148,7 +148,7 @@ impl Peer {
             start_key: self.region.start_key.clone(),
             end_key: self.region.end_key.clone(),
             message: None,
-            is_tombstone: false,
+            ..PeerMessage::default()
         }
     }
 }

@@ -106,6 +106,7 @@ pub fn force(
                 state: PeerState::Normal.into(),
                 region: Some(region.clone()),
                 highest_peer_id: replica.peer.id,
+                ..RegionRecord::default()
             },
         });
         forced.push(region);

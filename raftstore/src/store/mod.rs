@@ -305,6 +305,7 @@ pub(crate) fn born(region: Region, store: u64) -> RegionRecord {
         state: PeerState::Normal.into(),
         region: Some(region),
         highest_peer_id,
+        ..RegionRecord::default()
     }
 }
 

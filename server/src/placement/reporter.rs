@@ -437,6 +437,14 @@ impl Reporter {
                     }
                 }),
             },
+            Some(Instruction::Merge { epoch, target }) => PeerInput::Merge {
+                epoch,
+                target,
+                answer: Answer::new(move |outcome: Result<Region, _>| match outcome {
+                    Ok(_) => tracing::info!(region, "merges as PD asked"),
+                    Err(error) => tracing::info!(region, %error, "could not merge as PD asked"),
+                }),
+            },
         };
         // PD asks again if it still wants it.
         let _ = runtime.raft.send(region, RaftInput::Peer(input));

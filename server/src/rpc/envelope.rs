@@ -87,9 +87,10 @@ pub(super) fn region_error(error: RequestError, region: u64) -> errorpb::Error {
         RequestError::Busy { reason } => region_error::server_is_busy(reason, 0),
         RequestError::NotInitialized { region } => region_error::region_not_initialized(region),
         RequestError::Undetermined { reason } => region_error::undetermined_result(region, reason),
-        error @ (RequestError::Split { .. } | RequestError::Members { .. }) => {
-            region_error::other(error.to_string())
-        }
+        RequestError::Merging { region } => region_error::proposal_in_merging_mode(region),
+        error @ (RequestError::Split { .. }
+        | RequestError::Members { .. }
+        | RequestError::Merge { .. }) => region_error::other(error.to_string()),
     }
 }
 
@@ -268,6 +269,9 @@ mod tests {
                 e.undetermined_result.is_some()
             }),
             (RequestError::EpochMissing, |e| e.epoch_not_match.is_none()),
+            (RequestError::Merging { region: 3 }, |e| {
+                e.proposal_in_merging_mode.is_some()
+            }),
             (RequestError::Split { reason: "x".into() }, |e| {
                 e.message.starts_with("failed to split")
             }),

@@ -201,6 +201,7 @@ fn nobody_takes_the_place_of_who_is_dying() {
             state: PeerState::Tombstone.into(),
             region: Some(region(3, 1)),
             highest_peer_id: 4,
+            ..RegionRecord::default()
         });
     };
     let comes = |id, rule| {
@@ -258,6 +259,7 @@ fn a_store_has_one_peer_of_a_region_its_last() {
                 state: PeerState::Normal.into(),
                 region: Some(region(3, 1)),
                 highest_peer_id,
+                ..RegionRecord::default()
             };
             let batch = StateBatch {
                 ops: vec![StateOp::PutRegion { record }],

@@ -270,6 +270,9 @@ impl Model {
                 }
                 None => outcome.split_refused = true,
             },
+            Ok(command) => checks.check(Rule::StateIsLog, false, || {
+                format!("region {region} index {}: {command:?}", entry.index)
+            }),
             Err(error) => checks.check(Rule::StateIsLog, false, || {
                 format!("region {region} index {}: {error}", entry.index)
             }),

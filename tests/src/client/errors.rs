@@ -22,8 +22,9 @@ pub fn region_error(error: &RequestError, region: u64) -> errorpb::Error {
         RequestError::Busy { reason } => words::server_is_busy(reason, 0),
         RequestError::NotInitialized { region } => words::region_not_initialized(region),
         RequestError::Undetermined { reason } => words::undetermined_result(region, reason),
-        error @ (RequestError::Split { .. } | RequestError::Members { .. }) => {
-            words::other(error.to_string())
-        }
+        RequestError::Merging { region } => words::proposal_in_merging_mode(region),
+        error @ (RequestError::Split { .. }
+        | RequestError::Members { .. }
+        | RequestError::Merge { .. }) => words::other(error.to_string()),
     }
 }

@@ -136,6 +136,19 @@ fn payload(entry: &Entry) -> String {
             let mods = command.parts.iter().flat_map(|part| &part.mods);
             list(&mods.collect::<Vec<_>>(), |change| write(change))
         }
+        Command::PrepareMerge(command) => {
+            let target = command.target.unwrap_or_default();
+            format!("prepare-merge into {} ({})", target.id, epoch(&target))
+        }
+        Command::CommitMerge(command) => {
+            let source = command.source.unwrap_or_default();
+            let entries = command.entries.len();
+            format!(
+                "commit-merge of {} at {}, {entries} entries",
+                source.id, command.commit
+            )
+        }
+        Command::RollbackMerge(command) => format!("rollback-merge of {}", command.commit),
         Command::Split(command) => list(&command.parts, |part| {
             format!("split at {} off {}", key(&part.split_key), part.region_id)
         }),

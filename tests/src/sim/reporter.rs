@@ -306,6 +306,11 @@ impl Sim {
                 }
                 return self.ask_members(id, region, epoch, changes);
             }
+            Some(Instruction::Merge { epoch, target }) => PeerInput::Merge {
+                epoch,
+                target,
+                answer: Answer::new(|_| {}),
+            },
         };
         let input = RaftInput::Peer(input);
         if let Some(life) = self.life(id.store) {
