@@ -15,15 +15,34 @@
 //!   and after finitely many nothing.
 
 mod asked;
+mod balance;
+mod balance_leaders;
+mod balance_regions;
+mod hot;
 mod leaders;
+mod look;
+mod merge;
+mod moves;
 mod operator;
+mod placement;
+mod regions;
 mod replicas;
 mod rule;
+mod scatter;
 mod view;
 
 pub use asked::{Asked, Refusal, asked};
+pub use balance::Balance;
+pub use balance_leaders::balance_leaders;
+pub use balance_regions::balance_regions;
+pub use hot::{HotStore, balance_hot, hot_stores};
 pub use leaders::check_leader;
+pub use look::Look;
+pub use merge::{MergeLimits, check_merge};
 pub use operator::{Kind, Operator, Reason, Step};
+pub use placement::Placement;
+pub use regions::{Flow, Load, REGION_WEIGHT, Rate, Regions};
 pub use replicas::check_replicas;
 pub use rule::{Constraint, Op, Role, Rule};
+pub use scatter::{Group, scatter};
 pub use view::{Cluster, META_VOTERS_MAX, Region, Rules, Store, StoreState, Unfit};

@@ -28,6 +28,12 @@ pub enum Kind {
     Replica,
     /// The leader only.
     Leader,
+    /// Where a peer lives, so that stores hold as much as each other.
+    Region,
+    /// Where a region with much load lives, or leads.
+    Hot,
+    /// Two regions become one.
+    Merge,
     /// What somebody asked for.
     Admin,
 }
@@ -38,6 +44,9 @@ impl Kind {
         match self {
             Self::Replica => "replica",
             Self::Leader => "leader",
+            Self::Region => "region",
+            Self::Hot => "hot-region",
+            Self::Merge => "merge",
             Self::Admin => "admin",
         }
     }
@@ -63,6 +72,41 @@ pub enum Reason {
     Joint,
     /// No leader should be there.
     Evicted { store: u64 },
+    /// A voter is where no rule wants one.
+    Misplaced { store: u64 },
+    /// Replicas share a failure domain that they need not share.
+    TooClose { store: u64, to: u64 },
+    /// A rule wants a learner.
+    WantsLearner { store: u64 },
+    /// Rules want another leader.
+    LeaderRule { store: u64 },
+    /// Stores lead too differently many regions.
+    Leaders {
+        from: u64,
+        leads: u64,
+        to: u64,
+        led: u64,
+    },
+    /// Stores hold too differently much.
+    Fullness {
+        from: u64,
+        mib: u64,
+        to: u64,
+        less: u64,
+    },
+    /// A store has too much of the load; per second.
+    Hot {
+        writes: bool,
+        from: u64,
+        load: u64,
+        to: u64,
+        less: u64,
+        part: u64,
+    },
+    /// The region is small, and so is its neighbour.
+    Small { target: u64, bytes: u64, keys: u64 },
+    /// Somebody wants it elsewhere, anywhere.
+    Scatter { group_peers: u64 },
     /// Somebody wants another leader.
     AskedLeader { store: u64 },
     /// Somebody wants a peer there.
@@ -85,6 +129,16 @@ impl Reason {
             Self::Spare { .. } => "remove-orphan-peer",
             Self::Joint => "leave-joint-state",
             Self::Evicted { .. } => "evict-leader",
+            Self::Misplaced { .. } => "fix-misplaced-peer",
+            Self::TooClose { .. } => "move-to-better-location",
+            Self::WantsLearner { .. } => "add-rule-peer",
+            Self::LeaderRule { .. } => "fix-leader-role",
+            Self::Leaders { .. } => "balance-leader",
+            Self::Fullness { .. } => "balance-region",
+            Self::Hot { writes: true, .. } => "move-hot-write-region",
+            Self::Hot { writes: false, .. } => "move-hot-read-region",
+            Self::Small { .. } => "merge-region",
+            Self::Scatter { .. } => "scatter-region",
             Self::AskedLeader { .. } => "admin-transfer-leader",
             Self::AskedAdd { .. } => "admin-add-peer",
             Self::AskedRemove { .. } => "admin-remove-peer",
@@ -108,6 +162,54 @@ impl fmt::Display for Reason {
             Self::Spare { store } => write!(f, "its learner on store {store} is of no use"),
             Self::Joint => f.write_str("its joint configuration was not left"),
             Self::Evicted { store } => write!(f, "no leader is to be on store {store}"),
+            Self::Misplaced { store } => write!(f, "no rule wants its peer on store {store}"),
+            Self::TooClose { store, to } => write!(
+                f,
+                "store {store} shares a failure domain with another of its stores, store {to} shares less"
+            ),
+            Self::WantsLearner { store } => write!(f, "a rule wants a learner on store {store}"),
+            Self::LeaderRule { store } => write!(f, "rules want its leader not on store {store}"),
+            Self::Leaders {
+                from,
+                leads,
+                to,
+                led,
+            } => write!(f, "store {from} leads {leads}, store {to} leads {led}"),
+            Self::Fullness {
+                from,
+                mib,
+                to,
+                less,
+            } => write!(
+                f,
+                "store {from} holds {mib} MiB, store {to} holds {less} MiB, counting 1 MiB for each region"
+            ),
+            Self::Hot {
+                writes,
+                from,
+                load,
+                to,
+                less,
+                part,
+            } => {
+                let what = if writes { "written" } else { "read" };
+                write!(
+                    f,
+                    "{load} units per second are {what} on store {from}, {part} of them in it, {less} on store {to}"
+                )
+            }
+            Self::Small {
+                target,
+                bytes,
+                keys,
+            } => write!(
+                f,
+                "it holds {bytes} bytes in {keys} keys, its neighbour {target} has room for them"
+            ),
+            Self::Scatter { group_peers } => write!(
+                f,
+                "asked for: scattered over stores that have the fewest of its group, of {group_peers} peers"
+            ),
             Self::AskedLeader { store } => write!(f, "asked for: store {store} leads"),
             Self::AskedAdd { store } => write!(f, "asked for: a peer on store {store}"),
             Self::AskedRemove { store } => write!(f, "asked for: no peer on store {store}"),
@@ -135,6 +237,8 @@ pub enum Step {
     /// The joint configuration is left; stores do that by themselves. So many peers change their
     /// role once more.
     LeaveJoint { changes: u64 },
+    /// The region becomes a part of its neighbour. It is over when the region is gone.
+    Merge { target: u64 },
 }
 
 impl Step {
@@ -152,6 +256,7 @@ impl Step {
                 self.conf_changes(region) == (promote.len() + demote.len()) as u64
             }
             Self::LeaveJoint { .. } => !region.is_joint(),
+            Self::Merge { .. } => false,
         }
     }
 
@@ -162,7 +267,7 @@ impl Step {
             Self::AddLearner { store } => u64::from(role(*store).is_some()),
             Self::PromoteLearner { store } => u64::from(role(*store) == Some(PeerRole::Voter)),
             Self::RemovePeer { store } => u64::from(role(*store).is_none()),
-            Self::TransferLeader { .. } => 0,
+            Self::TransferLeader { .. } | Self::Merge { .. } => 0,
             Self::EnterJoint { promote, demote } => {
                 let promoted = |store: &&u64| {
                     matches!(
@@ -218,6 +323,7 @@ impl fmt::Display for Step {
                 Ok(())
             }
             Self::LeaveJoint { .. } => f.write_str("leave the joint configuration"),
+            Self::Merge { target } => write!(f, "merge into region {target}"),
         }
     }
 }

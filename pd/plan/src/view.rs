@@ -4,8 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Duration;
 
+use bytes::Bytes;
+use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, PeerRole, RegionEpoch};
 use rand_xoshiro::rand_core::Rng;
+
+use crate::placement::{Penalty, Placement};
+use crate::regions::Flow;
+use crate::rule::Rule;
 
 /// The meta region has at most so many voters (design, section 11).
 pub const META_VOTERS_MAX: usize = 5;
@@ -14,9 +20,10 @@ pub const META_VOTERS_MAX: usize = 5;
 const ROOM_BYTES: u64 = 2 << 30;
 
 /// What a store is to planners: what is registered of it, and when it was last heard of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StoreState {
     /// It reports.
+    #[default]
     Up,
     /// It has not reported for a short while, or not to this PD yet: it keeps what it has, and gets
     /// nothing new.
@@ -49,7 +56,7 @@ impl fmt::Display for StoreState {
 }
 
 /// A store.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Store {
     /// See [`StoreState`].
     pub state: StoreState,
@@ -65,6 +72,13 @@ pub struct Store {
     pub busy: bool,
     /// No leader stays here or comes here.
     pub evicted: bool,
+    /// Data regions it leads, and those that are about to be led there, or no more: what balancing
+    /// goes by.
+    pub leads: u64,
+    /// What its data regions weigh ([`crate::Load::weight`]), and those on their way to it and from it.
+    pub weight: u64,
+    /// Where it is, and what it is made of.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// Why a store gets no new peer of a region.
@@ -108,6 +122,8 @@ pub struct Cluster {
     pub stores: BTreeMap<u64, Store>,
     /// See [`Rules`].
     pub rules: Rules,
+    /// Where which peers belong.
+    pub placement: Placement,
 }
 
 /// A region as its leader reported it.
@@ -129,6 +145,18 @@ pub struct Region {
     pub down: BTreeMap<u64, Duration>,
     /// Bytes it holds, roughly.
     pub size: u64,
+    /// It holds nothing by design: it is repaired, and neither balanced nor merged.
+    pub fixed: bool,
+    /// Its first key.
+    pub start: Bytes,
+    /// The key behind its last; empty: no end.
+    pub end: Bytes,
+    /// Keys it holds, roughly.
+    pub keys: u64,
+    /// What is read and written, on average.
+    pub flow: Flow,
+    /// When its range changed last, as far as PD has seen that.
+    pub born: Mono,
 }
 
 /// How a peer does, from fine to hopeless.
@@ -185,6 +213,10 @@ impl Cluster {
     /// How many voters `region` should have. With fewer stores than replicas: the largest odd number
     /// of them, since one more voter would only make the group easier to stop.
     pub fn voters_wanted(&self, region: &Region) -> usize {
+        let by_rules = || self.voters_by_rules(region);
+        if let Some(wanted) = (!region.meta).then(by_rules).flatten() {
+            return wanted;
+        }
         let stays = |store: &&Store| store.state.stays();
         let stores = self.stores.values().filter(stays).count();
         self.rules.voters(region.meta, stores)
@@ -214,17 +246,30 @@ impl Cluster {
         }
     }
 
-    /// The store best fit for a new peer of `region`, others than `besides`: the one with the fewest
-    /// peers.
+    /// The store best fit for a new peer of `region` that stands for `rule`, others than `besides`:
+    /// the one that is the farthest from the peers on `with`, and of those the one with the fewest.
     pub(crate) fn target(
         &self,
         region: &Region,
-        besides: &[u64],
+        rule: Option<&Rule>,
+        (besides, with): (&[u64], &[u64]),
         rng: &mut impl Rng,
     ) -> Option<u64> {
-        let fit = |store: &u64| !besides.contains(store) && self.takes_peer(*store, region).is_ok();
+        let takes = |store: &u64| rule.is_none_or(|rule| rule.takes(&self.stores[store]));
+        let fit = |store: &u64| {
+            !besides.contains(store) && self.takes_peer(*store, region).is_ok() && takes(store)
+        };
         let fit = self.stores.keys().copied().filter(fit);
-        least(fit, |store| self.stores[store].regions, rng)
+        let labels = rule.map_or(&[][..], |rule| &rule.location_labels);
+        let apart = |store: u64| match labels {
+            [] => Penalty::default(),
+            labels => self.penalty(labels, &[with, &[store]].concat()),
+        };
+        least(
+            fit,
+            |store| (apart(*store), self.stores[store].regions),
+            rng,
+        )
     }
 
     /// The voter best fit to lead `region`, if any is; none of `besides`.
@@ -242,7 +287,10 @@ impl Cluster {
                 && !self.stores.get(&peer.store_id).is_none_or(evicted)
         });
         let stores = fit.map(|peer| peer.store_id);
-        least(stores, |store| self.stores[store].leaders, rng)
+        // One that rules do not want rather than none: it hands over later.
+        let unwanted = |store: &Store| !self.rules_let_lead(region, store);
+        let order = |store: &u64| (unwanted(&self.stores[store]), self.stores[store].leaders);
+        least(stores, order, rng)
     }
 
     pub(crate) fn health(&self, region: &Region, peer: &Peer) -> Health {
@@ -289,17 +337,15 @@ pub(crate) fn largest_odd(number: usize) -> usize {
 }
 
 /// One of those with the least weight.
-fn least(
+fn least<W: Ord>(
     stores: impl Iterator<Item = u64>,
-    weight: impl Fn(&u64) -> u64,
+    weight: impl Fn(&u64) -> W,
     rng: &mut impl Rng,
 ) -> Option<u64> {
-    let all: Vec<u64> = stores.collect();
-    let lightest = all.iter().map(&weight).min()?;
-    let best: Vec<u64> = all
-        .into_iter()
-        .filter(|store| weight(store) == lightest)
-        .collect();
+    let all: Vec<(W, u64)> = stores.map(|store| (weight(&store), store)).collect();
+    let lightest = all.iter().map(|(weight, _)| weight).min()?;
+    let best = all.iter().filter(|(weight, _)| weight == lightest);
+    let best: Vec<u64> = best.map(|(_, store)| *store).collect();
     let nth = rng.next_u64() % best.len() as u64;
     best.get(nth as usize).copied()
 }

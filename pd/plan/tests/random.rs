@@ -6,9 +6,10 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use common::{DOWN_TIME, below, carry_out, rng, run, voters};
+use common::{DOWN_TIME, below, carry_out, run, seeds, voters};
 use flotilla_pd_plan::{
-    Asked, Cluster, Region, Rules, Store, StoreState, asked, check_leader, check_replicas,
+    Asked, Cluster, Placement, Region, Rules, Store, StoreState, asked, check_leader,
+    check_replicas,
 };
 use flotilla_proto::metapb::{Peer, PeerRole, RegionEpoch};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -16,18 +17,6 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 /// Operators until a region is right: each of the up to seven peers is removed, replaced or added
 /// once, plus one to leave a joint configuration.
 const OPERATORS_MAX: usize = 20;
-
-fn seeds(count: u64, mut test: impl FnMut(&mut Xoshiro256PlusPlus)) {
-    let number = |name| {
-        let text = std::env::var(name).ok();
-        text.map(|text| text.parse::<u64>().expect(name))
-    };
-    let count = number("FLOTILLA_SEEDS").unwrap_or(count);
-    for seed in number("FLOTILLA_SEED").map_or(0..count, |seed| seed..seed + 1) {
-        println!("seed={seed} (FLOTILLA_SEED={seed} runs only this one)");
-        test(&mut rng(seed));
-    }
-}
 
 fn some_cluster(rng: &mut Xoshiro256PlusPlus) -> Cluster {
     use StoreState::{Disconnected, Down, Offline, Tombstone, Up};
@@ -52,6 +41,7 @@ fn some_cluster(rng: &mut Xoshiro256PlusPlus) -> Cluster {
             leaders: below(rng, 4),
             busy: below(rng, 15) == 0,
             evicted: below(rng, 10) == 0,
+            ..Store::default()
         };
         stores.insert(id, store);
     }
@@ -61,6 +51,7 @@ fn some_cluster(rng: &mut Xoshiro256PlusPlus) -> Cluster {
             max_replicas: 1 + below(rng, 5) as usize,
             max_store_down_time: DOWN_TIME,
         },
+        placement: Placement::default(),
     }
 }
 

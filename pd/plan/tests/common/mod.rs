@@ -2,10 +2,12 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 #![allow(unreachable_pub, reason = "shared by several test crates")]
 
+pub mod town;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use flotilla_pd_plan::{Cluster, Operator, Region, Rules, Step, Store, StoreState};
+use flotilla_pd_plan::{Cluster, Operator, Placement, Region, Rules, Step, Store, StoreState};
 use flotilla_proto::metapb::{Peer, PeerRole, RegionEpoch};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{Rng, SeedableRng};
@@ -27,6 +29,7 @@ pub fn store(state: StoreState) -> Store {
         leaders: 0,
         busy: false,
         evicted: false,
+        ..Store::default()
     }
 }
 
@@ -39,6 +42,7 @@ pub fn cluster(states: &[StoreState]) -> Cluster {
             max_replicas: 3,
             max_store_down_time: DOWN_TIME,
         },
+        placement: Placement::default(),
     }
 }
 
@@ -125,8 +129,11 @@ pub fn carry_out(cluster: &Cluster, region: &mut Region, step: &Step) {
                 }
             }
         }
+        Step::Merge { .. } => {}
     }
-    assert!(step.is_finished(region), "{step}");
+    // A merge ends with the region, which is the caller's to take away.
+    let merges = matches!(step, Step::Merge { .. });
+    assert!(merges || step.is_finished(region), "{step}");
     region.epoch.conf_ver = before + step.conf_changes(region);
 }
 
@@ -158,4 +165,18 @@ pub fn run(cluster: &Cluster, region: &mut Region, operator: &Operator) {
 /// Some number below `end`.
 pub fn below(rng: &mut Xoshiro256PlusPlus, end: u64) -> u64 {
     rng.next_u64() % end
+}
+
+/// Runs `test` for `count` seeds, for as many as `FLOTILLA_SEEDS` says, or for the one in
+/// `FLOTILLA_SEED`. Each prints its seed first.
+pub fn seeds(count: u64, mut test: impl FnMut(&mut Xoshiro256PlusPlus)) {
+    let number = |name| {
+        let text = std::env::var(name).ok();
+        text.map(|text| text.parse::<u64>().expect(name))
+    };
+    let count = number("FLOTILLA_SEEDS").unwrap_or(count);
+    for seed in number("FLOTILLA_SEED").map_or(0..count, |seed| seed..seed + 1) {
+        println!("seed={seed} (FLOTILLA_SEED={seed} runs only this one)");
+        test(&mut rng(seed));
+    }
 }
