@@ -3,9 +3,10 @@
 use flotilla_pd_plan::{self as plan, Cluster, Rules, StoreState};
 use flotilla_proto::metapb;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::genesis::META_REGION;
+use crate::genesis::{META_REGION, SENTINEL_REGION};
 use crate::leading::Leading;
 use crate::reply::Cx;
 use crate::routes::Route;
@@ -34,12 +35,14 @@ impl Leading {
     pub(crate) fn cluster(&self, cx: &Cx<'_>) -> Cluster {
         let schedule = &self.settings.schedule;
         let moves = self.operators.moves();
+        let shifts = self.shifts();
         let store = |store: &metapb::Store| {
             let mut load = self.routes.load(store.id);
             if let Some(meta) = &self.meta {
                 load.regions += u64::from(meta.region.peers.iter().any(|p| p.store_id == store.id));
                 load.leaders += u64::from(meta.leader.is_some_and(|p| p.store_id == store.id));
             }
+            let planned = self.routes.planned().load(store.id);
             let report = self.reports.get(&store.id);
             let stats = report.map(|report| &report.stats);
             let (adding, _) = moves.get(&store.id).copied().unwrap_or_default();
@@ -56,6 +59,17 @@ impl Leading {
                 leaders: load.leaders,
                 busy: adding >= schedule.adding_max || snapshots >= schedule.snapshots_max,
                 evicted: self.leaders_evicted(store.id),
+                slow: self
+                    .slow
+                    .filter(|slow| *slow == store.id)
+                    .map_or(0, |_| stats.map_or(1, |stats| stats.slow_score.max(1))),
+                leads: shifts.leads(store.id, planned.leaders),
+                weight: shifts.weight(store.id, planned.weight),
+                labels: store
+                    .labels
+                    .iter()
+                    .map(|label| (label.key.clone(), label.value.clone()))
+                    .collect(),
             };
             (store.id, view)
         };
@@ -70,13 +84,16 @@ impl Leading {
                 max_replicas: self.durable.cluster.max_peer_count as usize,
                 max_store_down_time: schedule.max_store_down_time,
             },
+            placement: Arc::clone(&self.placement),
         }
     }
 
     /// A store that stops, or is drained, is to lead nothing.
     pub(crate) fn leaders_evicted(&self, store: u64) -> bool {
         let report = self.reports.get(&store);
-        self.evicted.contains(&store) || report.is_some_and(|report| report.stats.is_stopping)
+        self.evicted.contains(&store)
+            || self.slow == Some(store)
+            || report.is_some_and(|report| report.stats.is_stopping)
     }
 
     /// What is known of a region, the meta region included.
@@ -105,6 +122,12 @@ impl Route {
             pending: self.pending_peers.iter().map(|peer| peer.id).collect(),
             down: down.collect(),
             size: self.approximate_size,
+            fixed: self.region.id == SENTINEL_REGION,
+            start: self.region.start_key.clone(),
+            end: self.region.end_key.clone(),
+            keys: self.approximate_keys,
+            flow: self.flow,
+            born: self.born,
         }
     }
 }

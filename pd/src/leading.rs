@@ -1,13 +1,15 @@
 //! What a node knows and owes while it leads the meta region.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use flotilla_pd_plan::Placement;
 use flotilla_proto::clock::{Mono, Wall};
 use flotilla_proto::keys::KeyMode;
 use flotilla_proto::metapb::StoreState;
 use flotilla_proto::pdpb::{
     GetAllStoresResponse, GetClusterConfigResponse, GetGcSafePointResponse, IsBootstrappedResponse,
-    ReportBatchSplitResponse, ReportSplitResponse, ScatterRegionResponse, StoreStats,
+    ReportBatchSplitResponse, ReportSplitResponse, StoreStats,
 };
 
 use crate::call::{Call, Request, Response, calls};
@@ -48,6 +50,10 @@ pub(crate) struct Leading {
     pub(crate) operators: Operators,
     /// What holds now: the configuration, and what was set online.
     pub(crate) settings: Settings,
+    /// The placement rules of `durable` and `settings`.
+    pub(crate) placement: Arc<Placement>,
+    /// The store whose leaders move away because it is slow.
+    pub(crate) slow: Option<u64>,
     /// Schedulers that plan nothing before.
     pub(crate) paused: BTreeMap<Scheduler, Mono>,
     /// Stores that somebody wants without leaders.
@@ -79,6 +85,8 @@ impl Leading {
             ids: Ids::new(durable.id_bound),
             operators: Operators::new(durable.cluster.cluster_id ^ term.rotate_left(32)),
             settings: Self::read_settings(&durable, base),
+            placement: Arc::default(),
+            slow: None,
             paused: BTreeMap::new(),
             durable,
             open: BTreeMap::new(),
@@ -99,6 +107,7 @@ impl Leading {
 
     /// The first thing of a term: a timestamp bound of its own.
     pub(crate) fn begin(&mut self, cx: &mut Cx<'_>) {
+        self.placement = Arc::new(Placement::new(self.rules()));
         self.serve_window(cx);
         if self.durable.cluster.mode() == Some(KeyMode::Encoded) {
             self.want_all_keyspaces_split();
@@ -111,7 +120,10 @@ impl Leading {
         self.drive_splits(cx);
         self.drive_keyspaces(cx);
         self.drive_operators(cx);
+        self.watch_slow_stores(cx);
         self.patrol(cx);
+        self.serve_scatter(cx);
+        self.balance(cx);
         self.bury_empty_stores(cx);
     }
 
@@ -166,6 +178,10 @@ impl Leading {
             self.durable.apply(key, value.as_ref())?;
         }
         self.settings = Self::read_settings(&self.durable, cx.config.schedule);
+        let placement = Placement::new(self.rules());
+        if placement != *self.placement {
+            self.placement = Arc::new(placement);
+        }
         if self.ids.owns(token) {
             self.ids_applied(cx);
         } else if self.window.owns(token) {
@@ -249,6 +265,10 @@ impl Leading {
                     Change::Request(token, Request::ChangeScheduler(request)),
                 ),
             },
+            Request::ScatterRegion(request) => {
+                let result = self.scatter_regions(cx, &request);
+                cx.reply::<calls::ScatterRegion>(token, result);
+            }
             Request::StoreHeartbeat(request) => {
                 let result = self.store_heartbeat(cx, &request);
                 cx.reply::<calls::StoreHeartbeat>(token, result);
@@ -300,7 +320,6 @@ impl Leading {
             Request::GetClusterConfig(_) => {
                 cx.response::<calls::GetClusterConfig>(self.cluster_config())
             }
-            Request::ScatterRegion(_) => cx.response::<calls::ScatterRegion>(self.scatter()),
             Request::GetOperator(request) => {
                 cx.response::<calls::GetOperator>(self.operator(request.region_id))
             }
@@ -358,15 +377,6 @@ impl Leading {
         Ok(GetClusterConfigResponse {
             cluster: Some(cluster),
             ..GetClusterConfigResponse::default()
-        })
-    }
-
-    /// Best effort, and nothing to do until regions can move: done (wire, section 3.7).
-    fn scatter(&self) -> Answer<ScatterRegionResponse> {
-        self.check_bootstrapped()?;
-        Ok(ScatterRegionResponse {
-            finished_percentage: 100,
-            ..ScatterRegionResponse::default()
         })
     }
 

@@ -81,7 +81,22 @@ pub const PEERS_MAX: usize = 64;
 pub const EPOCH_FLOORS_MAX: usize = 65_536;
 
 /// Regions looked at for something to do in one [`TICK`].
-pub const PATROL_REGIONS: usize = 128;
+pub const PATROL_REGIONS: usize = 4_096;
+
+/// Regions that wait to be scattered; more are refused.
+pub const SCATTER_MAX: usize = 65_536;
+
+/// Groups of scattered regions that are remembered.
+pub const SCATTER_GROUPS_MAX: usize = 64;
+
+/// Regions of a store that a page of hot regions shows.
+pub const HOT_REGIONS_MAX: usize = 16;
+
+/// A store with this score, of 100, is slow: its leaders move away.
+pub const SLOW_SCORE: u64 = 80;
+
+/// It is slow no more once its score has come down to this.
+pub const SLOW_SCORE_OVER: u64 = 10;
 
 /// Placement rules.
 pub const RULES_MAX: usize = 1_024;

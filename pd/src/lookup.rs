@@ -92,7 +92,7 @@ impl Leading {
     /// Takes a route into the view and wakes those who waited for it.
     pub(crate) fn reported(&mut self, cx: &mut Cx<'_>, route: Route) {
         let reported = route.region.id;
-        match self.routes.report(route) {
+        match self.routes.report(route, cx.now) {
             Report::Stale => {}
             Report::Conflict { known } => cx.event(Event::RegionConflict { reported, known }),
             Report::Taken { moved: false } => {}
@@ -140,6 +140,8 @@ impl Leading {
             keys_read: heartbeat.keys_read,
             approximate_size: heartbeat.approximate_size,
             approximate_keys: heartbeat.approximate_keys,
+            queries: heartbeat.query_stats.as_ref().map_or([0, 0], queries),
+            ..Route::default()
         })
     }
 
@@ -314,6 +316,20 @@ impl Leading {
             ..BatchScanRegionsResponse::default()
         })
     }
+}
+
+/// Reads and writes of a heartbeat's counters.
+fn queries(stats: &pdpb::QueryStats) -> [u64; 2] {
+    let reads = [stats.get, stats.scan, stats.coprocessor];
+    let writes = [
+        stats.put,
+        stats.delete,
+        stats.delete_range,
+        stats.prewrite,
+        stats.commit,
+        stats.rollback,
+    ];
+    [reads.iter().sum(), writes.iter().sum()]
 }
 
 fn region_response(cx: &Cx<'_>, request: &Request, result: Answer<GetRegionResponse>) -> Response {

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::{Add, Bound, Sub};
 
 use bytes::Bytes;
+use flotilla_pd_plan::{self as plan, Flow, Rate};
+use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::pdpb;
 
@@ -29,6 +31,15 @@ pub(crate) struct Route {
     /// Bytes.
     pub(crate) approximate_size: u64,
     pub(crate) approximate_keys: u64,
+    /// Queries since the report before: reads and writes, where stores count them.
+    pub(crate) queries: [u64; 2],
+    /// What is read and written per second, on average; kept by [`Routes::report`], as are the two
+    /// below.
+    pub(crate) flow: Flow,
+    /// When it was reported.
+    pub(crate) at: Mono,
+    /// When its range was first seen as it is.
+    pub(crate) born: Mono,
 }
 
 /// What became of a report.
@@ -54,6 +65,8 @@ pub(crate) struct Routes {
     holes: usize,
     /// What the regions of `by_id` add up to, by store.
     loads: BTreeMap<u64, Load>,
+    /// The same regions as planners see them.
+    planned: plan::Regions,
 }
 
 /// What a store's regions add up to.
@@ -66,6 +79,13 @@ pub(crate) struct Load {
 }
 
 impl Route {
+    /// Its members stay as they are.
+    pub(crate) fn is_steady(&self) -> bool {
+        use flotilla_proto::metapb::PeerRole::{DemotingVoter, IncomingVoter};
+        let mut peers = self.region.peers.iter();
+        !peers.any(|peer| matches!(peer.role(), IncomingVoter | DemotingVoter))
+    }
+
     pub(crate) fn epoch(&self) -> RegionEpoch {
         self.region.region_epoch.unwrap_or_default()
     }
@@ -80,6 +100,22 @@ impl Route {
         epoch.version < floor.version
             || epoch.conf_ver < floor.conf_ver
             || (epoch == floor && self.term != 0 && self.term < known.term)
+    }
+
+    /// The same range was reported before: load since then comes to the average.
+    fn goes_on(&mut self, before: &Self, now: Mono) {
+        let rate = |bytes: u64, keys: u64, queries: u64| Rate {
+            bytes: bytes as f32,
+            keys: keys as f32,
+            queries: queries as f32,
+        };
+        let [reads, writes] = self.queries;
+        let amount = Flow {
+            read: rate(self.bytes_read, self.keys_read, reads),
+            written: rate(self.bytes_written, self.keys_written, writes),
+        };
+        self.flow = before.flow.after(now - before.at, amount);
+        (self.at, self.born) = (now, before.born);
     }
 
     /// Rounded down, but a region that holds something is never nothing: schedulers weigh it.
@@ -103,7 +139,7 @@ impl Routes {
     }
 
     /// Takes a region as its leader reports it. The caller has checked the route's invariant.
-    pub(crate) fn report(&mut self, route: Route) -> Report {
+    pub(crate) fn report(&mut self, mut route: Route, now: Mono) -> Report {
         let (id, epoch) = (route.region.id, route.epoch());
         let floor = self
             .by_id
@@ -146,8 +182,14 @@ impl Routes {
                 self.remove(other);
             }
             self.remove(id);
+            (route.at, route.born) = (now, now);
+            self.planned.put(&route.for_planning(), now);
             self.insert(route);
         } else {
+            if let Some(before) = self.by_id.get(&id) {
+                route.goes_on(before, now);
+            }
+            self.planned.put(&route.for_planning(), now);
             self.weigh(&route, Add::add);
             if let Some(before) = self.by_id.insert(id, route) {
                 self.weigh(&before, Sub::sub);
@@ -169,6 +211,11 @@ impl Routes {
             load.leaders = with(load.leaders, 1);
             load.leader_mib = with(load.leader_mib, mib);
         }
+    }
+
+    /// All regions as planners see them.
+    pub(crate) fn planned(&self) -> &plan::Regions {
+        &self.planned
     }
 
     /// What the regions on `store` add up to.
@@ -265,6 +312,7 @@ impl Routes {
         let Some(route) = self.by_id.remove(&id) else {
             return;
         };
+        self.planned.remove(id);
         self.weigh(&route, Sub::sub);
         let start = &route.region.start_key;
         self.by_start.remove(start);
@@ -294,6 +342,8 @@ impl Routes {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         assert_eq!(self.by_id.len(), self.by_start.len());
+        assert_eq!(self.planned.len(), self.by_id.len());
+        self.planned.check();
         let mut fresh = Self::new();
         for route in self.all() {
             fresh.weigh(route, Add::add);
@@ -380,7 +430,7 @@ mod tests {
             let mut routes = Routes::new();
             routes.check();
             for nth in &order {
-                routes.report(all[*nth].clone());
+                routes.report(all[*nth].clone(), Mono(0));
                 routes.check();
             }
             assert!(routes.all().eq(&newest), "{order:?}");

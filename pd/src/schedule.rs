@@ -63,7 +63,7 @@ impl Default for Schedule {
             leader_moves_max: 4,
             region_moves_max: 16,
             hot_moves_max: 4,
-            merges_max: 8,
+            merges_max: 0,
             adding_max: 8,
             removing_max: 16,
             snapshots_max: 8,

@@ -48,6 +48,12 @@ const EVICT_LEADER: &str = "evict-leader-scheduler";
 const PAUSE_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 impl Leading {
+    /// It is to plan now.
+    pub(crate) fn schedules(&self, now: Mono, scheduler: Scheduler) -> bool {
+        let paused = self.paused.get(&scheduler).is_some_and(|end| now < *end);
+        !paused && !self.is_removed(scheduler)
+    }
+
     fn is_removed(&self, scheduler: Scheduler) -> bool {
         let removed = &self.durable.config.removed_schedulers;
         removed.iter().any(|name| name == scheduler.name())

@@ -39,6 +39,8 @@ pub(crate) enum Wanted {
     CallAndScatter(RequestToken),
     /// A keyspace.
     Keyspace(u32),
+    /// Placement rules: other ones hold behind the key.
+    Rules,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,11 @@ impl Splits {
         self.jobs
             .values()
             .any(|job| job.wanted == Wanted::Keyspace(id))
+    }
+
+    pub(crate) fn runs_for_rules(&self) -> bool {
+        let mut jobs = self.jobs.values();
+        jobs.any(|job| job.wanted == Wanted::Rules)
     }
 
     pub(crate) fn full(&self) -> bool {
@@ -273,6 +280,7 @@ impl Leading {
                 cx.reply::<calls::SplitRegions>(token, Ok(response));
             }
             Wanted::CallAndScatter(token) => {
+                self.want_scattered(&job.regions, "");
                 let response = SplitAndScatterRegionsResponse {
                     split_finished_percentage: percentage,
                     scatter_finished_percentage: 100,
@@ -282,6 +290,8 @@ impl Leading {
                 cx.reply::<calls::SplitAndScatterRegions>(token, Ok(response));
             }
             Wanted::Keyspace(keyspace) => self.keyspace_split(cx, keyspace),
+            // Whoever looks at its regions next sees what is left to do.
+            Wanted::Rules => {}
         }
     }
 
@@ -330,6 +340,6 @@ fn refuse_split(cx: &mut Cx<'_>, wanted: Wanted, refusal: Refusal) {
         Wanted::CallAndScatter(token) => {
             cx.reply::<calls::SplitAndScatterRegions>(token, Err(refusal))
         }
-        Wanted::Keyspace(_) => {}
+        Wanted::Keyspace(_) | Wanted::Rules => {}
     }
 }

@@ -10,7 +10,6 @@
 
 #![expect(
     clippy::disallowed_methods,
-    clippy::disallowed_types,
     reason = "a measurement reads the clock and its own memory"
 )]
 
@@ -178,17 +177,17 @@ fn cluster(stores: u64) -> Cluster {
             max_replicas: 3,
             max_store_down_time: Duration::from_secs(1_800),
         },
-        placement: Placement::new(vec![rule]),
+        placement: Placement::new(vec![rule]).into(),
     }
 }
 
 /// One in a thousand is too close together, one in a hundred is small, one in twenty is busy.
 fn region(nth: u64, all: u64, stores: u64, rng: &mut SplitMix64) -> Region {
     let mut on: Vec<u64> = Vec::new();
-    let close = nth % 1_000 == 0;
+    let close = nth.is_multiple_of(1_000);
     while on.len() < 3 {
         // The last tenth of the stores is new, and has less.
-        let end = if rng.next_u64() % 2 == 0 {
+        let end = if rng.next_u64().is_multiple_of(2) {
             stores
         } else {
             stores - stores / 10
@@ -214,7 +213,7 @@ fn region(nth: u64, all: u64, stores: u64, rng: &mut SplitMix64) -> Region {
         keys: (number % 1_000) as f32,
         queries: (number % 1_000) as f32,
     };
-    let busy = nth % 20 == 0;
+    let busy = nth.is_multiple_of(20);
     let flow = busy.then(|| Flow {
         read: rate(rng.next_u64()),
         written: rate(rng.next_u64()),

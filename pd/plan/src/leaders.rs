@@ -20,6 +20,10 @@ pub fn check_leader(cluster: &Cluster, region: &Region, rng: &mut impl Rng) -> O
     }
     let steps = vec![Step::TransferLeader { store }];
     let reason = match at.evicted {
+        true if at.slow > 0 => Reason::Slow {
+            store: leader,
+            score: at.slow,
+        },
         true => Reason::Evicted { store: leader },
         false => Reason::LeaderRule { store: leader },
     };

@@ -74,6 +74,12 @@ impl<'a> Look<'a> {
         }
     }
 
+    /// Region `id` is known, and nothing has to be done about it.
+    pub fn is_right(&self, id: u64) -> bool {
+        let record = self.regions.by_id(id);
+        record.is_some_and(|record| self.is_fine(record))
+    }
+
     /// What region `id` needs, if anything.
     pub fn at(&self, id: u64, rng: &mut impl Rng) -> Option<Operator> {
         let record = self.regions.by_id(id)?;

@@ -72,6 +72,8 @@ pub enum Reason {
     Joint,
     /// No leader should be there.
     Evicted { store: u64 },
+    /// Its leader's store answers slowly: the score goes to 100.
+    Slow { store: u64, score: u64 },
     /// A voter is where no rule wants one.
     Misplaced { store: u64 },
     /// Replicas share a failure domain that they need not share.
@@ -129,6 +131,7 @@ impl Reason {
             Self::Spare { .. } => "remove-orphan-peer",
             Self::Joint => "leave-joint-state",
             Self::Evicted { .. } => "evict-leader",
+            Self::Slow { .. } => "evict-slow-store",
             Self::Misplaced { .. } => "fix-misplaced-peer",
             Self::TooClose { .. } => "move-to-better-location",
             Self::WantsLearner { .. } => "add-rule-peer",
@@ -162,6 +165,9 @@ impl fmt::Display for Reason {
             Self::Spare { store } => write!(f, "its learner on store {store} is of no use"),
             Self::Joint => f.write_str("its joint configuration was not left"),
             Self::Evicted { store } => write!(f, "no leader is to be on store {store}"),
+            Self::Slow { store, score } => {
+                write!(f, "store {store} is slow, its score is {score} of 100")
+            }
             Self::Misplaced { store } => write!(f, "no rule wants its peer on store {store}"),
             Self::TooClose { store, to } => write!(
                 f,
@@ -257,6 +263,16 @@ impl Step {
             }
             Self::LeaveJoint { .. } => !region.is_joint(),
             Self::Merge { .. } => false,
+        }
+    }
+
+    /// By how much the step raises the region's `conf_ver` in all.
+    pub fn conf_changes_in_all(&self) -> u64 {
+        match self {
+            Self::AddLearner { .. } | Self::PromoteLearner { .. } | Self::RemovePeer { .. } => 1,
+            Self::TransferLeader { .. } | Self::Merge { .. } => 0,
+            Self::EnterJoint { promote, demote } => (promote.len() + demote.len()) as u64,
+            Self::LeaveJoint { changes } => *changes,
         }
     }
 

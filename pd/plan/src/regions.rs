@@ -310,6 +310,10 @@ impl Regions {
         }
         for member in &mut record.members {
             let held = &mut self.held[member.store as usize];
+            // Nobody should report two peers on one store; one of them counts.
+            if held.peers.last() == Some(&at) {
+                continue;
+            }
             member.at = held.peers.len() as u32;
             held.peers.push(at);
             held.weight += record.size.saturating_add(REGION_WEIGHT);
@@ -326,6 +330,9 @@ impl Regions {
             return;
         }
         for member in &record.members {
+            if member.at == NOWHERE {
+                continue;
+            }
             let held = &mut self.held[member.store as usize];
             held.weight -= record.weight();
             held.peers.swap_remove(member.at as usize);

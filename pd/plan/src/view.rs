@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -72,6 +73,8 @@ pub struct Store {
     pub busy: bool,
     /// No leader stays here or comes here.
     pub evicted: bool,
+    /// That is because it is slow: its score, from 1 to 100; 0: it is not.
+    pub slow: u64,
     /// Data regions it leads, and those that are about to be led there, or no more: what balancing
     /// goes by.
     pub leads: u64,
@@ -123,7 +126,7 @@ pub struct Cluster {
     /// See [`Rules`].
     pub rules: Rules,
     /// Where which peers belong.
-    pub placement: Placement,
+    pub placement: Arc<Placement>,
 }
 
 /// A region as its leader reported it.

@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::town::{ALL, MIB, Plans, Town, some_town};
+use common::town::{ALL, MIB, Plans, Town, default_rule, some_town};
 use common::{below, rng, seeds};
-use flotilla_pd_plan::StoreState;
+use flotilla_pd_plan::{Placement, StoreState};
 
 /// Rounds until nothing is planned, with as many operators of a kind in a round as there are regions.
 /// Rounds are many where each store's last excess goes step by step.
@@ -54,8 +54,7 @@ fn stores_differ_by_less_than_a_tenth_in_the_end() {
         };
         // Zones of different sizes cannot hold the same and stay apart.
         town.apart = false;
-        town.cluster.placement =
-            flotilla_pd_plan::Placement::new(vec![common::town::default_rule(3, &[])]);
+        town.cluster.placement = Placement::new(vec![default_rule(3, &[])]).into();
         town.settle(usize::MAX, ROUNDS_MAX, rng);
         let (most, least, mean) = town.spread(|store| store.leads);
         assert!(

@@ -51,7 +51,7 @@ fn some_cluster(rng: &mut Xoshiro256PlusPlus) -> Cluster {
             max_replicas: 1 + below(rng, 5) as usize,
             max_store_down_time: DOWN_TIME,
         },
-        placement: Placement::default(),
+        placement: Placement::default().into(),
     }
 }
 

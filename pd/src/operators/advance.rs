@@ -1,12 +1,12 @@
 //! Carrying operators out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_pd_plan::{self as plan, Operator, Step, StoreState};
 use flotilla_proto::eraftpb::ConfChangeType;
 use flotilla_proto::metapb::{Peer, PeerRole};
 use flotilla_proto::pdpb::{
-    ChangePeer, ChangePeerV2, RegionHeartbeatResponse, ResponseHeader, TransferLeader,
+    ChangePeer, ChangePeerV2, Merge, RegionHeartbeatResponse, ResponseHeader, TransferLeader,
 };
 
 use super::{Cancelled, Ended, Ending, Running};
@@ -22,6 +22,7 @@ impl Leading {
             Step::AddLearner { store } => Some(*store),
             _ => None,
         };
+        let target = target(&operator);
         let stores: Vec<u64> = operator.steps.iter().filter_map(adds).collect();
         let Some(first) = self.peer_ids(cx, stores.len() as u64) else {
             return false;
@@ -44,6 +45,9 @@ impl Leading {
             what: running.operator.to_string(),
         });
         self.operators.running.insert(region, running);
+        self.operators
+            .targets
+            .extend(target.map(|target| (target, region)));
         self.advance_operator(cx, region);
         true
     }
@@ -52,6 +56,9 @@ impl Leading {
         let Some(running) = self.operators.running.remove(&region) else {
             return;
         };
+        if let Some(target) = target(&running.operator) {
+            self.operators.targets.remove(&target);
+        }
         let at_once_again = !matches!(
             ending,
             Ending::TimedOut { .. } | Ending::Cancelled(Cancelled::Asked)
@@ -81,6 +88,7 @@ impl Leading {
         }
         let now = cx.now;
         self.operators.resting.retain(|_, until| now < *until);
+        self.operators.pinned.retain(|_, until| now < *until);
     }
 
     /// The region of an operator was reported, or time went on.
@@ -92,6 +100,7 @@ impl Leading {
             _ if running.max_replicas != self.durable.cluster.max_peer_count => {
                 Some(Ending::Cancelled(Cancelled::RuleChanged))
             }
+            None if self.is_merged(&running) => Some(Ending::Done),
             None => Some(Ending::Cancelled(Cancelled::RegionGone)),
             Some(route) => {
                 let view = route.for_planning();
@@ -109,6 +118,18 @@ impl Leading {
         }
     }
 
+    /// The region is gone because its target has its keys: that is how a merge ends.
+    fn is_merged(&self, running: &Running) -> bool {
+        let step = running.operator.steps.get(running.step);
+        let Some(Step::Merge { target }) = step else {
+            return false;
+        };
+        // What is gone has left its range; the target's version is above both.
+        let version = running.operator.epoch.version;
+        let target = self.route(*target);
+        target.is_some_and(|target| target.epoch().version > version)
+    }
+
     /// A store that is to get something will not have it.
     fn lost_store(&self, cx: &Cx<'_>, running: &Running) -> Option<Ending> {
         let gains = running.steps_left().iter().flat_map(|step| match step {
@@ -116,7 +137,7 @@ impl Leading {
             | Step::PromoteLearner { store }
             | Step::TransferLeader { store } => std::slice::from_ref(store),
             Step::EnterJoint { promote, .. } => promote,
-            Step::RemovePeer { .. } | Step::LeaveJoint { .. } => &[],
+            Step::RemovePeer { .. } | Step::LeaveJoint { .. } | Step::Merge { .. } => &[],
         });
         for store in gains.copied() {
             let known = self.durable.stores.get(&store);
@@ -145,9 +166,11 @@ impl Leading {
             return;
         }
         let view = route.for_planning();
-        let Some(order) = instruction(running.step(), &view, &running.new_peers) else {
-            return;
+        let order = match running.step() {
+            Step::Merge { target } => self.merge_into(running, &view, *target),
+            step => instruction(step, &view, &running.new_peers),
         };
+        let Some(order) = order else { return };
         running.told = Some((cx.now, leader.id));
         let instruction = RegionHeartbeatResponse {
             header: Some(ResponseHeader {
@@ -166,9 +189,52 @@ impl Leading {
     }
 }
 
+impl Leading {
+    /// What the leader of a region is told that becomes a part of `target`; `None`: not now, for it has
+    /// begun already, or the target is not where it should be.
+    fn merge_into(
+        &self,
+        running: &Running,
+        region: &plan::Region,
+        target: u64,
+    ) -> Option<RegionHeartbeatResponse> {
+        let target = self.route(target)?;
+        let stores = |peers: &[Peer]| {
+            peers
+                .iter()
+                .map(|peer| peer.store_id)
+                .collect::<BTreeSet<_>>()
+        };
+        let same = stores(&region.peers) == stores(&target.region.peers);
+        let begun = region.epoch.version != running.operator.epoch.version;
+        (same && !begun && target.is_steady()).then(|| RegionHeartbeatResponse {
+            merge: Some(Merge {
+                target: Some(target.region.clone()),
+            }),
+            ..RegionHeartbeatResponse::default()
+        })
+    }
+}
+
+/// The region that an operator merges its own into.
+fn target(operator: &Operator) -> Option<u64> {
+    match operator.steps.last() {
+        Some(Step::Merge { target }) => Some(*target),
+        _ => None,
+    }
+}
+
 /// Passes over the steps that are done. Whatever else happened to the region ends the operator.
 fn advance(cx: &Cx<'_>, running: &mut Running, region: &plan::Region) -> Option<Ending> {
     let planned = running.operator.epoch;
+    let merges = matches!(
+        running.operator.steps.get(running.step),
+        Some(Step::Merge { .. })
+    );
+    if merges && region.epoch.version == planned.version + 1 {
+        // It has begun (contracts: C21); it ends with the region, or is taken back.
+        return None;
+    }
     if region.epoch.version != planned.version {
         return Some(Ending::Cancelled(Cancelled::RangeChanged));
     }
@@ -180,8 +246,10 @@ fn advance(cx: &Cx<'_>, running: &mut Running, region: &plan::Region) -> Option<
     if next > running.step {
         (running.step_since, running.told) = (cx.now, None);
     }
-    let begun = &steps[..steps.len().min(next + 1)];
-    let changes: u64 = begun.iter().map(|step| step.conf_changes(region)).sum();
+    // What is done is done, whatever later steps make of it; the one under way may show in part.
+    let done: u64 = steps[..next].iter().map(Step::conf_changes_in_all).sum();
+    let begun = steps.get(next).map(|step| step.conf_changes(region));
+    let changes = done + begun.unwrap_or(0);
     if region.epoch.conf_ver != planned.conf_ver + changes {
         return Some(Ending::Cancelled(Cancelled::MembersChanged));
     }
@@ -275,5 +343,7 @@ fn instruction(
             changes.collect::<Option<Vec<_>>>().map(several)
         }
         Step::LeaveJoint { .. } => Some(several(Vec::new())),
+        // It needs the other region, too.
+        Step::Merge { .. } => None,
     }
 }

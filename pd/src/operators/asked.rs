@@ -34,7 +34,14 @@ impl Leading {
         let view = view.for_planning();
         let cluster = self.cluster(cx);
         let operator = asked(&cluster, &view, request.asked, &mut self.operators.rng)?;
+        let into = self.operators.targets.get(&region).copied();
         if self.start_operator(cx, operator) {
+            // Whoever was to be merged into the region is not any more.
+            if let Some(source) = into {
+                self.end_operator(cx, source, Ending::Replaced);
+            }
+            let until = cx.now + self.settings.schedule.asked_rest;
+            self.operators.pinned.insert(region, until);
             Ok(self.operators.started)
         } else {
             Err(AddOperatorError::NoIds)

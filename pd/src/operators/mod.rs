@@ -6,9 +6,12 @@
 
 mod advance;
 mod asked;
+mod balance;
 mod patrol;
+mod scatter;
+mod slow;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 
 use flotilla_pd_plan::{Operator, Step, StoreState};
@@ -31,6 +34,15 @@ pub(crate) struct Operators {
     history: VecDeque<Ended>,
     /// Regions to be left alone for a while.
     resting: BTreeMap<u64, Mono>,
+    /// Regions that somebody moved by hand: balancing leaves them where they are until then.
+    pinned: BTreeMap<u64, Mono>,
+    /// Regions that another one is to be merged into, and which.
+    targets: BTreeMap<u64, u64>,
+    /// Regions that are to be scattered, and the groups that they belong to.
+    scatter: scatter::Queue,
+    /// When balancing is due, and when hot regions are looked for.
+    balance_at: Mono,
+    hot_at: Mono,
     started: u64,
     /// The region to look at next.
     next: u64,
@@ -160,6 +172,11 @@ impl Operators {
             running: BTreeMap::new(),
             history: VecDeque::new(),
             resting: BTreeMap::new(),
+            pinned: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            scatter: scatter::Queue::default(),
+            balance_at: Mono(0),
+            hot_at: Mono(0),
             started: 0,
             next: 0,
             rng: SplitMix64::seed_from_u64(seed),
@@ -179,6 +196,26 @@ impl Operators {
             }
         }
         moves
+    }
+
+    /// How many run of those that `which` tells.
+    fn count(&self, which: impl Fn(&Operator) -> bool) -> usize {
+        let running = self.running.values();
+        running.filter(|running| which(&running.operator)).count()
+    }
+
+    /// An operator runs on the region, or needs it, or it is to be left alone.
+    fn is_taken(&self, region: u64) -> bool {
+        self.running.contains_key(&region)
+            || self.targets.contains_key(&region)
+            || self.resting.contains_key(&region)
+    }
+
+    /// Regions that balancing must not touch.
+    fn taken(&self) -> BTreeSet<u64> {
+        let all = self.running.keys().chain(self.targets.keys());
+        let all = all.chain(self.resting.keys()).chain(self.pinned.keys());
+        all.copied().collect()
     }
 
     fn remember(&mut self, ended: Ended) {

@@ -42,7 +42,7 @@ pub fn cluster(states: &[StoreState]) -> Cluster {
             max_replicas: 3,
             max_store_down_time: DOWN_TIME,
         },
-        placement: Placement::default(),
+        placement: Placement::default().into(),
     }
 }
 

@@ -119,7 +119,7 @@ impl Town {
                     max_replicas: 3,
                     max_store_down_time: DOWN_TIME,
                 },
-                placement: Placement::new(rules),
+                placement: Placement::new(rules).into(),
             },
             regions: Regions::default(),
             leaders_apart: 2,
