@@ -99,6 +99,10 @@ pub fn run_seed(seed: u64) -> Result<Report, Box<Failure>> {
 /// The environment variable that names what worlds are to be without, between commas.
 pub const WITHOUT: &str = "FLOTILLA_SIM_WITHOUT";
 
+/// The environment variable that names what worlds are to have beside what they have by themselves,
+/// between commas: `balance`, a PD that evens out what stores hold and lead.
+pub const WITH: &str = "FLOTILLA_SIM_WITH";
+
 /// The environment variable that says how many operations clients hear the end of before a run settles.
 pub const OPERATIONS: &str = "FLOTILLA_SIM_OPERATIONS";
 
@@ -145,6 +149,10 @@ pub fn long_world_of(seed: u64, attempts: u64) -> World {
     world.operations = number(OPERATIONS).unwrap_or(world.operations);
     world.attempts_min = number(ATTEMPTS).unwrap_or(attempts);
     world.luck = number(LUCK).unwrap_or(0);
+    let names = std::env::var(WITH).unwrap_or_default();
+    for name in names.split(',').filter(|name| !name.is_empty()) {
+        world.with(name);
+    }
     let names = std::env::var(WITHOUT).unwrap_or_default();
     for name in names.split(',').filter(|name| !name.is_empty()) {
         world.without(name);
@@ -161,6 +169,9 @@ pub fn long_world_of(seed: u64, attempts: u64) -> World {
 /// The command that runs a world again.
 pub fn replay_of(world: &World) -> String {
     let mut words = Vec::new();
+    if !world.put_in.is_empty() {
+        words.push(format!("{WITH}={}", world.put_in.join(",")));
+    }
     if !world.left_out.is_empty() {
         words.push(format!("{WITHOUT}={}", world.left_out.join(",")));
     }

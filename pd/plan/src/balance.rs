@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_xoshiro::rand_core::Rng;
 
 use crate::regions::Regions;
-use crate::view::Cluster;
+use crate::view::{Cluster, Region};
 
 /// Regions of a store that are looked at before it is left alone, at least.
 const TRIES_MIN: usize = 32;
@@ -24,6 +24,30 @@ pub struct Balance<'a> {
     pub leaders_apart: u64,
     /// Stores may differ by so much weight, or by a twentieth of the average if that is more.
     pub weight_apart: u64,
+}
+
+/// How many peers regions should have: one that has fewer or more is not moved but repaired.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    cluster: &'a Cluster,
+    /// Of all regions, where one rule holds for all.
+    all: Option<usize>,
+}
+
+impl<'a> Wanted<'a> {
+    pub(crate) fn new(cluster: &'a Cluster) -> Self {
+        let any = Region::default();
+        let single = cluster.placement.single();
+        let all = single.map(|_| cluster.voters_wanted(&any));
+        Self { cluster, all }
+    }
+
+    /// `region` has them.
+    pub(crate) fn is_right(&self, region: &Region) -> bool {
+        let wanted = self.all;
+        let wanted = wanted.unwrap_or_else(|| self.cluster.voters_wanted(region));
+        region.peers.len() == wanted
+    }
 }
 
 /// Stores in the order of some number.

@@ -29,7 +29,8 @@ pub fn balance_leaders(
     };
     let held = cluster.stores.iter().filter(|(id, _)| takes(id));
     let mut scores = Scores::new(held.map(|(id, store)| (*id, store.leads)));
-    let apart = balance.leaders_apart.max(scores.mean() / 20);
+    // One more is never too many: it would come back.
+    let apart = balance.leaders_apart.max(1).max(scores.mean() / 20);
     let (mut plans, mut taken) = (Vec::new(), BTreeSet::new());
     while plans.len() < limit
         && let Some((from, most)) = scores.highest()

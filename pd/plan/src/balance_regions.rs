@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use rand_xoshiro::rand_core::Rng;
 
 use crate::StoreState;
-use crate::balance::{Balance, Scores, pick};
+use crate::balance::{Balance, Scores, Wanted, pick};
 use crate::operator::{Kind, Operator, Reason};
 use crate::regions::REGION_WEIGHT;
 use crate::replicas::replace;
@@ -32,6 +32,7 @@ pub fn balance_regions(
     let there = cluster.stores.iter().filter(|(_, store)| gives(store));
     let mut scores = Scores::new(there.map(|(id, store)| (*id, fullness(store, store.weight))));
     let apart = balance.weight_apart.max(scores.mean() / 20);
+    let wanted = Wanted::new(cluster);
     let (mut plans, mut taken) = (Vec::new(), BTreeSet::new());
     let mut weights: BTreeMap<u64, u64> = cluster
         .stores
@@ -55,7 +56,9 @@ pub fn balance_regions(
                 return None;
             }
             let region = regions.full(record);
-            region.leader?;
+            if region.leader.is_none() || !wanted.is_right(&region) {
+                return None;
+            }
             let fine = |peer| cluster.health(&region, peer) == Health::Fine;
             if !region.peers.iter().all(fine) {
                 return None;

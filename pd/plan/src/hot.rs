@@ -7,7 +7,7 @@ use flotilla_proto::metapb::PeerRole;
 use rand_xoshiro::rand_core::Rng;
 
 use crate::StoreState;
-use crate::balance::Balance;
+use crate::balance::{Balance, Wanted};
 use crate::operator::{Kind, Operator, Reason, Step};
 use crate::regions::{Flow, REGION_WEIGHT, Rate, Record};
 use crate::replicas::replace;
@@ -275,6 +275,9 @@ fn place(
         let to = next.into_iter().map(|(_, store)| store).find(evens)?;
         let steps = vec![Step::TransferLeader { store: to }];
         return Some((region, *part, to, steps));
+    }
+    if !Wanted::new(cluster).is_right(&region) {
+        return None;
     }
     let others = &mut loads.of.keys().copied().filter(|store| lowers(store));
     let to = coldest(others)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use flotilla_proto::metapb::{Peer, PeerRole};
 
 use crate::rule::{Constraint, Op, Role, Rule};
-use crate::view::{Cluster, Region, Store};
+use crate::view::{Cluster, Health, Region, Store};
 
 /// Wider labels than these many say nothing more.
 const LEVELS_MAX: usize = 8;
@@ -261,6 +261,20 @@ impl Cluster {
     /// replicas are no closer to each other than before.
     pub(crate) fn may_move(&self, region: &Region, from: u64, to: u64) -> bool {
         if self.takes_peer(to, region).is_err() {
+            return false;
+        }
+        // Somebody has to lead afterwards.
+        let heir = |peer: &&Peer| {
+            peer.role() == PeerRole::Voter
+                && peer.store_id != from
+                && self.health(region, peer) == Health::Fine
+                && self
+                    .stores
+                    .get(&peer.store_id)
+                    .is_some_and(|at| !at.evicted)
+        };
+        let leads = region.leader == Some(from);
+        if leads && !region.peers.iter().any(|peer| heir(&peer)) && !self.may_lead(region, to) {
             return false;
         }
         let fit = self.fit(region);

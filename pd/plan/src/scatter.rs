@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use flotilla_proto::metapb::PeerRole;
 
+use crate::balance::Wanted;
 use crate::moves::moves;
 use crate::operator::{Kind, Operator, Reason, Step};
 use crate::view::{Cluster, Health, Region};
@@ -34,6 +35,7 @@ pub fn scatter(cluster: &Cluster, region: &Region, group: &mut Group) -> Option<
     let plain = |peer: &&flotilla_proto::metapb::Peer| peer.role() == PeerRole::Voter;
     if region.meta
         || region.fixed
+        || !Wanted::new(cluster).is_right(region)
         || !region.peers.iter().all(fine)
         || !region.peers.iter().all(|peer| plain(&peer))
     {

@@ -40,17 +40,19 @@ impl Granted {
 }
 
 /// How many replicas there should be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Replicas {
     /// What the cluster's row says.
     pub max: usize,
     /// Stores that are there, or may come back.
     pub stores: usize,
+    /// Those that are registered, and are neither leaving nor gone.
+    pub stay: BTreeSet<u64>,
 }
 
 impl Replicas {
     /// Voters of a region: where there are fewer stores, the largest odd number of them.
-    fn voters(self, meta: bool) -> usize {
+    fn voters(&self, meta: bool) -> usize {
         let wanted = if meta { META_VOTERS } else { self.max };
         match self.stores {
             enough if enough >= wanted => wanted,
@@ -232,8 +234,8 @@ impl Oracle {
 
     /// A store's PD tells a leader to change the members of its region, where `rule` says how many
     /// replicas there should be: afterwards it has no fewer voters than before, or as many as it should
-    /// have; nobody is the second one on a store; the leader stays.
-    pub fn pd_instructs(&mut self, store: u64, rule: Replicas, asked: &RegionHeartbeatResponse) {
+    /// have; nobody is the second one on a store, or new on one that is to be emptied; the leader stays.
+    pub fn pd_instructs(&mut self, store: u64, rule: &Replicas, asked: &RegionHeartbeatResponse) {
         let changes = match (&asked.change_peer, &asked.change_peer_v2) {
             (Some(one), _) => std::slice::from_ref(one),
             (None, Some(several)) => &several.changes[..],
@@ -250,7 +252,11 @@ impl Oracle {
         let apart = stores.windows(2).all(|pair| pair[0] != pair[1]);
         let leader = asked.target_peer.map_or(0, |peer| peer.id);
         let led = changes.is_empty() || changed.iter().any(|peer| peer.id == leader && votes(peer));
-        let keeps = voters(&changed) >= least && apart && led;
+        // Who is new comes to a store that stays.
+        let known = |peer: &&Peer| region.peers.iter().any(|old| old.id == peer.id);
+        let mut new = changed.iter().filter(|peer| !known(peer));
+        let stays = new.all(|peer| rule.stay.contains(&peer.store_id));
+        let keeps = voters(&changed) >= least && apart && led && stays;
         self.checks.check(Rule::OperatorsKeepReplicas, keeps, || {
             format!("store {store}: PD wants {changes:?} of {region:?} led by peer {leader}, where {rule:?}")
         });
@@ -258,7 +264,7 @@ impl Oracle {
 
     /// Faults and operators are over: every region has the replicas that it should have, on stores that
     /// are there.
-    pub fn check_placed(&mut self, rule: Replicas, gone: Option<u64>, over: bool) -> bool {
+    pub fn check_placed(&mut self, rule: &Replicas, gone: Option<u64>, over: bool) -> bool {
         let wrong = self.model.regions().find(|region| {
             let wanted = rule.voters(region.id == META_REGION);
             let plain = region

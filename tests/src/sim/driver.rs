@@ -6,6 +6,7 @@ use flotilla_pd::{
     Call as _, Effect, Ending, Event as PdEvent, Input, OracleCommand, Outcome, Request, Response,
     Status, TICK, TimestampNext, Work, calls,
 };
+use flotilla_proto::metapb::StoreState;
 use flotilla_proto::pdpb::TsoRequest;
 use flotilla_raftstore::effects::MetaRole;
 use flotilla_raftstore::region::META_REGION;
@@ -293,6 +294,13 @@ impl Sim {
                 .probes
                 .hit_if(*waiting > 0, "pd: the leader goes while requests wait"),
             PdEvent::OperatorStarted { what, .. } => {
+                let probe = match what.split(' ').next() {
+                    Some("balance-leader") => Some("pd: a leader moves to even out"),
+                    Some("balance-region") => Some("pd: a peer moves to even out"),
+                    Some("move-hot-write-region") => Some("pd: a peer moves for what is written"),
+                    _ => None,
+                };
+                probe.into_iter().for_each(|probe| oracle.probes.hit(probe));
                 let replaces = what.contains("is down");
                 oracle.probes.hit_if(replaces, "pd: a replica is replaced");
             }
@@ -311,6 +319,12 @@ impl Sim {
         Some(Replicas {
             max: durable.cluster.max_peer_count as usize,
             stores: self.world.stores as usize,
+            stay: durable
+                .stores
+                .values()
+                .filter(|store| store.state() == StoreState::Up)
+                .map(|store| store.id)
+                .collect(),
         })
     }
 

@@ -351,7 +351,9 @@ impl Sim {
             let over = self.now() >= deadline;
             let rule = self.replicas_wanted(pd).filter(|_| self.at_rest() || over);
             let mut oracle = self.oracle.lock();
-            let placed = rule.is_some_and(|rule| oracle.check_placed(rule, self.gone, over));
+            let placed = rule
+                .as_ref()
+                .is_some_and(|rule| oracle.check_placed(rule, self.gone, over));
             if over && rule.is_none() {
                 let checks = &mut oracle.checks;
                 checks.check(Rule::PlanningConverges, false, || {

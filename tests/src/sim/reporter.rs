@@ -238,7 +238,7 @@ impl Sim {
         self.note(format_args!("PD of store {}: {instruction:?}", pd.store));
         if let Some(rule) = self.replicas_wanted(pd.store) {
             let mut oracle = self.oracle.lock();
-            oracle.pd_instructs(pd.store, rule, &instruction);
+            oracle.pd_instructs(pd.store, &rule, &instruction);
         }
         // One that is lost comes again after a later heartbeat.
         if let Ok(at) = self.pd_way(Place::Store(pd.store), Place::Store(to.store)) {

@@ -144,6 +144,25 @@ pub(super) fn schedule(stores: u64, config: &Config, rng: &mut Rng) -> Schedule 
     }
 }
 
+/// PD also evens out leaders, peers and load, and differs as little as can be.
+pub(super) fn balance(schedule: Schedule, rng: &mut Rng) -> Schedule {
+    if schedule.operators_max == 0 {
+        return schedule;
+    }
+    let mut some = || *rng.pick(&[1, 2, 8]);
+    Schedule {
+        leader_moves_max: some(),
+        region_moves_max: some(),
+        hot_moves_max: some(),
+        leaders_apart: rng.range(1..=2),
+        bytes_apart: rng.range(1..=3) << 19,
+        asked_rest: Duration::from_secs(rng.range(1..=20)),
+        balance_every: Duration::from_millis(rng.range(100..=3_000)),
+        hot_every: Duration::from_millis(rng.range(100..=5_000)),
+        ..schedule
+    }
+}
+
 /// Queues to other stores: now and then so short that messages are refused. The heartbeats of all
 /// regions fit: leaders tick together, and were there no room, the same ones would always go without.
 fn outgoing(rng: &mut Rng) -> OutgoingConfig {

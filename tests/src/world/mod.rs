@@ -130,6 +130,8 @@ pub struct World {
     pub luck: u64,
     /// What was taken out of it, by name.
     pub left_out: Vec<String>,
+    /// What was put in.
+    pub put_in: Vec<String>,
     /// What is broken on purpose.
     pub plants: Plants,
 }
@@ -240,9 +242,23 @@ impl World {
             attempts_min: 0,
             luck: 0,
             left_out: Vec::new(),
+            put_in: Vec::new(),
             plants: Plants::default(),
             config,
         }
+    }
+
+    /// Puts something into the world that worlds do not have by themselves, by name.
+    ///
+    /// # Panics
+    /// If there is nothing of that name.
+    pub fn with(&mut self, name: &str) {
+        let mut rng = Rng::new(self.seed).fork(name);
+        match name {
+            "balance" => self.schedule = limits::balance(self.schedule, &mut rng),
+            other => panic!("nothing is called {other:?}"),
+        }
+        self.put_in.push(name.to_owned());
     }
 
     /// Takes something out of the world, by name: to find out what a failure needs.

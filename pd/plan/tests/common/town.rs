@@ -206,6 +206,19 @@ impl Town {
         let after = self.sharing(&region);
         // Who loses a store may have to take one that is closer.
         let may = matches!(plan.kind, Kind::Replica | Kind::Merge);
+        if matches!(plan.kind, Kind::Region | Kind::Hot | Kind::Merge) {
+            let first = self.regions.region(plan.region).expect("a known region");
+            let moves = plan.steps.len() > 1;
+            let right = first.peers.len() == self.cluster.voters_wanted(&first);
+            assert!(right || !moves, "{plan}: it should be repaired first");
+        }
+        for step in &plan.steps {
+            if let (Step::TransferLeader { store }, Kind::Leader | Kind::Hot) = (step, plan.kind) {
+                let to = &self.cluster.stores[store];
+                let fit = to.state == StoreState::Up && !to.evicted;
+                assert!(fit, "{plan}: store {store} should lead nothing");
+            }
+        }
         assert!(after <= before || may, "{plan}: closer than before");
         let Some(Step::Merge { target }) = plan.steps.last() else {
             self.put(&region);
@@ -309,7 +322,13 @@ pub fn some_town(rng: &mut Xoshiro256PlusPlus, stores: u64, regions: u64) -> Tow
     let largest = [1, 4, 96][below(rng, 3) as usize] * MIB;
     for nth in 0..regions {
         let mut on: Vec<u64> = Vec::new();
-        while on.len() < 3.min(stores as usize) {
+        // Some have too few or too many peers, to begin with.
+        let count = if below(rng, 15) == 0 {
+            1 + below(rng, 5)
+        } else {
+            3
+        };
+        while on.len() < count.min(stores) as usize {
             let end = if below(rng, 4) > 0 {
                 liked.max(3)
             } else {
