@@ -11,8 +11,12 @@
 //! - a store never has two peers of a region;
 //! - a new peer goes only to a store that is up, heard of, not leaving, and has room;
 //! - the leader is never demoted or removed: it hands over before;
+//! - a peer that is moved to even something out is no closer to the others than before, and stands for
+//!   the same rule;
 //! - once the steps are done, planning again gives nothing, or the next operator towards the goal,
 //!   and after finitely many nothing.
+//!
+//! [`Regions`] are all regions in compact form; [`Look`] finds those that need something.
 
 mod asked;
 mod balance;

@@ -33,6 +33,48 @@ pub struct Town {
     pub apart: bool,
     /// Which planners are at work.
     pub plans: Plans,
+    /// What planners do wrong.
+    pub bug: Option<Bug>,
+}
+
+/// A bug of a planner, played by changing what the real ones plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A peer goes to a store that is not up.
+    ToStoreThatIsNotUp,
+    /// A peer goes to a store without space.
+    ToFullStore,
+    /// A peer goes to the failure domain of another one.
+    IntoSharedDomain,
+    /// A peer is removed before its successor votes.
+    RemovedBeforeAdded,
+    /// The leader is demoted without having handed over.
+    LeaderDemoted,
+    /// Leaders go where there are as many already.
+    LeadersComeBack,
+    /// Peers go where there is as much already.
+    PeersComeBack,
+    /// Regions on different stores merge.
+    MergedApart,
+    /// An operator is carried out though its region has changed.
+    OldEpoch,
+    /// A leader goes to a store that is to have none.
+    LeaderToEvicted,
+}
+
+impl Bug {
+    pub const ALL: [Self; 10] = [
+        Self::ToStoreThatIsNotUp,
+        Self::ToFullStore,
+        Self::IntoSharedDomain,
+        Self::RemovedBeforeAdded,
+        Self::LeaderDemoted,
+        Self::LeadersComeBack,
+        Self::PeersComeBack,
+        Self::MergedApart,
+        Self::OldEpoch,
+        Self::LeaderToEvicted,
+    ];
 }
 
 /// Which planners are at work.
@@ -126,6 +168,7 @@ impl Town {
             weight_apart: 4 * MIB,
             merge_bytes: 0,
             plans: ALL,
+            bug: None,
         }
     }
 
@@ -151,8 +194,104 @@ impl Town {
         }
     }
 
-    /// One round: what PD would begin, with up to `limit` operators of each kind, one per region.
+    /// What the planners give with the bug that is planted.
     pub fn plan(&self, limit: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<Operator> {
+        let mut plans = self.planned(limit, rng);
+        let Some(bug) = self.bug else { return plans };
+        if plans.is_empty() {
+            plans.extend(self.comes_back(bug, rng));
+        }
+        for plan in &mut plans {
+            self.spoil(bug, plan);
+        }
+        plans
+    }
+
+    /// An operator that evens out what is even.
+    fn comes_back(&self, bug: Bug, rng: &mut Xoshiro256PlusPlus) -> Vec<Operator> {
+        let mut cluster = self.cluster.clone();
+        for store in cluster.stores.values_mut() {
+            (store.leads, store.weight) = (below(rng, 40), below(rng, 40) << 30);
+        }
+        let balance = Balance {
+            cluster: &cluster,
+            ..self.balance()
+        };
+        match bug {
+            Bug::LeadersComeBack => balance_leaders(&balance, &BTreeSet::new(), 1, rng),
+            Bug::PeersComeBack => balance_regions(&balance, &BTreeSet::new(), 1, rng),
+            _ => Vec::new(),
+        }
+    }
+
+    fn spoil(&self, bug: Bug, plan: &mut Operator) {
+        let region = self.regions.region(plan.region).expect("a known region");
+        let stores = &self.cluster.stores;
+        let other = |fit: &dyn Fn(&Store) -> bool| {
+            let mut all = stores.iter();
+            let found = all.find(|(id, store)| region.on(**id).is_none() && fit(store));
+            found.map(|(id, _)| *id)
+        };
+        let to = match bug {
+            Bug::ToStoreThatIsNotUp => other(&|store| store.state != StoreState::Up),
+            Bug::ToFullStore => other(&|store| store.available == 0),
+            Bug::IntoSharedDomain if plan.kind == Kind::Region => other(&|store| {
+                if store.state != StoreState::Up || store.available == 0 {
+                    return false;
+                }
+                let stays = |peer: &&Peer| {
+                    !plan.steps.contains(&Step::RemovePeer {
+                        store: peer.store_id,
+                    })
+                };
+                let mut left = region.peers.iter().filter(stays);
+                left.any(|peer| stores[&peer.store_id].labels == store.labels)
+            }),
+            _ => None,
+        };
+        for step in &mut plan.steps {
+            match (&mut *step, to) {
+                (Step::AddLearner { store } | Step::PromoteLearner { store }, Some(to)) => {
+                    *store = to;
+                }
+                (Step::EnterJoint { promote, .. }, Some(to)) => promote.fill(to),
+                _ => {}
+            }
+        }
+        let first = |which: &dyn Fn(&Step) -> bool| plan.steps.iter().position(which);
+        match bug {
+            Bug::RemovedBeforeAdded if plan.kind != Kind::Merge => {
+                let gone = first(&|step| matches!(step, Step::RemovePeer { .. }));
+                let joint = first(&|step| matches!(step, Step::EnterJoint { .. }));
+                let hands = first(&|step| matches!(step, Step::TransferLeader { .. }));
+                if let (Some(gone), Some(_), None) = (gone, joint, hands) {
+                    let step = plan.steps.remove(gone);
+                    plan.steps.insert(0, step);
+                }
+            }
+            Bug::LeaderDemoted => {
+                let hands = first(&|step| matches!(step, Step::TransferLeader { .. }));
+                if let Some(hands) = hands.filter(|_| plan.steps.len() > 1) {
+                    plan.steps.remove(hands);
+                }
+            }
+            Bug::MergedApart if plan.kind == Kind::Merge => {
+                plan.steps.retain(|step| matches!(step, Step::Merge { .. }));
+            }
+            Bug::OldEpoch => plan.epoch.conf_ver -= u64::from(plan.epoch.conf_ver > 1),
+            Bug::LeaderToEvicted if plan.steps.len() == 1 => {
+                let evicted = |peer: &&Peer| stores[&peer.store_id].evicted;
+                let to = region.peers.iter().find(evicted).map(|peer| peer.store_id);
+                if let (Some(to), Step::TransferLeader { store }) = (to, &mut plan.steps[0]) {
+                    *store = to;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// One round: what PD would begin, with up to `limit` operators of each kind, one per region.
+    fn planned(&self, limit: usize, rng: &mut Xoshiro256PlusPlus) -> Vec<Operator> {
         let look = Look::new(&self.cluster, &self.regions);
         let mut plans = look.all(limit, rng, |_| {});
         let mut busy: BTreeSet<u64> = plans.iter().map(|plan| plan.region).collect();
