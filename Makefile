@@ -125,6 +125,7 @@ test-planted: ## That the model of raft and the simulator notice bugs that are p
 
 .PHONY: test-linked
 test-linked: system ## Tests of everything that links RocksDB, opens sockets or starts threads
+	@scripts/system-packages.sh --browser
 	$(CARGO) test $(linked)
 
 # What `make test` does a few times, often; with figures.

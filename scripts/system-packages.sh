@@ -1,6 +1,20 @@
 #!/usr/bin/env bash
 # Installs what the build needs from the system's packages, or says the line that would.
+# With --browser: what the dashboard is tested with; where that is not possible its test says so.
 set -euo pipefail
+
+if [[ "${1:-}" == --browser ]]; then
+    for name in chromium chromium-browser google-chrome; do
+        command -v "$name" >/dev/null && exit 0
+    done
+    line="apt-get update && apt-get install --yes --no-install-recommends chromium"
+    if command -v apt-get >/dev/null && [[ $(id -u) -eq 0 ]]; then
+        echo "Installing chromium" >&2
+        DEBIAN_FRONTEND=noninteractive sh -c "$line" >&2 && exit 0
+    fi
+    echo "The dashboard is not tested without chromium (on Debian, as root: $line)." >&2
+    exit 0
+fi
 
 missing=()
 command -v c++ >/dev/null || missing+=(g++)

@@ -5,7 +5,7 @@ use flotilla_proto::keyspacepb as ks;
 use flotilla_proto::pdpb as pd;
 
 use crate::status::{Code, Status};
-use crate::{internal, view};
+use crate::{api, internal, view};
 
 /// One call, seen from whoever carries it between a socket and the machine.
 pub trait Call {
@@ -243,6 +243,6 @@ calls! {
     open HotRegions(internal::HotRegions) -> view::HotRegionsView;
     /// Not gRPC: the operators of one region.
     open RegionHistory(internal::RegionHistory) -> view::OperatorsView;
-    /// Not gRPC: the body of a `GET` below `/pd/api`.
-    open View(internal::ViewKind) -> view::View;
+    /// Not gRPC: a request of the JSON API.
+    open Http(api::HttpRequest) -> api::HttpAnswer;
 }

@@ -376,25 +376,3 @@ pub struct RegionHistory {
     /// The region.
     pub region: u64,
 }
-
-/// The pages of PD's JSON API.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ViewKind {
-    /// `GET /pd/api/v1/regions`.
-    Regions,
-    /// `GET /pd/api/v1/stores`.
-    Stores,
-    /// `GET /pd/api/v1/members`.
-    Members,
-    /// `GET /pd/api/v1/cluster`.
-    Cluster,
-    /// `GET /pd/api/v1/version`.
-    Version,
-    /// `GET /pd/api/v2/keyspaces`.
-    Keyspaces,
-    /// `GET /pd/api/v2/keyspaces/{name}`.
-    Keyspace {
-        /// The name in the path.
-        name: String,
-    },
-}

@@ -15,6 +15,7 @@ use flotilla_proto::pdpb::{
 use crate::call::{Call, Request, Response, calls};
 use crate::changes::{Change, Changes};
 use crate::effect::{Effect, Event, ProposalToken, RequestToken, StreamId};
+use crate::heat::Heat;
 use crate::ids::Ids;
 use crate::internal::{ConfigRead, RulesRead, SchedulerChanged};
 use crate::keyspaces::{KeyspaceWait, Unsplit};
@@ -56,6 +57,7 @@ pub(crate) struct Leading {
     pub(crate) slow: Option<u64>,
     /// Schedulers that plan nothing before.
     pub(crate) paused: BTreeMap<Scheduler, Mono>,
+    pub(crate) heat: Heat,
     /// Stores that somebody wants without leaders.
     pub(crate) evicted: BTreeSet<u64>,
     /// The newest heartbeat stream of each store.
@@ -95,6 +97,7 @@ impl Leading {
             since,
             routes: Routes::new(),
             meta: None,
+            heat: Heat::default(),
             evicted: BTreeSet::new(),
             streams: BTreeMap::new(),
             reports: BTreeMap::new(),
@@ -345,7 +348,6 @@ impl Leading {
             Request::HotRegions(request) => {
                 calls::HotRegions::answer(self.hot_regions(cx, *request))
             }
-            Request::View(kind) => calls::View::answer(self.page(cx, *kind)),
             request => {
                 let text = format!("{} is not a read", request.name());
                 Response::Status(Status::new(Code::Internal, text))

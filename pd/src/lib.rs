@@ -46,6 +46,7 @@
 //! A node that does not lead forwards. Where it cannot, it answers `GetMembers` itself, by
 //! [`members_response`] from what it last knew, and lets the machine answer the rest: `not leader`.
 
+mod api;
 mod call;
 mod changes;
 mod cluster;
@@ -55,6 +56,7 @@ mod effect;
 mod gc;
 mod genesis;
 mod global;
+mod heat;
 mod hot;
 mod ids;
 mod internal;
@@ -85,6 +87,7 @@ mod window;
 pub use flotilla_pd_plan as plan;
 pub use flotilla_proto::keys::{KeyMode, SENTINEL_BOUNDARY};
 
+pub use api::{HttpAnswer, HttpRequest, Offered, routes as http_routes};
 pub use call::{CALL_NAMES, Call, Request, Response, calls};
 pub use driver::{Driven, TimestampCall, TimestampNext, Work};
 pub use effect::{Effect, Event, Input, Outcome, ProposalToken, RequestToken, StreamId};
@@ -99,7 +102,7 @@ pub use internal::{
     GetConfig, GetRules, HotRegions, LeadersEvicted, ListOperators, ListSchedulers, OperatorAdded,
     OperatorCancelled, RegionHistory, RuleDeleted, RulesRead, RulesSet, SchedulerChange,
     SchedulerChanged, SchedulerError, SetConfig, SetConfigError, SetRuleError, SetRules,
-    SetStoreState, SetStoreStateError, StoreStateSet, ViewKind, WindowExtended,
+    SetStoreState, SetStoreStateError, StoreStateSet, WindowExtended,
 };
 pub use limits::*;
 pub use machine::{Config, Pd};

@@ -104,6 +104,15 @@ pub const RULES_MAX: usize = 1_024;
 /// Operators remembered after they ended.
 pub const OPERATOR_HISTORY_MAX: usize = 256;
 
+/// Minutes of traffic that are remembered by key.
+pub const HEAT_MINUTES: u64 = 24 * 60;
+
+/// Ranges of keys whose traffic is told apart in one minute.
+pub const HEAT_RANGES_MAX: usize = 512;
+
+/// Bytes that all of it takes: a day of 512 busy ranges takes half of that.
+pub const HEAT_BYTES_MAX: usize = 32 << 20;
+
 /// The folder of global config items PD itself keeps; others are not offered.
 pub const CONFIG_PATH: &str = "/global/config/flotilla/";
 

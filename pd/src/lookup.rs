@@ -92,11 +92,15 @@ impl Leading {
     /// Takes a route into the view and wakes those who waited for it.
     pub(crate) fn reported(&mut self, cx: &mut Cx<'_>, route: Route) {
         let reported = route.region.id;
+        let (start, flows) = (route.region.start_key.clone(), route.flows());
         match self.routes.report(route, cx.now) {
             Report::Stale => {}
             Report::Conflict { known } => cx.event(Event::RegionConflict { reported, known }),
-            Report::Taken { moved: false } => {}
-            Report::Taken { moved: true } => {
+            Report::Taken { moved } => {
+                self.heat.add(cx.wall, &start, flows, &self.routes);
+                if !moved {
+                    return;
+                }
                 self.serve_parked(cx);
                 self.region_moved(cx, reported);
             }

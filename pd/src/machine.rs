@@ -1,10 +1,13 @@
 //! The machine: who is answered by whom, and what happens when leadership comes and goes.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use flotilla_proto::clock::{Mono, Wall};
 use flotilla_proto::pdpb::RegionHeartbeatRequest;
 
-use crate::call::{Request, calls};
+use crate::api::{self, Begun, HttpRequest, Looks, Render};
+use crate::call::{Call, Request, Response, calls};
 use crate::effect::{Effect, Event, Input, Outcome, ProposalToken, RequestToken, StreamId};
 use crate::leading::Leading;
 use crate::members;
@@ -36,6 +39,8 @@ pub struct Pd {
     /// Proposals made so far: the source of their tokens.
     proposals: u64,
     leading: Option<Box<Leading>>,
+    /// Requests of the JSON API that became another call, and who puts its answer into JSON.
+    http: BTreeMap<RequestToken, Render>,
 }
 
 impl Pd {
@@ -52,6 +57,7 @@ impl Pd {
             config,
             proposals: 0,
             leading: None,
+            http: BTreeMap::new(),
         }
     }
 
@@ -71,7 +77,9 @@ impl Pd {
             config,
             proposals,
             leading,
+            http,
         } = self;
+        let earlier = effects.len();
         let mut cx = Cx {
             now,
             wall,
@@ -82,6 +90,10 @@ impl Pd {
         match input {
             Input::Lead { term, records } => lead(leading, &mut cx, term, &records),
             Input::Retire => retire(leading, &mut cx),
+            Input::Request {
+                token,
+                request: Request::Http(request),
+            } => on_http(leading, &mut cx, http, token, &request),
             Input::Request { token, request } => on_request(leading, &mut cx, token, request),
             Input::Committed { token, outcome } => on_committed(leading, &mut cx, token, outcome),
             Input::RegionHeartbeat { stream, heartbeat } => {
@@ -96,6 +108,14 @@ impl Pd {
                 if let Some(leading) = leading {
                     leading.tick(&mut cx);
                 }
+            }
+        }
+        for effect in &mut effects[earlier..] {
+            if let Effect::Answer { token, response } = effect
+                && let Some(render) = http.remove(token)
+            {
+                let answered = std::mem::replace(response, Response::Status(Status::not_leader()));
+                *response = calls::Http::answer(render(answered));
             }
         }
     }
@@ -157,6 +177,26 @@ fn on_request(slot: &mut Slot, cx: &mut Cx<'_>, token: RequestToken, request: Re
             }
             _ => leading.request(cx, token, request),
         },
+    }
+}
+
+/// Answers what only looks; what changes something becomes the call that does.
+fn on_http(
+    slot: &mut Slot,
+    cx: &mut Cx<'_>,
+    http: &mut BTreeMap<RequestToken, Render>,
+    token: RequestToken,
+    request: &HttpRequest,
+) {
+    let Some(leading) = slot else {
+        return cx.refuse(token, Status::not_leader());
+    };
+    match api::begin(&Looks { leading, cx }, request) {
+        Begun::Answer(answer) => cx.answer(token, calls::Http::answer(answer)),
+        Begun::Ask(request, render) => {
+            http.insert(token, render);
+            on_request(slot, cx, token, *request);
+        }
     }
 }
 

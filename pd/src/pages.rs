@@ -1,73 +1,22 @@
-//! Fills the pages of PD's JSON API from what the leader knows.
+//! Shapes what the leader knows as PD's JSON API has it.
 
 use flotilla_pd_plan::StoreState;
-use flotilla_proto::keyspacepb::KeyspaceState;
+use flotilla_proto::keyspacepb::{KeyspaceMeta, KeyspaceState, keyspace_meta};
 use flotilla_proto::metapb::{Peer, PeerRole, Store};
 use flotilla_proto::pdpb::Member;
 
-use crate::genesis::ADVERTISED_VERSION;
-use crate::internal::ViewKind;
 use crate::leading::Leading;
 use crate::members;
 use crate::records::KeyspaceRecord;
 use crate::reply::Cx;
 use crate::routes::Route;
-use crate::stores::is_tombstone;
 use crate::view::{
-    ClusterView, DownPeerView, EpochView, HeaderView, KeyspaceView, KeyspacesView, LabelView,
-    MemberView, MembersView, NotFoundView, PeerView, RegionView, RegionsView, StoreInfoView,
-    StoreStatusView, StoreView, StoresView, VersionView, View,
+    DownPeerView, EpochView, HeaderView, KeyspaceView, LabelView, MemberView, MembersView,
+    PeerView, RegionView, StoreInfoView, StoreStatusView, StoreView,
 };
 
 impl Leading {
-    pub(crate) fn page(&self, cx: &Cx<'_>, kind: ViewKind) -> View {
-        match kind {
-            ViewKind::Regions => View::Regions(RegionsView {
-                count: self.routes.all().len(),
-                regions: self.routes.all().map(region).collect(),
-            }),
-            ViewKind::Stores => View::Stores(self.stores_page(cx)),
-            ViewKind::Members => View::Members(self.members_page(cx)),
-            ViewKind::Cluster => View::Cluster(ClusterView {
-                id: cx.config.cluster_id,
-                max_peer_count: self.durable.cluster.max_peer_count,
-            }),
-            ViewKind::Version => View::Version(VersionView {
-                version: format!("v{ADVERTISED_VERSION}"),
-            }),
-            ViewKind::Keyspaces => View::Keyspaces(KeyspacesView {
-                keyspaces: self
-                    .durable
-                    .keyspaces
-                    .iter()
-                    .map(|(id, record)| keyspace(*id, record))
-                    .collect(),
-                next_page_token: String::new(),
-            }),
-            ViewKind::Keyspace { name } => match self.durable.keyspace_names.get(&name) {
-                Some(id) => View::Keyspace(keyspace(*id, &self.durable.keyspaces[id])),
-                None => View::NotFound(NotFoundView {
-                    error: format!("keyspace {name:?} not found"),
-                }),
-            },
-        }
-    }
-
-    fn stores_page(&self, cx: &Cx<'_>) -> StoresView {
-        let stores: Vec<StoreInfoView> = self
-            .durable
-            .stores
-            .values()
-            .filter(|store| !is_tombstone(store))
-            .map(|store| self.store(cx, store))
-            .collect();
-        StoresView {
-            count: stores.len(),
-            stores,
-        }
-    }
-
-    fn store(&self, cx: &Cx<'_>, store: &Store) -> StoreInfoView {
+    pub(crate) fn store_page(&self, cx: &Cx<'_>, store: &Store) -> StoreInfoView {
         let load = self.routes.load(store.id);
         let store = self.with_report(store);
         let report = self.reports.get(&store.id);
@@ -118,7 +67,7 @@ impl Leading {
         }
     }
 
-    fn members_page(&self, cx: &Cx<'_>) -> MembersView {
+    pub(crate) fn members_page(&self, cx: &Cx<'_>) -> MembersView {
         let stores = self.durable.stores.values();
         let members = members::members(cx.config, stores, Some(cx.config.store_id));
         let leader = members.leader.map(member);
@@ -143,7 +92,7 @@ fn member(member: Member) -> MemberView {
     }
 }
 
-fn region(route: &Route) -> RegionView {
+pub(crate) fn region(route: &Route) -> RegionView {
     let epoch = route.epoch();
     RegionView {
         id: route.region.id,
@@ -191,7 +140,7 @@ fn peer(peer: &Peer) -> PeerView {
     }
 }
 
-fn keyspace(id: u32, record: &KeyspaceRecord) -> KeyspaceView {
+pub(crate) fn keyspace(id: u32, record: &KeyspaceRecord) -> KeyspaceView {
     let state = KeyspaceState::try_from(record.state).unwrap_or_default();
     KeyspaceView {
         id,
@@ -203,7 +152,24 @@ fn keyspace(id: u32, record: &KeyspaceRecord) -> KeyspaceView {
     }
 }
 
-fn state_name(state: StoreState) -> &'static str {
+/// A keyspace as a call has answered it.
+pub(crate) fn keyspace_of(meta: &KeyspaceMeta) -> KeyspaceView {
+    let id = match &meta.keyspace {
+        Some(keyspace_meta::Keyspace::Id(id)) => *id,
+        Some(keyspace_meta::Keyspace::KeyspaceIdentity(identity)) => identity.keyspace_id,
+        None => 0,
+    };
+    KeyspaceView {
+        id,
+        name: meta.name.clone(),
+        state: meta.state().as_str_name().to_owned(),
+        created_at: meta.created_at,
+        state_changed_at: meta.state_changed_at,
+        config: meta.config.clone().into_iter().collect(),
+    }
+}
+
+pub(crate) fn state_name(state: StoreState) -> &'static str {
     match state {
         StoreState::Up => "Up",
         StoreState::Disconnected => "Disconnected",
@@ -213,8 +179,13 @@ fn state_name(state: StoreState) -> &'static str {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02X}")).collect()
+/// Upper-case hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: [char; 16] = [
+        '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
+    ];
+    let digits = |byte: &u8| [byte >> 4, byte & 0xF].map(|digit| DIGITS[usize::from(digit)]);
+    bytes.iter().flat_map(digits).collect()
 }
 
 /// Four significant digits and a binary unit, such as `1.819TiB`.
@@ -255,7 +226,7 @@ fn duration_text(seconds: u64) -> String {
 }
 
 /// A UTC date and time from seconds since the epoch, by the proleptic Gregorian calendar.
-fn rfc3339(seconds: u64) -> String {
+pub(crate) fn rfc3339(seconds: u64) -> String {
     const DAY: u64 = 24 * 3600;
     const DAYS_OF_400_YEARS: u64 = 146_097;
     // Years start in March here, so that the leap day is the last one.

@@ -118,6 +118,18 @@ impl Route {
         (self.at, self.born) = (now, before.born);
     }
 
+    /// Bytes written, bytes read, keys written, keys read, since the report before.
+    pub(crate) fn flows(&self) -> [u64; 4] {
+        let Self {
+            bytes_written,
+            bytes_read,
+            keys_written,
+            keys_read,
+            ..
+        } = self;
+        [*bytes_written, *bytes_read, *keys_written, *keys_read]
+    }
+
     /// Rounded down, but a region that holds something is never nothing: schedulers weigh it.
     pub(crate) fn size_mib(&self) -> u64 {
         let some = u64::from(self.approximate_size > 0);
@@ -385,10 +397,10 @@ fn hole(left: Option<&Route>, right: Option<&Route>) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn route(id: u64, version: u64, start: &str, end: &str) -> Route {
+    pub(crate) fn route(id: u64, version: u64, start: &str, end: &str) -> Route {
         let region = Region {
             id,
             start_key: Bytes::copy_from_slice(start.as_bytes()),

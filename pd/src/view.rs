@@ -4,26 +4,71 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-/// One page.
+/// The body of an answer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum View {
-    /// See [`crate::ViewKind::Regions`].
+    /// No body.
+    Nothing,
+    /// Several regions.
     Regions(RegionsView),
-    /// See [`crate::ViewKind::Stores`].
+    /// One.
+    Region(Box<RegionView>),
+    /// Several stores.
     Stores(StoresView),
-    /// See [`crate::ViewKind::Members`].
-    Members(MembersView),
-    /// See [`crate::ViewKind::Cluster`].
-    Cluster(ClusterView),
-    /// See [`crate::ViewKind::Version`].
-    Version(VersionView),
-    /// See [`crate::ViewKind::Keyspaces`].
+    /// One.
+    Store(Box<StoreInfoView>),
+    /// Who serves PD.
+    Members(Box<MembersView>),
+    /// Keyspaces.
     Keyspaces(KeyspacesView),
-    /// See [`crate::ViewKind::Keyspace`].
-    Keyspace(KeyspaceView),
-    /// Nothing has that name; HTTP 404.
-    NotFound(NotFoundView),
+    /// Operators.
+    Operators(Box<OperatorsView>),
+    /// All regions, in columns.
+    Map(Box<MapView>),
+    /// Traffic by key and time.
+    Heat(Box<HeatView>),
+    /// Anything small.
+    Json(serde_json::Value),
+}
+
+/// All regions in key order, in columns: short, for there may be many. Where there are more than
+/// were asked for, `per` neighbours share a place; the last one has what is left.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct MapView {
+    /// Regions.
+    pub count: usize,
+    /// Regions of one place.
+    pub per: usize,
+    /// The first region of each place.
+    pub id: Vec<u64>,
+    /// The store that leads it, or most of them; 0: none.
+    pub leader: Vec<u64>,
+    /// As [`RegionView::approximate_size`].
+    pub mib: Vec<u64>,
+    /// Keys.
+    pub keys: Vec<u64>,
+    /// As [`RegionView::written_bytes`].
+    pub written: Vec<u64>,
+    /// As [`RegionView::read_bytes`].
+    pub read: Vec<u64>,
+    /// The worst: 0 nothing, 1 a peer lags behind, 2 too few peers, 3 a peer is down, 4 no leader.
+    pub ails: Vec<u8>,
+}
+
+/// Traffic by key and time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HeatView {
+    /// `written_bytes`, `read_bytes`, `written_keys` or `read_keys`.
+    pub what: &'static str,
+    /// Unix seconds at which the first column begins.
+    pub from: u64,
+    /// Seconds of a column.
+    pub column_seconds: u64,
+    /// Where each row starts, upper-case hexadecimal; it ends where the next one starts.
+    pub starts: Vec<String>,
+    /// By column, then by row: the sum over the column's time.
+    pub columns: Vec<Vec<u64>>,
 }
 
 /// Regions in key order.
@@ -231,22 +276,6 @@ pub struct MemberView {
     pub binary_version: String,
 }
 
-/// The cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct ClusterView {
-    /// Its id.
-    pub id: u64,
-    /// Replicas of a data region.
-    pub max_peer_count: u32,
-}
-
-/// The version of PD.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct VersionView {
-    /// With a leading `v`.
-    pub version: String,
-}
-
 /// All keyspaces.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct KeyspacesView {
@@ -363,13 +392,6 @@ pub struct FlowView {
     pub keys: f64,
     /// Queries per second.
     pub queries: f64,
-}
-
-/// What was not found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct NotFoundView {
-    /// For the reader.
-    pub error: String,
 }
 
 fn is_zero(number: &i32) -> bool {

@@ -9,9 +9,9 @@ use expect_test::expect;
 use flotilla_pd::plan::Asked;
 use flotilla_pd::{
     AddOperator, CALL_NAMES, Call, CancelOperator, ChangeScheduler, Code, CreateKeyspace,
-    DeleteRule, EvictLeaders, ExtendWindow, GetConfig, GetRules, HotRegions, ListOperators,
-    ListSchedulers, RegionHistory, Request, Response, SchedulerChange, SetConfig, SetRules,
-    SetStoreState, Status, ViewKind, calls,
+    DeleteRule, EvictLeaders, ExtendWindow, GetConfig, GetRules, HotRegions, HttpRequest,
+    ListOperators, ListSchedulers, RegionHistory, Request, Response, SchedulerChange, SetConfig,
+    SetRules, SetStoreState, Status, calls,
 };
 use flotilla_proto::pdpb::RequestHeader;
 
@@ -37,7 +37,7 @@ const UNCHECKED: &[&str] = &[
     "ChangeScheduler",
     "HotRegions",
     "RegionHistory",
-    "View",
+    "Http",
 ];
 
 /// One request of every call, empty but for its header.
@@ -116,7 +116,11 @@ fn every_call(header: Option<&RequestHeader>) -> Vec<Request> {
     }));
     requests.push(calls::HotRegions::request(HotRegions { writes: true }));
     requests.push(calls::RegionHistory::request(RegionHistory { region: 0 }));
-    requests.push(calls::View::request(ViewKind::Version));
+    requests.push(calls::Http::request(HttpRequest {
+        method: "GET".to_owned(),
+        target: "/pd/api/v1/version".to_owned(),
+        body: Vec::new(),
+    }));
     let mut named: Vec<&str> = requests.iter().map(Request::name).collect();
     let mut all = CALL_NAMES.to_vec();
     named.sort_unstable();
@@ -230,6 +234,7 @@ fn before_bootstrap_most_calls_say_so() {
         GetRules: ok
         GetStore: NOT_BOOTSTRAPPED cluster is not bootstrapped
         HotRegions: ok
+        Http: ok
         IsBootstrapped: ok
         ListOperators: ok
         ListSchedulers: ok
@@ -255,7 +260,6 @@ fn before_bootstrap_most_calls_say_so() {
         UpdateGCSafePoint: NOT_BOOTSTRAPPED cluster is not bootstrapped
         UpdateKeyspaceState: UNKNOWN the state of the keyspace DEFAULT cannot be changed
         UpdateServiceGCSafePoint: NOT_BOOTSTRAPPED cluster is not bootstrapped
-        View: ok
     "#]].assert_eq(&listed);
 }
 
@@ -292,6 +296,7 @@ fn an_empty_request_is_answered_by_name() {
         GetRules: ok
         GetStore: UNKNOWN invalid store ID 0, not found
         HotRegions: ok
+        Http: ok
         IsBootstrapped: ok
         ListOperators: ok
         ListSchedulers: ok
@@ -317,6 +322,5 @@ fn an_empty_request_is_answered_by_name() {
         UpdateGCSafePoint: ok
         UpdateKeyspaceState: UNKNOWN the state of the keyspace DEFAULT cannot be changed
         UpdateServiceGCSafePoint: UNKNOWN a service id has 1 to 256 bytes, this one 0
-        View: ok
     "#]].assert_eq(&listed);
 }

@@ -5,15 +5,25 @@ mod common;
 use common::{World, beat, header, region};
 use expect_test::{Expect, expect};
 use flotilla_pd::view::View;
-use flotilla_pd::{ViewKind, calls};
+use flotilla_pd::{HttpAnswer, HttpRequest, calls};
 use flotilla_proto::metapb::{Peer, PeerRole, Store, StoreLabel};
 use flotilla_proto::pdpb::{
     PeerStats, PutStoreRequest, RegionHeartbeatRequest, StoreHeartbeatRequest, StoreStats,
 };
 
-fn check(world: &mut World, kind: ViewKind, expected: Expect) {
-    let view = world.ask::<calls::View>(kind).unwrap();
-    let text = serde_json::to_string_pretty(&view).unwrap();
+fn ask(world: &mut World, method: &str, target: &str, body: &str) -> HttpAnswer {
+    let request = HttpRequest {
+        method: method.to_owned(),
+        target: target.to_owned(),
+        body: body.as_bytes().to_vec(),
+    };
+    world.ask::<calls::Http>(request).unwrap()
+}
+
+fn check(world: &mut World, page: &str, expected: Expect) {
+    let answer = ask(world, "GET", page, "");
+    assert_eq!(answer.status, 200, "{page}: {}", answer.json());
+    let text = serde_json::to_string_pretty(&answer.body).unwrap();
     expected.assert_eq(&format!("{text}\n"));
 }
 
@@ -79,7 +89,7 @@ fn busy() -> World {
 fn regions() {
     check(
         &mut busy(),
-        ViewKind::Regions,
+        "/pd/api/v1/regions",
         expect![[r#"
             {
               "count": 2,
@@ -176,7 +186,7 @@ fn regions() {
 fn stores() {
     check(
         &mut busy(),
-        ViewKind::Stores,
+        "/pd/api/v1/stores",
         expect![[r#"
             {
               "count": 1,
@@ -224,7 +234,7 @@ fn stores() {
 fn members() {
     check(
         &mut busy(),
-        ViewKind::Members,
+        "/pd/api/v1/members",
         expect![[r#"
         {
           "header": {
@@ -282,7 +292,7 @@ fn a_region_reported_in_bytes_is_shown_in_mebibytes() {
                 ..beat(region(3, 2, "", ""))
             },
         );
-        let View::Regions(page) = world.ask::<calls::View>(ViewKind::Regions).unwrap() else {
+        let View::Regions(page) = ask(&mut world, "GET", "/pd/api/v1/regions", "").body else {
             panic!("another page");
         };
         assert_eq!(page.regions[0].approximate_size, mib, "{bytes} bytes");
@@ -300,7 +310,7 @@ fn a_region_reported_in_bytes_is_shown_in_mebibytes() {
 fn cluster_and_version() {
     check(
         &mut busy(),
-        ViewKind::Cluster,
+        "/pd/api/v1/cluster",
         expect![[r#"
         {
           "id": 7,
@@ -310,7 +320,7 @@ fn cluster_and_version() {
     );
     check(
         &mut busy(),
-        ViewKind::Version,
+        "/pd/api/v1/version",
         expect![[r#"
         {
           "version": "v8.5.0"
@@ -323,7 +333,7 @@ fn cluster_and_version() {
 fn keyspaces() {
     check(
         &mut busy(),
-        ViewKind::Keyspaces,
+        "/pd/api/v2/keyspaces",
         expect![[r#"
         {
           "keyspaces": [
@@ -340,29 +350,18 @@ fn keyspaces() {
         }
     "#]],
     );
-    let name = "DEFAULT".to_owned();
     check(
         &mut busy(),
-        ViewKind::Keyspace { name },
+        "/pd/api/v2/keyspaces/DEFAULT",
         expect![[r#"
-        {
-          "id": 0,
-          "name": "DEFAULT",
-          "state": "ENABLED",
-          "created_at": 1719792000,
-          "state_changed_at": 1719792000,
-          "config": {}
-        }
-    "#]],
-    );
-    let name = "nobody".to_owned();
-    check(
-        &mut busy(),
-        ViewKind::Keyspace { name },
-        expect![[r#"
-        {
-          "error": "keyspace \"nobody\" not found"
-        }
-    "#]],
+            {
+              "config": {},
+              "created_at": 1719792000,
+              "id": 0,
+              "name": "DEFAULT",
+              "state": "ENABLED",
+              "state_changed_at": 1719792000
+            }
+        "#]],
     );
 }

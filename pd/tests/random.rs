@@ -15,8 +15,8 @@ use common::{Dice, World, header, region, seeds, store};
 use flotilla_pd::plan::Asked;
 use flotilla_pd::{
     AddOperator, CONFIG_KEY_MODE, CONFIG_PATH, Call, CreateKeyspace, Event, EvictLeaders,
-    ExtendWindow, Input, ListOperators, Outcome, Request, Response, SetStoreState, StreamId,
-    ViewKind, calls,
+    ExtendWindow, HttpRequest, Input, ListOperators, Outcome, Request, Response, SetStoreState,
+    StreamId, calls,
 };
 use flotilla_proto::keyspacepb as ks;
 use flotilla_proto::metapb::{Region, RegionEpoch};
@@ -282,7 +282,11 @@ fn some_call(dice: &mut Dice, truth: &Truth) -> Request {
             evict: dice.percent(50),
         }),
         19 => calls::ListOperators::request(ListOperators),
-        _ => calls::View::request(ViewKind::Stores),
+        _ => calls::Http::request(HttpRequest {
+            method: "GET".to_owned(),
+            target: "/pd/api/v1/stores".to_owned(),
+            body: Vec::new(),
+        }),
     }
 }
 

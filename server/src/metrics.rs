@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use flotilla_proto::admin::{CallLatencies, ShowLatenciesResponse};
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{
     Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
@@ -222,11 +223,48 @@ impl Metrics {
         self.handle.render()
     }
 
+    /// How long calls and syncs of the log took since the node started.
+    pub(crate) fn latencies(&self) -> ShowLatenciesResponse {
+        let text = self.render();
+        let mut calls: Vec<CallLatencies> = Vec::new();
+        let mut before = 0;
+        for line in text.lines() {
+            let Some((name, cumulative)) = bucket(line) else {
+                continue;
+            };
+            if calls.last().is_none_or(|call| call.name != name) {
+                let (name, counts) = (name.to_owned(), Vec::new());
+                calls.push(CallLatencies { name, counts });
+                before = 0;
+            }
+            if let Some(call) = calls.last_mut() {
+                call.counts.push(cumulative.saturating_sub(before));
+            }
+            before = cumulative;
+        }
+        calls.retain(|call| call.counts.iter().any(|count| *count > 0));
+        let bounds = SECONDS.to_vec();
+        ShowLatenciesResponse { bounds, calls }
+    }
+
     /// Files the samples that came in since the last call; otherwise they would pile up until
     /// somebody asks. Due every second or so.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
     }
+}
+
+/// A line that counts how often something took at most so long: what, and how often.
+fn bucket(line: &str) -> Option<(&str, u64)> {
+    let (name, rest) = match line.strip_prefix("flotilla_rpc_seconds_bucket{rpc=\"") {
+        Some(rest) => rest.split_once("\",le=")?,
+        None => (
+            "log sync",
+            line.strip_prefix("flotilla_log_sync_seconds_bucket{le=")?,
+        ),
+    };
+    let (_, count) = rest.split_once("} ")?;
+    Some((name, count.trim().parse().ok()?))
 }
 
 fn owned(labels: &[(&'static str, &'static str)]) -> Vec<Label> {
@@ -262,6 +300,40 @@ mod tests {
                 "no line {line:?} in\n{text}"
             );
         }
+    }
+
+    #[test]
+    fn latencies_are_counted_by_call_and_bucket() {
+        let metrics = Metrics::new();
+        let about = "A call.";
+        for (rpc, times) in [("RawGet", &[0.000_04, 0.003, 9.0][..]), ("RawPut", &[0.1])] {
+            let histogram = metrics.seconds("flotilla_rpc_seconds", &[("rpc", rpc)], about);
+            times.iter().for_each(|time| histogram.record(*time));
+        }
+        let _idle = metrics.seconds("flotilla_rpc_seconds", &[("rpc", "Idle")], about);
+        metrics.store.log_sync_seconds.record(0.002);
+        let shown = metrics.latencies();
+        assert_eq!(shown.bounds.len(), SECONDS.len());
+        let mut counted = shown
+            .calls
+            .iter()
+            .map(|call| {
+                assert_eq!(call.counts.len(), SECONDS.len() + 1, "{}", call.name);
+                let filled = call
+                    .counts
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, count)| **count > 0);
+                (call.name.as_str(), filled.map(|(nth, _)| nth).collect())
+            })
+            .collect::<Vec<(&str, Vec<usize>)>>();
+        counted.sort();
+        let expected = [
+            ("RawGet", vec![0, 6, 16]),
+            ("RawPut", vec![10]),
+            ("log sync", vec![5]),
+        ];
+        assert_eq!(counted, expected);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::config::{Config, ConfigError, HostPort, Loaded};
-use crate::http::{self, Pages};
+use crate::http::{self, OwnName, Pages};
 use crate::join::{self, JoinError, Joined};
 use crate::local::Local;
 use crate::metrics::Metrics;
@@ -185,6 +185,10 @@ impl Node {
             leader: leader.clone(),
             metrics: Arc::clone(&metrics),
             store: Arc::clone(&store),
+            own_name: OwnName {
+                host: advertised.host.clone(),
+                tls: security.is_some(),
+            },
             serving: Arc::clone(&serving),
         };
         let (streams, stopping) = StopStreams::new();
@@ -215,7 +219,10 @@ impl Node {
             leader,
             stopping.clone(),
         ))
-        .add_service(NodeServer::new(NodeService::new(Arc::clone(&store))))
+        .add_service(NodeServer::new(NodeService::new(
+            Arc::clone(&store),
+            Arc::clone(&metrics),
+        )))
         .add_service(
             PeersServer::new(Receiver::new(&transport, stopping))
                 .max_decoding_message_size(bulk_max(&config)),

@@ -10,6 +10,7 @@ use flotilla_proto::metapb::Store;
 use flotilla_proto::pdpb as p;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_tls::Dial;
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout};
 use tonic::transport::Channel;
@@ -156,19 +157,37 @@ impl Cluster {
     }
 
     /// A page of PD's JSON API.
-    pub(super) async fn page<T: DeserializeOwned>(&self, page: a::Page) -> anyhow::Result<T> {
+    pub(super) async fn page<T: DeserializeOwned>(&self, target: &str) -> anyhow::Result<T> {
+        self.request("GET", target, None).await
+    }
+
+    /// A request of PD's JSON API.
+    pub(super) async fn request<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        target: &str,
+        body: Option<&serde_json::Value>,
+    ) -> anyhow::Result<T> {
         let request = a::ShowPageRequest {
-            page: page.into(),
-            ..a::ShowPageRequest::default()
+            method: method.to_owned(),
+            target: target.to_owned(),
+            body: body.map(|body| body.to_string().into()).unwrap_or_default(),
         };
         let shown = self.ask(async || {
             let shown = self.placement().show_page(request.clone()).await?;
             match shown.get_ref() {
                 busy if busy.status == 503 => Err(Status::unavailable(busy.json.clone())),
+                old if old.status == 0 => Err(Status::unimplemented("")),
                 _ => Ok(shown),
             }
         });
-        serde_json::from_str(&shown.await?.json).context("the node sent another page")
+        let shown = shown.await?;
+        if shown.status != 200 {
+            let problem: Result<Problem, _> = serde_json::from_str(&shown.json);
+            let status = shown.status;
+            bail!(problem.map_or(format!("the node answered {status}"), |it| it.error));
+        }
+        serde_json::from_str(&shown.json).context("the node sent another page")
     }
 
     pub(super) async fn operators(&self) -> anyhow::Result<a::ListOperatorsResponse> {
@@ -230,6 +249,12 @@ impl Cluster {
         let shown = timeout(SHOW_MAX, asking).await.map_err(late)??;
         Ok(shown.into_inner())
     }
+}
+
+/// How the JSON API refuses.
+#[derive(Deserialize)]
+struct Problem {
+    error: String,
 }
 
 /// A region that PD has heard of.

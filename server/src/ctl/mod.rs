@@ -1,9 +1,13 @@
 //! `flotilla ctl`: what a cluster is, and what its operator wants changed. Any node answers.
 
 mod cluster;
+mod config;
+mod hot;
 mod member;
 mod operator;
 mod region;
+mod rule;
+mod scheduler;
 mod show;
 mod store;
 
@@ -47,6 +51,17 @@ enum What {
     /// Changes of regions that are under way, and those that ended
     #[command(subcommand)]
     Operator(operator::Operator),
+    /// Where the load is: the busiest regions, and what each store has to do
+    Hot(hot::Hot),
+    /// Which stores replicas may be on, by label and range: list, set, delete
+    #[command(subcommand)]
+    Rule(rule::Rule),
+    /// Settings of PD that change while the cluster runs: show, set
+    #[command(subcommand)]
+    Config(config::Config),
+    /// The planners that balance: list, pause, resume
+    #[command(subcommand)]
+    Scheduler(scheduler::Scheduler),
 }
 
 /// Whether to wait for the end of what was begun.
@@ -113,5 +128,9 @@ pub async fn run(ctl: Ctl) -> anyhow::Result<()> {
         What::Store(store) => store.run(&cluster, print).await,
         What::Region(region) => region.run(&cluster, print).await,
         What::Operator(operator) => operator.run(&cluster, print).await,
+        What::Hot(hot) => hot.run(&cluster, print).await,
+        What::Rule(rule) => rule.run(&cluster, print).await,
+        What::Config(config) => config.run(&cluster, print).await,
+        What::Scheduler(scheduler) => scheduler.run(&cluster, print).await,
     }
 }

@@ -18,6 +18,12 @@ pub(super) enum Operator {
         /// Only those that run
         #[arg(long)]
         running: bool,
+        /// Only those that ended, with the reason of each
+        #[arg(long, conflicts_with = "running")]
+        history: bool,
+        /// Only those of this region
+        #[arg(long, value_name = "REGION", value_parser = region_id)]
+        region: Option<u64>,
     },
     /// End the one that runs on a region, and leave the region alone for a while; a step that was told
     /// to its leader before may still happen
@@ -100,9 +106,16 @@ struct Number {
 impl Operator {
     pub(super) async fn run(self, cluster: &Cluster, print: Print) -> anyhow::Result<()> {
         match self {
-            Self::List { running } => {
-                let listed = cluster.operators().await?;
-                let ended = if running { Vec::new() } else { listed.ended };
+            Self::List {
+                running,
+                history,
+                region,
+            } => {
+                let mut listed = cluster.operators().await?;
+                let wanted = |one: &a::Operator| region.is_none_or(|id| one.region_id == id);
+                listed.running.retain(|one| wanted(one) && !history);
+                listed.ended.retain(|one| wanted(one) && !running);
+                let ended = listed.ended;
                 let all = |operators: Vec<a::Operator>| operators.into_iter().map(Shown::from);
                 let listed = Listed {
                     running: all(listed.running).collect(),
@@ -111,6 +124,9 @@ impl Operator {
                 print.one(&listed, || {
                     let Listed { running, ended } = &listed;
                     let (running, ended) = (show::table(running), show::table(ended));
+                    if history {
+                        return ended;
+                    }
                     format!("running\n{running}\nended\n{ended}")
                 });
             }

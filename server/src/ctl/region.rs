@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use flotilla_proto::admin as a;
 use flotilla_proto::admin::add_operator_request::Asked;
@@ -9,6 +10,7 @@ use flotilla_proto::metapb::PeerRole;
 use flotilla_proto::pdpb::GetRegionResponse;
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::cluster::Cluster;
 use super::show::{self, Key, Print, Row};
@@ -43,6 +45,12 @@ pub(super) enum Region {
         to: u64,
         #[command(flatten)]
         wait: Wait,
+    },
+    /// Split whatever regions have these keys: each becomes the first of a region; no data is copied
+    Split {
+        /// Where a region is to begin: text, other bytes as \xNN, a backslash as \\
+        #[arg(long = "at", value_name = "KEY", value_parser = show::key_bytes, required = true)]
+        keys: Vec<Key>,
     },
     /// Add a replica to a region that has too few
     AddPeer {
@@ -98,6 +106,7 @@ impl Region {
                 };
                 return show_one(cluster, found, print).await;
             }
+            Self::Split { keys } => return split(cluster, &keys, print).await,
             Self::Status(which) => return status(cluster, which.region, print).await,
             Self::TransferLeader { which, to, wait } => (which, Asked::TransferLeader(to), wait),
             Self::AddPeer { which, store, wait } => (which, Asked::AddPeer(store), wait),
@@ -117,6 +126,34 @@ impl Region {
         };
         operator::add(cluster, which.region, asked, &wait, print).await
     }
+}
+
+/// What PD's page says of a split.
+#[derive(Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Split {
+    processed_percentage: u64,
+    regions_id: Vec<u64>,
+}
+
+async fn split(cluster: &Cluster, keys: &[Key], print: Print) -> anyhow::Result<()> {
+    let digits: Vec<String> = keys.iter().map(|Key(bytes)| show::hex(bytes)).collect();
+    let body = json!({ "split_keys": digits });
+    let target = "/pd/api/v1/regions/split";
+    let split: Split = cluster.request("POST", target, Some(&body)).await?;
+    print.one(&split, || {
+        let ids = split.regions_id.iter().map(u64::to_string);
+        let ids = ids.collect::<Vec<_>>().join(", ");
+        format!("regions that begin there: {ids}")
+    });
+    let (made, wanted) = (split.regions_id.len(), keys.len());
+    if made < wanted {
+        bail!(
+            "only {made} of {wanted} keys begin a region: the others are not split yet; try again, \
+             the log of the store that leads there says what is in the way"
+        );
+    }
+    Ok(())
 }
 
 /// What PD's page says of a region, as far as it is used here.
@@ -163,8 +200,8 @@ impl Row for Listed {
         let leader = self.leader.as_ref().map(|leader| leader.store_id);
         vec![
             self.id.to_string(),
-            show::key(&unhex(&self.start_key)),
-            show::key(&unhex(&self.end_key)),
+            show::key(&show::unhex(&self.start_key)),
+            show::key(&show::unhex(&self.end_key)),
             show::or_dash(leader),
             stores(&self.peers),
             self.down_peers.len().to_string(),
@@ -175,18 +212,9 @@ impl Row for Listed {
     }
 }
 
-/// What PD writes as hexadecimal digits.
-fn unhex(text: &str) -> Vec<u8> {
-    let digits = |at| text.get(at..at + 2);
-    let bytes = (0..text.len()).step_by(2).map_while(digits);
-    bytes
-        .map_while(|digits| u8::from_str_radix(digits, 16).ok())
-        .collect()
-}
-
 /// All that PD's page shows.
 pub(super) async fn all(cluster: &Cluster) -> anyhow::Result<Vec<Listed>> {
-    let page: Page = cluster.page(a::Page::Regions).await?;
+    let page: Page = cluster.page("/pd/api/v1/regions").await?;
     Ok(page.regions)
 }
 
@@ -291,8 +319,8 @@ async fn show_one(cluster: &Cluster, found: GetRegionResponse, print: Print) -> 
     print.one(&shown, || {
         let Shown { id, peers, .. } = &shown;
         let (conf_ver, version) = (shown.conf_ver, shown.version);
-        let from = show::key(&unhex(&shown.start_key));
-        let to = show::key(&unhex(&shown.end_key));
+        let from = show::key(&show::unhex(&shown.start_key));
+        let to = show::key(&show::unhex(&shown.end_key));
         let peers = show::table(peers);
         let operator = shown.operator.as_slice();
         let operator = match operator {

@@ -105,6 +105,20 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
+/// What PD writes as hexadecimal digits.
+pub(super) fn unhex(text: &str) -> Vec<u8> {
+    let digits = |at| text.get(at..at + 2);
+    let bytes = (0..text.len()).step_by(2).map_while(digits);
+    bytes
+        .map_while(|digits| u8::from_str_radix(digits, 16).ok())
+        .collect()
+}
+
+/// A name as one part of a path.
+pub(super) fn escaped(name: &str) -> String {
+    percent_encoding::utf8_percent_encode(name, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -221,7 +221,7 @@ impl Store {
 /// All of them, ascending.
 async fn all_stores(cluster: &Cluster) -> anyhow::Result<Vec<Listed>> {
     let registered = cluster.stores().await?;
-    let page: Page = cluster.page(a::Page::Stores).await?;
+    let page: Page = cluster.page("/pd/api/v1/stores").await?;
     let page = page.stores.into_iter();
     let mut page: BTreeMap<u64, PageStore> = page.map(|store| (store.store.id, store)).collect();
     let listed = registered.into_iter().map(|store| {

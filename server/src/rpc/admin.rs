@@ -1,10 +1,11 @@
 //! The services `flotilla.admin.v1`: what `flotilla ctl` asks beyond the calls of PD.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_pd::plan::Asked;
-use flotilla_pd::view::{OperatorView, View};
-use flotilla_pd::{CreateKeyspace, ViewKind, calls};
+use flotilla_pd::view::OperatorView;
+use flotilla_pd::{HttpAnswer, HttpRequest, calls};
 use flotilla_proto::admin as a;
 use flotilla_proto::admin::add_operator_request::Asked as AskedFor;
 use flotilla_proto::admin::node_server::Node;
@@ -12,11 +13,11 @@ use flotilla_proto::admin::placement_server::Placement;
 use flotilla_raftstore::effects::RaftInput;
 use flotilla_raftstore::peer::{Pace, PeerShown, Role};
 use flotilla_raftstore::{Answer, PeerInput};
-use serde::Serialize;
 use tokio::sync::oneshot;
 use tonic::{Request, Response, Status};
 
 use super::pd::status;
+use crate::metrics::Metrics;
 use crate::placement::PdHandle;
 use crate::store::Store;
 
@@ -159,70 +160,45 @@ fn operator(view: OperatorView) -> a::Operator {
     }
 }
 
-/// A failure, as JSON.
-#[derive(Serialize)]
-struct Problem {
-    error: String,
-}
-
-fn json(status: u32, body: &impl Serialize) -> (u32, String) {
-    let text = serde_json::to_string(body);
-    (status, text.expect("texts and numbers under text keys"))
-}
-
-pub(super) fn problem(status: u32, error: impl ToString) -> (u32, String) {
-    let error = error.to_string();
-    json(status, &Problem { error })
-}
-
 /// A page of the JSON API as this node's PD has it: HTTP's status, the body.
 pub(super) async fn show_page(pd: &PdHandle, asked: a::ShowPageRequest) -> (u32, String) {
-    let (page, name) = (asked.page(), asked.name);
-    let kind = match page {
-        a::Page::Unspecified => return problem(404, "there is no such page"),
-        a::Page::Regions => ViewKind::Regions,
-        a::Page::Stores => ViewKind::Stores,
-        a::Page::Members => ViewKind::Members,
-        a::Page::Cluster => ViewKind::Cluster,
-        a::Page::Version => ViewKind::Version,
-        a::Page::Keyspaces => ViewKind::Keyspaces,
-        a::Page::Keyspace => ViewKind::Keyspace { name },
-        a::Page::CreateKeyspace => {
-            let new = CreateKeyspace {
-                name: name.clone(),
-                config: asked.config.into_iter().collect(),
-            };
-            match pd.call::<calls::CreateKeyspace>(new).await {
-                Ok(created) => match created.0 {
-                    Ok(_) => ViewKind::Keyspace { name },
-                    Err(error) => return problem(error.http_status().into(), error),
-                },
-                Err(status) => return problem(503, status.message),
-            }
-        }
+    let request = HttpRequest {
+        method: asked.method,
+        target: asked.target,
+        body: asked.body.into(),
     };
-    match pd.call::<calls::View>(kind).await {
-        Ok(view @ View::NotFound(_)) => json(404, &view),
-        Ok(view) => json(200, &view),
-        Err(status) => problem(503, status.message),
-    }
+    let answer = pd.call::<calls::Http>(request).await;
+    written(&answer.unwrap_or_else(HttpAnswer::from))
+}
+
+/// As it goes over the wire.
+pub(super) fn written(answer: &HttpAnswer) -> (u32, String) {
+    (answer.status.into(), answer.json())
 }
 
 /// The service that every node answers for itself.
 #[derive(Clone, Debug)]
 pub struct NodeService {
-    store: std::sync::Arc<Store>,
+    store: Arc<Store>,
+    metrics: Arc<Metrics>,
 }
 
 impl NodeService {
     /// The service that shows `store`.
-    pub fn new(store: std::sync::Arc<Store>) -> Self {
-        Self { store }
+    pub fn new(store: Arc<Store>, metrics: Arc<Metrics>) -> Self {
+        Self { store, metrics }
     }
 }
 
 #[tonic::async_trait]
 impl Node for NodeService {
+    async fn show_latencies(
+        &self,
+        _: Request<a::ShowLatenciesRequest>,
+    ) -> Result<Response<a::ShowLatenciesResponse>, Status> {
+        Ok(Response::new(self.metrics.latencies()))
+    }
+
     async fn show_peer(
         &self,
         request: Request<a::ShowPeerRequest>,

@@ -9,8 +9,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::admin::ShowPageRequest;
+use flotilla_pd::HttpAnswer;
+use flotilla_proto::admin::node_client::NodeClient;
 use flotilla_proto::admin::placement_client::PlacementClient;
+use flotilla_proto::admin::{ShowLatenciesRequest, ShowLatenciesResponse, ShowPageRequest};
 use flotilla_proto::pdpb::GetMembersRequest;
 use flotilla_proto::pdpb::pd_client::PdClient;
 use flotilla_raftstore::region::META_REGION;
@@ -171,11 +173,44 @@ impl Leader {
             }
             Err(status) => {
                 let why = status.message();
-                admin::problem(
-                    503,
-                    format!("the node that leads PD does not answer: {why}"),
-                )
+                let why = format!("the node that leads PD does not answer: {why}");
+                admin::written(&HttpAnswer::problem(503, why))
             }
+        }
+    }
+
+    /// How long calls took on every node, `own` on this one: its store, its address, its answer or
+    /// why there is none.
+    pub(crate) async fn latencies(
+        &self,
+        own: ShowLatenciesResponse,
+    ) -> Vec<(u64, String, Result<ShowLatenciesResponse, String>)> {
+        let id = self.0.store.ids.store_id;
+        let mut nodes = self.0.book.members();
+        if !nodes.iter().any(|(store, _)| *store == id) {
+            nodes.push((id, String::new()));
+        }
+        let asking = nodes.into_iter().map(|(store, address)| {
+            let own = (store == id).then(|| own.clone());
+            async move {
+                let answer = match own {
+                    Some(own) => Ok(own),
+                    None => self.latencies_of(&address).await,
+                };
+                (store, address, answer)
+            }
+        });
+        futures::future::join_all(asking).await
+    }
+
+    async fn latencies_of(&self, address: &str) -> Result<ShowLatenciesResponse, String> {
+        let silent = || "it does not answer".to_owned();
+        let mut stub = NodeClient::new(self.channel(address).ok_or_else(silent)?);
+        let asked = stub.show_latencies(ShowLatenciesRequest {});
+        match timeout(ASK_MAX, asked).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(status.message().to_owned()),
+            Err(_) => Err(silent()),
         }
     }
 

@@ -10,20 +10,20 @@ use crate::node::{
 };
 use crate::wire;
 
-fn ctl(pd: &str, args: &str) -> Exit {
+pub(crate) fn ctl(pd: &str, args: &str) -> Exit {
     let command = ["ctl", "--pd", pd].into_iter().chain(args.split(' '));
     Process::spawn(flotilla(command)).wait()
 }
 
 #[track_caller]
-fn done(pd: &str, args: &str) -> String {
+pub(crate) fn done(pd: &str, args: &str) -> String {
     let exit = ctl(pd, args);
     assert_eq!(exit.code, Some(0), "{args}: {exit:?}");
     exit.out
 }
 
 #[track_caller]
-fn json(pd: &str, args: &str) -> Value {
+pub(crate) fn json(pd: &str, args: &str) -> Value {
     let out = done(pd, &format!("{args} --json"));
     serde_json::from_str(&out).unwrap_or_else(|error| panic!("{args}: {error}: {out}"))
 }
@@ -223,4 +223,85 @@ fn a_store_that_was_removed_is_empty_and_never_comes_back() {
         &[&old, "was removed from its cluster", "empty data folder"],
     );
     drop(fourth);
+}
+
+#[test]
+fn settings_rules_and_schedulers_are_shown_and_changed() {
+    let dir = folder();
+    let node = Node::start(dir.path(), &[]);
+    let pd = node.addr();
+
+    // Settings.
+    done(pd, "config set leader-schedule-limit 3");
+    done(pd, "config set location-labels zone,host");
+    let one = json(pd, "config show leader-schedule-limit");
+    assert_eq!(one[0]["value"], 3, "{one}");
+    let table = done(pd, "config show");
+    assert!(table.contains("zone,host"), "{table}");
+    fails(pd, "config set warp 9", &["warp", "no such setting"]);
+    fails(pd, "config set max-replicas many", &["max-replicas"]);
+    fails(pd, "config show warp", &["warp", "lists all"]);
+
+    // Placement rules.
+    done(
+        pd,
+        "rule set eu/copy --role learner --count 1 --from m --on zone=a,b --not-on disk --apart zone",
+    );
+    let rules = json(pd, "rule list");
+    let rule = rules.as_array().expect("rows").iter();
+    let rule = rule.clone().find(|rule| rule["id"] == "copy");
+    let rule = rule.expect("the new rule");
+    assert_eq!(
+        (&rule["role"], &rule["count"]),
+        (&"learner".into(), &1.into())
+    );
+    assert_eq!(rule["label_constraints"][0]["values"][1], "b");
+    assert_eq!(rule["label_constraints"][1]["op"], "notExists");
+    let table = done(pd, "rule list");
+    for part in ["eu/copy", "pd/default", "zone=a,b and not disk"] {
+        assert!(table.contains(part), "no {part} in {table}");
+    }
+    done(pd, "rule delete eu/copy");
+    fails(pd, "rule delete eu/copy", &["eu/copy", "no such rule"]);
+    fails(
+        pd,
+        "rule set pd/default --role learner --count 1",
+        &["pd/default"],
+    );
+    ctl(pd, "rule delete nothing").refused(EXIT_USAGE, &["GROUP/ID"]);
+
+    // Schedulers.
+    let name = "balance-leader-scheduler";
+    done(pd, &format!("scheduler pause {name} --for 1h"));
+    let paused = |listed: &Value| {
+        let mut rows = listed.as_array().expect("rows").iter();
+        rows.find(|row| row["name"] == name)
+            .map(|row| row["paused"].clone())
+    };
+    assert_eq!(paused(&json(pd, "scheduler list")), Some(true.into()));
+    done(pd, &format!("scheduler resume {name}"));
+    assert_eq!(paused(&json(pd, "scheduler list")), Some(false.into()));
+    done(pd, &format!("scheduler remove {name}"));
+    assert_eq!(paused(&json(pd, "scheduler list")), None);
+    done(pd, &format!("scheduler add {name}"));
+    assert_eq!(paused(&json(pd, "scheduler list")), Some(false.into()));
+    fails(pd, "scheduler pause nobody", &["nobody", "scheduler list"]);
+
+    // Regions are split where somebody wants it; the busiest are found.
+    let split = json(pd, "region split --at d --at m");
+    assert_eq!(
+        split["regions-id"].as_array().map(Vec::len),
+        Some(2),
+        "{split}"
+    );
+    assert_eq!(json(pd, "region list").as_array().map(Vec::len), Some(4));
+    for what in ["read", "write"] {
+        json(pd, &format!("hot {what}"));
+        done(pd, &format!("hot {what}"));
+    }
+    assert_eq!(
+        json(pd, "operator list --history")["running"],
+        Value::Array(Vec::new())
+    );
+    node.stop();
 }

@@ -17,11 +17,13 @@
 //! | `cluster` | nodes that join, and those that must not |
 //! | `rolling` | a rolling restart under load |
 //! | `ctl` | what a cluster's operator asks for, and what is refused |
+//! | `dashboard` | the dashboard, in a browser |
 //! | `recover` | a majority that is lost for good |
 //!
 //! `FLOTILLA_SEED` gives a random test the seed that it printed first: what is written, and when the
 //! node is killed. `FLOTILLA_KILLS` says how often.
 
+mod browser;
 #[path = "../support/certificates.rs"]
 mod certificates;
 mod client;
@@ -29,6 +31,7 @@ mod cluster;
 mod connections;
 mod crash;
 mod ctl;
+mod dashboard;
 mod dice;
 mod disk;
 mod folder;
