@@ -330,6 +330,10 @@ fn operators_are_made_shown_and_cancelled() {
             r#"POST /pd/api/v1/operators {"name":"add-peer","region_id":3,"store_id":4}"#,
             r#"POST /pd/api/v1/operators {"name":"remove-peer","region_id":3,"store_id":2}"#,
             r#"POST /pd/api/v1/operators {"name":"transfer-peer","region_id":8,"from_store_id":1,"to_store_id":4}"#,
+            r#"POST /pd/api/v1/operators {"name":"merge-region","source_region_id":3,"target_region_id":5}"#,
+            r#"POST /pd/api/v1/operators {"name":"merge-region","source_region_id":3}"#,
+            r#"POST /pd/api/v1/operators {"name":"scatter-region","region_id":4}"#,
+            r#"POST /pd/api/v1/operators {"name":"scatter-regions"}"#,
             "POST /pd/api/v1/operators transfer-leader",
             r#"POST /pd/api/v1/operators {"name":"transfer-leader","region_id":3,"to_store_id":2}"#,
             "GET /pd/api/v1/operators",
@@ -349,13 +353,21 @@ fn operators_are_made_shown_and_cancelled() {
             > POST /pd/api/v1/operators {"name":"transfer-leader","region_id":3}
             400 {"error":"transfer-leader needs to_store_id"}
             > POST /pd/api/v1/operators {"name":"fly","region_id":3}
-            400 {"error":"there is no operator \"fly\"; there are transfer-leader, add-peer, remove-peer, transfer-peer"}
+            400 {"error":"there is no operator \"fly\"; there are transfer-leader, add-peer, remove-peer, transfer-peer, merge-region, scatter-region, scatter-regions"}
             > POST /pd/api/v1/operators {"name":"add-peer","region_id":3,"store_id":4}
             409 {"error":"the region has 3 of 3 replicas: move one instead of adding one"}
             > POST /pd/api/v1/operators {"name":"remove-peer","region_id":3,"store_id":2}
             409 {"error":"the region has 3 replicas and needs 3: move the one on store 2 instead of removing it"}
             > POST /pd/api/v1/operators {"name":"transfer-peer","region_id":8,"from_store_id":1,"to_store_id":4}
             404 {"error":"no leader has reported region 8 to this PD; check the id, or try again"}
+            > POST /pd/api/v1/operators {"name":"merge-region","source_region_id":3,"target_region_id":5}
+            409 {"error":"it does not merge into region 5: both must be neighbours, no keyspace or rule may begin between them, all their replicas must be well, and no operator run on either"}
+            > POST /pd/api/v1/operators {"name":"merge-region","source_region_id":3}
+            400 {"error":"merge-region needs target_region_id"}
+            > POST /pd/api/v1/operators {"name":"scatter-region","region_id":4}
+            404 {"error":"no leader has reported region 4 to this PD"}
+            > POST /pd/api/v1/operators {"name":"scatter-regions"}
+            400 {"error":"scatter-regions needs region_id or region_ids"}
             > POST /pd/api/v1/operators transfer-leader
             400 {"error":"the body is not the JSON that this page takes: expected ident at line 1 column 3"}
             > POST /pd/api/v1/operators {"name":"transfer-leader","region_id":3,"to_store_id":2}
@@ -384,6 +396,36 @@ fn operators_are_made_shown_and_cancelled() {
     );
 }
 
+/// Small or not: somebody wants it.
+#[test]
+fn regions_are_merged_and_scattered() {
+    let mut fleet = Fleet::new(3);
+    fleet.groups.clear();
+    fleet.add(region(7, 1, "", "m"));
+    fleet.add(region(9, 1, "m", ""));
+    fleet.report();
+    fleet.settle();
+    check(
+        &mut fleet.world,
+        &[
+            r#"POST /pd/api/v1/operators {"name":"merge-region","source_region_id":7,"target_region_id":3}"#,
+            r#"POST /pd/api/v1/operators {"name":"merge-region","source_region_id":7,"target_region_id":9}"#,
+            "GET /pd/api/v1/operators/7",
+            r#"POST /pd/api/v1/operators {"name":"scatter-regions","region_ids":[7,9]}"#,
+        ],
+        expect![[r#"
+            > POST /pd/api/v1/operators {"name":"merge-region","source_region_id":7,"target_region_id":3}
+            409 {"error":"it does not merge into region 3: both must be neighbours, no keyspace or rule may begin between them, all their replicas must be well, and no operator run on either"}
+            > POST /pd/api/v1/operators {"name":"merge-region","source_region_id":7,"target_region_id":9}
+            200 "The operator is created."
+            > GET /pd/api/v1/operators/7
+            200 "admin-merge-region {asked for: a part of region 9} (kind:merge, region:7, createAt:2024-07-01T00:00:40Z, currentStep:0, steps:[0:{merge into region 9}], status:RUNNING)"
+            > POST /pd/api/v1/operators {"name":"scatter-regions","region_ids":[7,9]}
+            200 "The operator is created."
+        "#]],
+    );
+}
+
 #[test]
 fn settings() {
     check(
@@ -408,7 +450,7 @@ fn settings() {
             > POST /pd/api/v1/config/replicate [1]
             400 {"error":"the body is not the JSON that this page takes: invalid type: sequence, expected a map at line 1 column 0"}
             > GET /pd/api/v1/config
-            200 {"replication":{"enable-placement-rules":"true","location-labels":"zone,host","max-replicas":3},"schedule":{"hot-region-schedule-limit":4,"leader-schedule-limit":3,"max-merge-region-keys":200000,"max-merge-region-size":20,"max-snapshot-count":8,"max-store-down-time":"30m0s","merge-schedule-limit":8,"region-schedule-limit":16,"replica-schedule-limit":64,"split-merge-interval":"1h0m0s","store-adding-limit":8,"store-removing-limit":16}}
+            200 {"replication":{"enable-placement-rules":"true","location-labels":"zone,host","max-replicas":3},"schedule":{"hot-region-schedule-limit":4,"leader-schedule-limit":3,"max-merge-region-keys":200000,"max-merge-region-size":20,"max-snapshot-count":8,"max-store-down-time":"30m0s","merge-schedule-limit":0,"region-schedule-limit":16,"replica-schedule-limit":64,"split-merge-interval":"1h0m0s","store-adding-limit":8,"store-removing-limit":16}}
         "#]],
     );
 }

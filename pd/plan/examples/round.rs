@@ -117,6 +117,7 @@ fn round(cluster: &Cluster, all: &Regions, rng: &mut SplitMix64) -> (Duration, D
         keys_max: 200_000,
         rest: Duration::from_secs(3_600),
         now: NOW,
+        only: None,
         fence: &|_| false,
     };
     let mut busy = BTreeSet::new();

@@ -19,6 +19,8 @@ pub enum Asked {
     RemovePeer { store: u64 },
     /// A voter goes elsewhere.
     MovePeer { from: u64, to: u64 },
+    /// It becomes part of its neighbour: see [`crate::check_merge`], which sees both.
+    Merge { target: u64 },
 }
 
 /// Why it is not done. Nothing was changed.
@@ -45,6 +47,11 @@ pub enum Refusal {
     /// Choose another store.
     #[error("store {store} gets no peer of the region: {why}")]
     Unfit { store: u64, why: Unfit },
+    /// Choose another, or try again.
+    #[error(
+        "it does not merge into region {target}: both must be neighbours, no keyspace or rule may begin between them, all their replicas must be well, and no operator run on either"
+    )]
+    NoMerge { target: u64 },
     /// One more would be removed at once.
     #[error("the region has {voters} of {wanted} replicas: move one instead of adding one")]
     Enough { voters: usize, wanted: usize },
@@ -130,6 +137,7 @@ pub fn asked(
             steps.push(Step::RemovePeer { store });
             (Reason::AskedRemove { store }, steps)
         }
+        Asked::Merge { target } => return Err(Refusal::NoMerge { target }),
         Asked::MovePeer { from, to } => {
             voter(from)?;
             fit(to)?;

@@ -26,6 +26,8 @@ pub struct MergeLimits<'a> {
     pub rest: Duration,
     /// Now.
     pub now: Mono,
+    /// Into this one, whichever is smaller; `None`: into the smaller one.
+    pub only: Option<u64>,
     /// Regions are to meet at this key for ever.
     pub fence: &'a dyn Fn(&Bytes) -> bool,
 }
@@ -73,7 +75,9 @@ pub fn check_merge(
             && !(limits.fence)(first)
             && fit(target)
     };
+    let wanted = |target: &&Record| limits.only.is_none_or(|only| only == target.id);
     let targets = regions.neighbours(record).into_iter().flatten();
+    let targets = targets.filter(wanted);
     let target = targets.filter(fits_in).min_by_key(|target| target.size)?;
     let (region, target) = (regions.full(record), regions.full(target));
     let steady = |region: &Region| {

@@ -117,6 +117,8 @@ pub enum Reason {
     AskedRemove { store: u64 },
     /// Somebody wants a peer elsewhere.
     AskedMove { from: u64, to: u64 },
+    /// Somebody asked for it.
+    AskedMerge { target: u64 },
 }
 
 impl Reason {
@@ -146,6 +148,7 @@ impl Reason {
             Self::AskedAdd { .. } => "admin-add-peer",
             Self::AskedRemove { .. } => "admin-remove-peer",
             Self::AskedMove { .. } => "admin-move-peer",
+            Self::AskedMerge { .. } => "admin-merge-region",
         }
     }
 }
@@ -219,6 +222,7 @@ impl fmt::Display for Reason {
             Self::AskedLeader { store } => write!(f, "asked for: store {store} leads"),
             Self::AskedAdd { store } => write!(f, "asked for: a peer on store {store}"),
             Self::AskedRemove { store } => write!(f, "asked for: no peer on store {store}"),
+            Self::AskedMerge { target } => write!(f, "asked for: a part of region {target}"),
             Self::AskedMove { from, to } => {
                 write!(f, "asked for: the peer on store {from} to store {to}")
             }

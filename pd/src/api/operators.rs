@@ -1,10 +1,11 @@
 //! Operators: what runs, what ran, what somebody wants.
 
 use flotilla_pd_plan::Asked;
+use flotilla_proto::pdpb::ScatterRegionRequest;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Args, HttpAnswer, Looks, Shown, ask, astray, no, show};
+use super::{Args, HttpAnswer, Looks, Shown, ask, astray, no, refused, show};
 use crate::call::{Call, Response, calls};
 use crate::internal::{AddOperator, CancelOperator};
 use crate::pages::rfc3339;
@@ -74,14 +75,38 @@ struct New {
     store_id: Option<u64>,
     to_store_id: Option<u64>,
     from_store_id: Option<u64>,
+    source_region_id: Option<u64>,
+    target_region_id: Option<u64>,
+    region_ids: Option<Vec<u64>>,
+    #[serde(default)]
+    group: String,
 }
 
-pub(super) fn add(_: &Looks<'_>, args: &Args<'_>) -> Shown {
+pub(super) fn add(looks: &Looks<'_>, args: &Args<'_>) -> Shown {
     let new: New = args.body()?;
     let name = new.name.as_str();
     let need = |value: Option<u64>, what: &str| {
         value.ok_or_else(|| HttpAnswer::problem(400, format!("{name} needs {what}")))
     };
+    match name {
+        "merge-region" => {
+            let region = need(new.source_region_id, "source_region_id")?;
+            let target = need(new.target_region_id, "target_region_id")?;
+            let asked = Asked::Merge { target };
+            let request = AddOperator { region, asked };
+            return ask(calls::AddOperator::request(request), added);
+        }
+        "scatter-region" | "scatter-regions" => {
+            let one = new.region_id.into_iter();
+            let regions: Vec<u64> = one.chain(new.region_ids.into_iter().flatten()).collect();
+            need(regions.first().copied(), "region_id or region_ids")?;
+            for region in &regions {
+                looks.known(*region)?;
+            }
+            return scatter(looks, regions, new.group);
+        }
+        _ => {}
+    }
     let region = need(new.region_id, "region_id")?;
     let asked = match name {
         "transfer-leader" => Asked::TransferLeader {
@@ -98,7 +123,8 @@ pub(super) fn add(_: &Looks<'_>, args: &Args<'_>) -> Shown {
             to: need(new.to_store_id, "to_store_id")?,
         },
         other => {
-            let known = "transfer-leader, add-peer, remove-peer, transfer-peer";
+            let known = "transfer-leader, add-peer, remove-peer, transfer-peer, merge-region, \
+                         scatter-region, scatter-regions";
             return no(
                 400,
                 format!("there is no operator {other:?}; there are {known}"),
@@ -107,6 +133,22 @@ pub(super) fn add(_: &Looks<'_>, args: &Args<'_>) -> Shown {
     };
     let request = AddOperator { region, asked };
     ask(calls::AddOperator::request(request), added)
+}
+
+fn scatter(looks: &Looks<'_>, regions_id: Vec<u64>, group: String) -> Shown {
+    let request = ScatterRegionRequest {
+        header: looks.header(),
+        regions_id,
+        group,
+        ..ScatterRegionRequest::default()
+    };
+    ask(calls::ScatterRegion::request(request), |response| {
+        let Response::ScatterRegion(scattered) = response else {
+            return astray(response);
+        };
+        let begun = || HttpAnswer::ok(Value::from("The operator is created."));
+        refused(scattered.header.as_ref()).unwrap_or_else(begun)
+    })
 }
 
 pub(super) fn added(response: Response) -> HttpAnswer {

@@ -1,6 +1,6 @@
 //! What somebody asks for.
 
-use flotilla_pd_plan::asked;
+use flotilla_pd_plan::{Asked, Refusal, asked};
 
 use crate::call::{Call, calls};
 use crate::effect::RequestToken;
@@ -33,7 +33,12 @@ impl Leading {
         let view = route.ok_or(AddOperatorError::UnknownRegion { region })?;
         let view = view.for_planning();
         let cluster = self.cluster(cx);
-        let operator = asked(&cluster, &view, request.asked, &mut self.operators.rng)?;
+        let operator = match request.asked {
+            Asked::Merge { target } => self
+                .merge_asked(cx, &cluster, region, target)
+                .ok_or(Refusal::NoMerge { target })?,
+            wanted => asked(&cluster, &view, wanted, &mut self.operators.rng)?,
+        };
         let into = self.operators.targets.get(&region).copied();
         if self.start_operator(cx, operator) {
             // Whoever was to be merged into the region is not any more.

@@ -1,10 +1,12 @@
 //! Looking for something to do.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_pd_plan::{
-    Cluster, Kind, Look, MergeLimits, Operator, Step, check_leader, check_merge, check_replicas,
+    Cluster, Kind, Look, MergeLimits, Operator, Reason, Step, check_leader, check_merge,
+    check_replicas,
 };
 use flotilla_proto::keys::{KeyMode, keyspace_boundaries, leading_encoding};
 
@@ -78,6 +80,7 @@ impl Leading {
             keys_max: schedule.merge_keys_max,
             rest: schedule.split_rest,
             now: cx.now,
+            only: None,
             fence: &|key| self.is_fence(key),
         };
         // Neighbours that nobody merges need not be asked who is taken.
@@ -91,6 +94,28 @@ impl Leading {
         let taken = self.operators.taken();
         let merge = check_merge(cluster, self.routes.planned(), region, &taken, &limits)?;
         self.admits(&merge).then_some(merge)
+    }
+
+    /// Region `id` into its neighbour `target`, because somebody wants it: whatever they weigh.
+    pub(super) fn merge_asked(
+        &self,
+        cx: &Cx<'_>,
+        cluster: &Cluster,
+        id: u64,
+        target: u64,
+    ) -> Option<Operator> {
+        let limits = MergeLimits {
+            bytes_max: u64::MAX,
+            keys_max: u64::MAX,
+            rest: Duration::ZERO,
+            now: cx.now,
+            only: Some(target),
+            fence: &|key| self.is_fence(key),
+        };
+        let taken = self.operators.taken();
+        let merge = check_merge(cluster, self.routes.planned(), id, &taken, &limits)?;
+        let reason = Reason::AskedMerge { target };
+        Some(Operator { reason, ..merge })
     }
 
     /// A keyspace begins or ends at `key`.

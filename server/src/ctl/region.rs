@@ -52,6 +52,22 @@ pub(super) enum Region {
         #[arg(long = "at", value_name = "KEY", value_parser = show::key_bytes, required = true)]
         keys: Vec<Key>,
     },
+    /// Merge a region into a neighbour; its replicas move to where the neighbour has its own first
+    Merge {
+        #[command(flatten)]
+        which: Which,
+        /// The neighbour
+        #[arg(long, value_name = "REGION")]
+        into: u64,
+        #[command(flatten)]
+        wait: Wait,
+    },
+    /// Spread the replicas and the leaders of regions over the stores
+    Scatter {
+        /// The regions' ids
+        #[arg(value_name = "REGION", required = true)]
+        regions: Vec<u64>,
+    },
     /// Add a replica to a region that has too few
     AddPeer {
         #[command(flatten)]
@@ -106,6 +122,8 @@ impl Region {
                 };
                 return show_one(cluster, found, print).await;
             }
+            Self::Merge { which, into, wait } => (which, Asked::MergeInto(into), wait),
+            Self::Scatter { regions } => return scatter(cluster, &regions, print).await,
             Self::Split { keys } => return split(cluster, &keys, print).await,
             Self::Status(which) => return status(cluster, which.region, print).await,
             Self::TransferLeader { which, to, wait } => (which, Asked::TransferLeader(to), wait),
@@ -153,6 +171,16 @@ async fn split(cluster: &Cluster, keys: &[Key], print: Print) -> anyhow::Result<
              the log of the store that leads there says what is in the way"
         );
     }
+    Ok(())
+}
+
+async fn scatter(cluster: &Cluster, regions: &[u64], print: Print) -> anyhow::Result<()> {
+    let body = json!({ "name": "scatter-regions", "region_ids": regions });
+    let target = "/pd/api/v1/operators";
+    let _: String = cluster.request("POST", target, Some(&body)).await?;
+    print.one(&json!({ "scattered": regions }), || {
+        "they move as limits allow; `flotilla ctl operator list` shows how far it is".to_owned()
+    });
     Ok(())
 }
 

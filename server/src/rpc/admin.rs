@@ -78,6 +78,7 @@ impl Placement for PlacementService {
                 from_store: from,
                 to_store: to,
             })) => Asked::MovePeer { from, to },
+            Some(AskedFor::MergeInto(target)) => Asked::Merge { target },
             None => return Err(Status::invalid_argument("nothing is asked for")),
         };
         let region = region_id;

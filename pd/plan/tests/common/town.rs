@@ -303,6 +303,7 @@ impl Town {
                     keys_max: u64::MAX,
                     rest: Duration::from_secs(3_600),
                     now: NOW,
+                    only: None,
                     fence: &|_| false,
                 };
                 let merge = check_merge(&self.cluster, &self.regions, id, &busy, &limits);
