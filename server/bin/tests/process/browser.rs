@@ -165,7 +165,10 @@ impl Browser {
     /// Presses a key by its name.
     pub(crate) fn press(&mut self, key: &str) {
         for kind in ["keyDown", "keyUp"] {
-            let event = json!({ "type": kind, "key": key, "code": key });
+            let number = if key == "Escape" { 27 } else { 0 };
+            let event = json!({
+                "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": number,
+            });
             self.call("Input.dispatchKeyEvent", event);
         }
     }
