@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Settings of the operators. The defaults are a configuration's base: what was set online
-/// ([`crate::settings`]) goes over it.
+/// (`settings.rs`) goes over it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// A store that has not reported for this long gets nothing new.
