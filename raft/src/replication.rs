@@ -1,6 +1,7 @@
 //! Log replication (paper 5.3, 5.4.2; thesis 10.2.1): what a follower does with appends, what a
 //! leader learns from the answers, and what it sends next.
 
+use flotilla_proto::clock::Mono;
 use flotilla_proto::raft::{Entry, Message, MessageKind};
 
 use crate::config::Config;
@@ -48,6 +49,30 @@ impl<L: LogView> Raft<L> {
             .append_after(message.index, std::mem::take(&mut message.entries));
         self.log.commit_to(message.commit.min(last_new));
         self.accept_append(to, last_new);
+        Ok(())
+    }
+
+    /// Takes in entries that are known to be committed, from somebody who is no member of the group: of a
+    /// group that ends, a replica that lags must still get to the same last entry as the others. Whatever
+    /// contradicts them goes, and a replica that leads or campaigns does not any more.
+    ///
+    /// # Errors
+    /// The entries do not go on where the log agrees with every other one: who sends them is wrong.
+    pub fn catch_up(&mut self, now: Mono, mut entries: Vec<Entry>) -> Result<(), StepError> {
+        self.advance(now);
+        let commit = self.log.commit();
+        entries.retain(|entry| entry.index > commit);
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else {
+            return Ok(());
+        };
+        let (prev, index, term) = (first.index - 1, last.index, last.term);
+        if prev > self.log.last_index() {
+            let what = "committed entries from outside leave a gap in the log";
+            return Err(StepError::Safety { from: 0, what });
+        }
+        self.become_follower(term.max(self.term), 0);
+        self.log.append_after(prev, entries);
+        self.log.commit_to(index);
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 use flotilla_proto::pdpb::RegionHeartbeatRequest;
 use flotilla_proto::raft::{Entry, HardState, MessageKind};
-use flotilla_proto::store::{Mod, PeerMessage, SnapshotManifest};
+use flotilla_proto::store::{CommitMergeCommand, Merging, Mod, PeerMessage, SnapshotManifest};
 use flotilla_router::{Lane, Merge, Routed};
 
 use crate::apply::Apply;
@@ -189,6 +189,20 @@ pub enum PeerInput {
         target: Box<Region>,
         answer: Answer<Region>,
     },
+    /// The local peer of a region that is to become a part of this one asks for that: its leader proposes
+    /// it.
+    TakeIn { command: Box<CommitMergeCommand> },
+    /// The region becomes a part of `into`, for certain: this peer stops where all its peers do. It takes
+    /// nothing more in, applies up to `commit`, for which `entries` has what it may lack, and says when it
+    /// has: [`PeerInput::Stopped`]. Asked again until then.
+    Stop {
+        peer: u64,
+        into: u64,
+        commit: u64,
+        entries: Vec<Entry>,
+    },
+    /// The local peer of a region that becomes a part of this one has stopped.
+    Stopped { region: Region, size: RegionSize },
     /// What PD knows of the region: the answer to [`PdTask::AskRegion`].
     Current { region: Region },
     /// A snapshot of the region was built, or could not be.
@@ -281,8 +295,19 @@ pub enum StoreInput {
     SnapshotUnused { key: SnapshotKey, gone: bool },
     /// A snapshot's intent is written: the region will have this range and no other.
     Installing { region: Region },
-    /// A snapshot is in place.
-    Installed { region: Region },
+    /// A snapshot is in place; the regions that `died` had become a part of it, and their tombstones are in
+    /// the state batch `cut`.
+    Installed {
+        region: Region,
+        died: Vec<Region>,
+        cut: u64,
+    },
+    /// `region` has taken `source` in, whose tombstone is in the state batch `cut`.
+    Merged {
+        region: Region,
+        source: Region,
+        cut: u64,
+    },
     /// A peer's tombstone is written, in the state batch `cut`.
     Destroyed { region: u64, cut: u64 },
     /// One half of a region's machines has stopped.
@@ -334,6 +359,8 @@ pub enum ApplyInput {
     Install {
         manifest: Box<SnapshotManifest>,
         ops: Vec<StateOp>,
+        /// Regions that had become a part of it, and whose peers here have stopped.
+        died: Vec<Region>,
     },
     /// The peer ends here, though no entry says so.
     Destroy,
@@ -378,7 +405,26 @@ pub enum RegionChange {
     /// Its members changed.
     Members { index: u64, region: Region },
     /// A snapshot took the place of all that was there.
-    Installed { manifest: Box<SnapshotManifest> },
+    Installed {
+        manifest: Box<SnapshotManifest>,
+        /// What the regions were whose peers have ended with it.
+        died: Vec<Region>,
+    },
+    /// It is about to become a part of its neighbour.
+    MergePrepared {
+        region: Region,
+        merging: Box<Merging>,
+    },
+    /// A step of a merge was refused at apply: it did not fit any more.
+    MergeRefused { index: u64 },
+    /// It will not become a part of its neighbour.
+    MergeRolledBack { index: u64, region: Region },
+    /// Its neighbour, `source`, is a part of it now, and the source's peer here has ended.
+    Merged {
+        index: u64,
+        region: Region,
+        source: Region,
+    },
     /// This store's peer is no member any more, or was destroyed: the tombstone is written.
     Removed,
 }

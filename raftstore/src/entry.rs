@@ -7,6 +7,8 @@ use flotilla_proto::store::{
 };
 use prost::Message;
 
+use crate::peer::Proposed;
+
 /// The format this build writes.
 const VERSION: u8 = 1;
 const KIND_WRITE: u8 = 1;
@@ -57,19 +59,16 @@ pub(crate) fn encode_split(command: &SplitCommand) -> Bytes {
 }
 
 /// A prepare-merge as a payload.
-#[allow(dead_code, reason = "nobody merges yet")]
 pub(crate) fn encode_prepare_merge(command: &PrepareMergeCommand) -> Bytes {
     encode(KIND_PREPARE_MERGE, command)
 }
 
 /// A commit-merge as a payload.
-#[allow(dead_code, reason = "nobody merges yet")]
 pub(crate) fn encode_commit_merge(command: &CommitMergeCommand) -> Bytes {
     encode(KIND_COMMIT_MERGE, command)
 }
 
 /// A rollback-merge as a payload.
-#[allow(dead_code, reason = "nobody merges yet")]
 pub(crate) fn encode_rollback_merge(command: &RollbackMergeCommand) -> Bytes {
     encode(KIND_ROLLBACK_MERGE, command)
 }
@@ -80,6 +79,29 @@ fn encode(kind: u8, command: &impl Message) -> Bytes {
     payload.put_u8(kind);
     command.encode_raw(&mut payload);
     payload.freeze()
+}
+
+fn is_of(entry: &Entry, kind: u8) -> bool {
+    entry.kind() == EntryKind::Admin && entry.data.get(1) == Some(&kind)
+}
+
+/// Whether an entry is a commit-merge.
+pub(crate) fn commits_merge(entry: &Entry) -> bool {
+    is_of(entry, KIND_COMMIT_MERGE)
+}
+
+/// What a prepare-merge in the log asks for, if the entry is one.
+pub(crate) fn prepares_merge(entry: &Entry) -> Option<Proposed> {
+    if !is_of(entry, KIND_PREPARE_MERGE) {
+        return None;
+    }
+    let Ok(Command::PrepareMerge(command)) = decode_command(entry) else {
+        return None;
+    };
+    Some(Proposed {
+        index: entry.index,
+        min_index: command.min_index,
+    })
 }
 
 /// Reads the command of a DATA or ADMIN entry; values stay slices of the entry.

@@ -24,6 +24,7 @@ mod error;
 pub mod events;
 mod instruction;
 mod log_view;
+pub mod merge;
 mod meta;
 pub mod peer;
 mod planted;

@@ -236,6 +236,11 @@ impl PeerLog {
         self.addresses.get(&peer).copied()
     }
 
+    /// Those that were learned.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &Peer> {
+        self.addresses.values()
+    }
+
     fn cut_from(&mut self, index: u64) {
         assert!(
             index > self.truncated.0,

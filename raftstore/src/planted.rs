@@ -87,12 +87,34 @@ pub enum Planted {
     EndedPdGoesOn,
     /// Whoever leads on a store whose log disk stands still goes on with its lease (contracts: C14).
     StallUnnoticed,
+    /// A merge is rolled back because the target has no peer here (contracts: C12).
+    RollbackOnAbsence,
+    /// A merge is rolled back though few have seen the target move on (contracts: C12).
+    RollbackWithoutQuorum,
+    /// The log of a merging region is cut beyond what its merge may need (contracts: C12).
+    MergeTruncates,
+    /// A region is taken in without the entries that its peers may lack (contracts: C12).
+    MergeWithoutEntries,
+    /// A region is taken in though the target has moved on (contracts: C12, C21).
+    MergeOfOldEpoch,
+    /// The rows of a region go when it becomes a part of another (contracts: C8).
+    SourceDataDeleted,
+    /// The target has the new range before the source has its tombstone (contracts: C12).
+    SourceStays,
+    /// A region is taken in before its own log is applied (contracts: C12).
+    SourceUnheard,
+    /// A merging region goes on serving reads (contracts: C16).
+    MergingServes,
+    /// The members of a merging region change (contracts: C12).
+    MembersOfMerging,
+    /// A snapshot ends whatever region has its range, merged or not (contracts: C35).
+    OverlapWithoutLineage,
 }
 
 #[cfg(feature = "planted")]
 impl Planted {
     /// Every one of them.
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 47] = [
         Self::AckBeforeIntent,
         Self::IntentRemovedEarly,
         Self::IntentIgnoredAtStart,
@@ -129,6 +151,17 @@ impl Planted {
         Self::LowerPeerId,
         Self::EndedPdGoesOn,
         Self::StallUnnoticed,
+        Self::RollbackOnAbsence,
+        Self::RollbackWithoutQuorum,
+        Self::MergeTruncates,
+        Self::MergeWithoutEntries,
+        Self::MergeOfOldEpoch,
+        Self::SourceDataDeleted,
+        Self::SourceStays,
+        Self::SourceUnheard,
+        Self::MergingServes,
+        Self::MembersOfMerging,
+        Self::OverlapWithoutLineage,
     ];
 }
 

@@ -56,6 +56,25 @@ impl Bug {
         store.chain(raft).chain(engine).chain(service)
     }
 
+    fn is_of_merges(self) -> bool {
+        matches!(
+            self,
+            Self::Store(
+                Store::RollbackOnAbsence
+                    | Store::RollbackWithoutQuorum
+                    | Store::MergeTruncates
+                    | Store::MergeWithoutEntries
+                    | Store::MergeOfOldEpoch
+                    | Store::SourceDataDeleted
+                    | Store::SourceStays
+                    | Store::SourceUnheard
+                    | Store::MergingServes
+                    | Store::MembersOfMerging
+                    | Store::OverlapWithoutLineage
+            )
+        )
+    }
+
     /// `store::NoTombstone` and the like.
     pub fn name(self) -> String {
         match self {
@@ -71,8 +90,9 @@ impl Bug {
         Self::all().find(|bug| bug.name() == name)
     }
 
-    /// Breaks it in a world.
+    /// Breaks it in a world; one of merges in a world that has some.
     pub fn plant(self, world: &mut World) {
+        world.merges |= self.is_of_merges();
         match self {
             Self::Store(rule) => world.config.plant.store = Some(rule),
             Self::Raft(rule) => world.config.plant.raft = Some(rule),
@@ -86,8 +106,12 @@ impl Bug {
     pub fn try_seed(self, seed: u64) -> Option<String> {
         let mut world = world_of(seed);
         self.plant(&mut world);
+        let sound = World {
+            merges: world.merges,
+            ..world_of(seed)
+        };
         let failure = run_quietly(world, 0).err()?;
-        run_quietly(world_of(seed), 0).ok()?;
+        run_quietly(sound, 0).ok()?;
         Some(invariant(&failure))
     }
 

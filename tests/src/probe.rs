@@ -220,6 +220,21 @@ pub const ALL: &[&str] = &[
     "split: a blank peer makes room for the child",
     "split: a child that had ended here before",
     "snapshot: in the place of entries that somebody waits for",
+    "merge: prepared",
+    "merge: a step is refused at apply",
+    "merge: rolled back",
+    "merge: done",
+    "merge: the target is a part of another region",
+    "merge: carried entries are fetched",
+    "merge: carried entries are on another store",
+    "merge: a source catches up from its target",
+    "merge: a source that was left behind ends",
+    "merge: the source is lost on this store",
+    "merge: the target ends while its source stops",
+    "merge: a peer of a merged region is told",
+    "merge: a snapshot stops a region that it has taken in",
+    "merge: a source catches up in a replay",
+    "merge: in a replay",
 ];
 
 impl Probes {

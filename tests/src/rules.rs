@@ -63,6 +63,8 @@ pub enum Rule {
     CommittedStays,
     /// Term, commit and applied never fall; first - 1 <= applied <= commit <= last (faults: 6, 8).
     IndexesInOrder,
+    /// A merge is committed or rolled back, never both, and its source is nowhere beside its target (contracts: C12).
+    MergedOnce,
     /// The newest epochs of all regions tile the key space (faults: 13).
     RegionsTile,
     /// What was shown of the topology was real, and is not older after a restart (faults: 49).
@@ -155,7 +157,7 @@ pub enum Rule {
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 69] = [
+    pub const ALL: [Self; 70] = [
         Self::AcknowledgedIsApplied,
         Self::DefinitelyNotApplied,
         Self::AnsweredOnce,
@@ -184,6 +186,7 @@ impl Rule {
         Self::HardStateRises,
         Self::CommittedStays,
         Self::IndexesInOrder,
+        Self::MergedOnce,
         Self::RegionsTile,
         Self::TopologyStays,
         Self::OneLeaderPerTerm,

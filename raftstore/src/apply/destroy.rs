@@ -2,6 +2,7 @@
 //! takes back both or none (contracts: C7).
 
 use flotilla_engine::{Cf, DATA_CFS, StateOp};
+use flotilla_proto::metapb::Region;
 use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord};
 
 use super::Apply;
@@ -43,7 +44,7 @@ impl Apply {
         self.ended = true;
         // A peer without an epoch never had data.
         if self.region.region_epoch.is_some() {
-            effects.batch.ops.extend(self.delete_data());
+            effects.batch.ops.extend(deletion_of(&self.region));
         }
         let state = if self.shared.plants(Planted::NoTombstone) {
             PeerState::Normal
@@ -68,18 +69,19 @@ impl Apply {
         effects.batch.admin = true;
         report.changes.push(RegionChange::Removed);
     }
+}
 
-    fn delete_data(&self) -> Vec<StateOp> {
-        let families = if self.region.id == META_REGION {
-            &[Cf::CfMeta][..]
-        } else {
-            &DATA_CFS[..]
-        };
-        let deletion = |cf: &Cf| StateOp::DeleteRange {
-            cf: *cf,
-            start: self.region.start_key.clone(),
-            end: self.region.end_key.clone(),
-        };
-        families.iter().map(deletion).collect()
-    }
+/// Deletes all rows of a region.
+pub(super) fn deletion_of(region: &Region) -> Vec<StateOp> {
+    let families = if region.id == META_REGION {
+        &[Cf::CfMeta][..]
+    } else {
+        &DATA_CFS[..]
+    };
+    let deletion = |cf: &Cf| StateOp::DeleteRange {
+        cf: *cf,
+        start: region.start_key.clone(),
+        end: region.end_key.clone(),
+    };
+    families.iter().map(deletion).collect()
 }

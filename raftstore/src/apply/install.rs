@@ -3,7 +3,7 @@
 
 use flotilla_engine::{DATA_CFS, StateOp};
 use flotilla_proto::metapb::Region;
-use flotilla_proto::store::SnapshotManifest;
+use flotilla_proto::store::{PeerState, RegionRecord, SnapshotManifest};
 
 use super::Apply;
 use crate::effects::{ApplyEffects, ApplyReport, RegionChange};
@@ -11,11 +11,13 @@ use crate::planted::Planted;
 use crate::region::{META_REGION, overlap, peer_on};
 
 impl Apply {
-    /// The region becomes what the snapshot says. `ops` brings its rows, unless they are there.
+    /// The region becomes what the snapshot says. `ops` brings its rows, unless they are there. The
+    /// regions that `died` had become a part of it: their peers here end with the same batch.
     pub(crate) fn install(
         &mut self,
         manifest: Box<SnapshotManifest>,
         ops: Vec<StateOp>,
+        died: Vec<Region>,
         effects: &mut ApplyEffects,
     ) {
         if self.ended {
@@ -25,6 +27,11 @@ impl Apply {
         // Nobody else has been given the range that the region leaves behind.
         let left = left_behind(&self.region, &region);
         effects.batch.ops.extend(left);
+        for died in &died {
+            // What it had beyond the snapshot's range is nobody's here.
+            effects.batch.ops.extend(left_behind(died, &region));
+            self.end_overlapped(died, effects);
+        }
         effects.batch.ops.extend(ops);
         if self.shared.plants(Planted::InstallKeepsOldRows) {
             let clears = |op: &StateOp| matches!(op, StateOp::DeleteRange { .. });
@@ -34,7 +41,9 @@ impl Apply {
         let mut report = self.report.take().unwrap_or_default();
         report.index = self.applied;
         report.term = self.term;
-        report.changes.push(RegionChange::Installed { manifest });
+        report
+            .changes
+            .push(RegionChange::Installed { manifest, died });
         self.report = Some(report);
     }
 
@@ -47,11 +56,32 @@ impl Apply {
         self.applied = manifest.index;
         self.term = manifest.term;
         self.siblings.clear();
+        self.merging = manifest.merging.clone();
+        self.lineage = manifest.lineage.clone();
+        if let Some(lineage) = &self.lineage {
+            self.shared.merged.learn(self.region.id, lineage);
+        }
         effects.batch.ops.push(StateOp::PutRegion {
             record: self.record(),
         });
         effects.batch.admin = true;
         self.report.get_or_insert_with(ApplyReport::default);
+    }
+}
+
+impl Apply {
+    /// The tombstone of a peer whose region had become a part of this one.
+    fn end_overlapped(&self, died: &Region, effects: &mut ApplyEffects) {
+        let peer = peer_on(died, self.shared.store).map_or(0, |peer| peer.id);
+        self.shared.seen.ends(died.id, peer);
+        effects.batch.ops.push(StateOp::PutRegion {
+            record: RegionRecord {
+                state: PeerState::Tombstone.into(),
+                region: Some(died.clone()),
+                highest_peer_id: peer,
+                ..RegionRecord::default()
+            },
+        });
     }
 }
 

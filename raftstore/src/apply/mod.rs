@@ -7,6 +7,7 @@
 mod destroy;
 mod install;
 mod membership;
+mod merge;
 mod split;
 
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use bytes::Bytes;
 use flotilla_engine::StateOp;
 use flotilla_proto::metapb::Region;
 use flotilla_proto::raft::{Entry, EntryKind};
-use flotilla_proto::store::{ApplyRecord, Mod, ModKind, PeerState, RegionRecord, WriteCommand};
+use flotilla_proto::store::{
+    ApplyRecord, Lineage, Merging, Mod, ModKind, PeerState, RegionRecord, WriteCommand,
+};
 use flotilla_router::Machine;
 
 use crate::effects::{Answer, ApplyEffects, ApplyInput, ApplyReport, Committed, Now};
@@ -24,6 +27,8 @@ use crate::planted::Planted;
 use crate::region::epoch;
 use crate::store::Shared;
 use crate::{EntryError, RequestError, StartError};
+
+pub(crate) use merge::takes_in;
 
 /// One region's apply machine.
 #[derive(Debug)]
@@ -39,6 +44,10 @@ pub struct Apply {
     applied: u64,
     /// The term of `applied`.
     term: u64,
+    /// Between a prepare-merge and its end: the next entry that means anything is a rollback.
+    merging: Option<Box<Merging>>,
+    /// What the region has taken in.
+    lineage: Option<Box<Lineage>>,
     /// Regions that the last split made, for answers to requests with an older epoch.
     siblings: Vec<Region>,
     /// The tombstone is written, or will be with this round: nothing is applied any more.
@@ -57,10 +66,16 @@ impl Apply {
         record: &RegionRecord,
         applied: ApplyRecord,
     ) -> Self {
+        let region = record.region.clone().unwrap_or_default();
+        if let Some(lineage) = &record.lineage {
+            shared.merged.learn(region.id, lineage);
+        }
         Self {
             shared,
             life,
-            region: record.region.clone().unwrap_or_default(),
+            region,
+            merging: record.merging.clone(),
+            lineage: record.lineage.clone(),
             highest_peer_id: record.highest_peer_id,
             applied: applied.index,
             term: applied.term,
@@ -79,6 +94,11 @@ impl Apply {
     /// The region as of [`Apply::applied`].
     pub fn region(&self) -> &Region {
         &self.region
+    }
+
+    /// Between a prepare-merge and its end.
+    pub(crate) fn merging(&self) -> Option<&Merging> {
+        self.merging.as_deref()
     }
 
     /// The peer has ended: it was removed, or destroyed.
@@ -141,8 +161,14 @@ impl Apply {
             Command::Empty => {}
             Command::Write(command) => self.apply_write(command, answers, report, effects),
             Command::Split(command) => self.apply_split(entry.index, command, report, effects),
-            Command::PrepareMerge(_) | Command::CommitMerge(_) | Command::RollbackMerge(_) => {
-                return Err(EntryError::NewerKind(entry.data[1]));
+            Command::PrepareMerge(command) => {
+                self.apply_prepare_merge(entry, command, report, effects);
+            }
+            Command::CommitMerge(command) => {
+                self.apply_commit_merge(entry, command, report, effects);
+            }
+            Command::RollbackMerge(command) => {
+                self.apply_rollback_merge(entry.index, &command, report, effects);
             }
         }
         Ok(())
@@ -218,7 +244,8 @@ impl Apply {
             state: PeerState::Normal.into(),
             region: Some(self.region.clone()),
             highest_peer_id: self.highest_peer_id,
-            ..RegionRecord::default()
+            merging: self.merging.clone(),
+            lineage: self.lineage.clone(),
         }
     }
 }
@@ -248,7 +275,11 @@ impl Machine for Apply {
                     self.apply(committed, effects);
                 }
             }
-            ApplyInput::Install { manifest, ops } => self.install(manifest, ops, effects),
+            ApplyInput::Install {
+                manifest,
+                ops,
+                died,
+            } => self.install(manifest, ops, died, effects),
             ApplyInput::Destroy => self.destroy(effects),
         }
     }

@@ -2,7 +2,7 @@
 
 use flotilla_engine::{DATA_CFS, StateOp};
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
-use flotilla_proto::store::{PeerState, RegionRecord, SplitCommand};
+use flotilla_proto::store::SplitCommand;
 
 use super::Apply;
 use crate::PROBE_TARGET;
@@ -44,13 +44,11 @@ impl Apply {
                 continue;
             }
             self.shared.seen.lives(child.id, peer);
+            if let Some(lineage) = &self.lineage {
+                self.shared.merged.learn(child.id, lineage);
+            }
             effects.batch.ops.push(StateOp::PutRegion {
-                record: RegionRecord {
-                    state: PeerState::Normal.into(),
-                    region: Some(child.clone()),
-                    highest_peer_id: peer,
-                    ..RegionRecord::default()
-                },
+                record: self.shared.born(child.clone()),
             });
         }
         self.region = parent.clone();

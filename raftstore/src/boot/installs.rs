@@ -14,7 +14,7 @@ use flotilla_proto::store::{ApplyRecord, PeerState, RegionRecord, SnapshotManife
 use super::{Replay, id_of};
 use crate::apply::Apply;
 use crate::effects::ApplyEffects;
-use crate::region::META_REGION;
+use crate::region::{META_REGION, overlap};
 use crate::snapshot_task::install;
 use crate::{PROBE_TARGET, StartError};
 
@@ -53,6 +53,19 @@ pub(super) fn open_intents(
         (!done).then_some((*region, open))
     };
     logs.iter().filter_map(open).collect()
+}
+
+/// The next one to be put in place: behind those of regions that have become a part of it, otherwise in
+/// the order of the ids, so that a parent comes before its children.
+pub(super) fn take_next(intents: &mut BTreeMap<u64, Open>) -> Option<(u64, Open)> {
+    let waits = |open: &Open| {
+        let mut merged = open.manifest.lineage.iter().flat_map(|it| &it.merged);
+        merged.any(|merged| intents.contains_key(&merged.region_id))
+    };
+    let free = intents.iter().find(|(_, open)| !waits(open));
+    let next = free.or_else(|| intents.first_key_value());
+    let next = next.map(|(region, _)| *region)?;
+    intents.remove_entry(&next)
 }
 
 impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
@@ -97,11 +110,30 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
         tracing::trace!(target: PROBE_TARGET, "snapshot: installed again at the start");
         let batch_bytes = self.shared.config.snapshot_batch_bytes;
         let ops = install(self.state, files, &key, &manifest, batch_bytes)?;
-        apply.install(Box::new(manifest), ops, &mut effects);
+        let died = self.overlapped(&manifest);
+        apply.install(Box::new(manifest), ops, died, &mut effects);
         self.finish(&mut apply, effects)?;
         let birth = RegionLog::default();
         let found = logs.get(&region).unwrap_or(&birth);
         self.forward(apply, found)
+    }
+
+    /// Regions here that had become a part of the one that the snapshot brings, and have its keys: they
+    /// end with it.
+    fn overlapped(&mut self, manifest: &SnapshotManifest) -> Vec<Region> {
+        let region = manifest.region.clone().unwrap_or_default();
+        let merged = manifest.lineage.iter().flat_map(|it| &it.merged);
+        let mut died = Vec::new();
+        for merged in merged {
+            let id = merged.region_id;
+            let ends = |apply: &Apply| !apply.ended() && overlap(apply.region(), &region);
+            if self.done.get(&id).is_some_and(ends) {
+                died.extend(self.done.remove(&id).map(|apply| apply.region().clone()));
+            }
+            died.extend(self.forget_waiting(id, &region));
+        }
+        self.died.extend(died.iter().cloned());
+        died
     }
 }
 

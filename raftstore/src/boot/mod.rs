@@ -2,6 +2,7 @@
 //! that a crash has undone (contracts: C6).
 
 mod installs;
+mod merges;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -97,6 +98,10 @@ pub fn open(
         replayed: Replayed::default(),
         done: BTreeMap::new(),
         splits: BTreeMap::new(),
+        waiting: BTreeMap::new(),
+        ends: BTreeMap::new(),
+        taken_in: Vec::new(),
+        died: Vec::new(),
         cut: 0,
     };
     let mut intents = installs::open_intents(&stored, &logs);
@@ -111,17 +116,28 @@ pub fn open(
     // Every region that may have had a part of their ranges has replayed past them now. In the order
     // of their ids, so that a parent comes before its children.
     let mut installed = BTreeMap::new();
-    while let Some((region, open)) = intents.pop_first() {
+    while let Some((region, open)) = installs::take_next(&mut intents) {
         let key = SnapshotKey::incoming(&open.manifest);
         let index = open.manifest.index;
         let children = replay.install(region, open, &logs, files)?;
         installed.insert(region, (index, key));
         replay.all(children.into(), &logs, &mut intents)?;
     }
+    replay.check_waiting()?;
+    let mut proposed = BTreeMap::new();
+    for (region, apply) in replay.done.iter().filter(|(_, apply)| !apply.ended()) {
+        proposed.extend(
+            replay
+                .proposed_merge(apply, logs.get(region))?
+                .map(|found| (*region, found)),
+        );
+    }
     let Replay {
         replayed,
         mut done,
         splits,
+        taken_in,
+        died,
         cut,
         ..
     } = replay;
@@ -132,6 +148,7 @@ pub fn open(
     let sleeping = logs
         .iter()
         .filter(|(region, _)| !done.contains_key(region) && !ended.contains_key(region))
+        .filter(|(region, _)| shared.merged.fate(**region).is_none())
         .filter_map(|(region, found)| Some((*region, found.record?)));
     let sleeping = sleeping.collect();
     let mut machine = Store::new(Arc::clone(&shared), known, sleeping)?;
@@ -139,6 +156,19 @@ pub fn open(
         let span = logs.get(&region).and_then(|found| found.span);
         let files = installed.get(&region).map(|(_, key)| *key);
         machine.bury(apply.region().clone(), (span, files), cut);
+    }
+    let died = died.into_iter().map(|region| (region, 0));
+    let taken_in = taken_in.into_iter().map(|taken| (taken.region, taken.last));
+    for (region, last) in taken_in.chain(died) {
+        let id = region.id;
+        let span = logs.get(&id).and_then(|found| found.span);
+        let known = span.unwrap_or(LogSpan { first: 1, last: 0 });
+        let span = LogSpan {
+            last: known.last.max(last),
+            ..known
+        };
+        let files = installed.get(&id).map(|(_, key)| *key);
+        machine.bury(region, (Some(span), files), cut);
     }
     let mut regions = Vec::with_capacity(done.len());
     for (region, mut apply) in done {
@@ -161,6 +191,8 @@ pub fn open(
             intent: installed.get(&region).copied(),
             made_at: None,
             campaign: false,
+            merging: apply.merging().cloned().map(Box::new),
+            proposed_merge: proposed.get(&region).copied(),
         };
         let peer = Box::new(Peer::new(parts, now)?);
         regions.push(Spawn {
@@ -243,6 +275,14 @@ struct Replay<'a, L, S> {
     done: BTreeMap<u64, Apply>,
     /// The last split that was applied again, by region: nothing of it is durable yet.
     splits: BTreeMap<u64, u64>,
+    /// Regions whose next entry takes another in, by id.
+    waiting: BTreeMap<u64, merges::Waiting>,
+    /// Where the logs of regions end that their targets have brought further.
+    ends: BTreeMap<u64, u64>,
+    /// Regions that were taken in.
+    taken_in: Vec<merges::TakenIn>,
+    /// Regions that a snapshot of another one has ended.
+    died: Vec<Region>,
     /// The number of the last state batch.
     cut: u64,
 }
@@ -256,13 +296,18 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
         logs: &BTreeMap<u64, RegionLog>,
         intents: &mut BTreeMap<u64, installs::Open>,
     ) -> Result<(), StartError> {
-        while let Some(stored) = queue.pop_front() {
-            match intents.get_mut(&id_of(&stored)) {
-                Some(open) => open.stored = Some(stored),
-                None => queue.extend(self.region(&stored, logs)?),
+        loop {
+            while let Some(stored) = queue.pop_front() {
+                match intents.get_mut(&id_of(&stored)) {
+                    Some(open) => open.stored = Some(stored),
+                    None => queue.extend(self.region(&stored, logs)?),
+                }
+            }
+            match self.take_in(logs)? {
+                Some(children) => queue.extend(children),
+                None => return Ok(()),
             }
         }
-        Ok(())
     }
 
     /// Brings one region up to its durable commit; returns the children it made.
@@ -293,20 +338,31 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
         let region = apply.region().id;
         let hard_state = found.record.and_then(|record| record.hard_state);
         let commit = hard_state.map_or(0, |hard_state| hard_state.commit);
+        let commit = commit.max(self.ends.get(&region).copied().unwrap_or(0));
         let mut children = Vec::new();
         while apply.applied() < commit && !apply.ended() {
             let low = apply.applied() + 1;
             let entries = self.log.entries(region, low, commit + 1, self.page_bytes)?;
-            self.replayed.entries += entries.len() as u64;
-            self.replayed.bytes += entries
-                .iter()
-                .map(|entry| entry.data.len() as u64)
-                .sum::<u64>();
-            let made = self.apply(&mut apply, entries)?;
+            let (before, merge) = merges::up_to_merge(entries);
+            let mut made = Vec::new();
+            if !before.is_empty() {
+                made = self.apply(&mut apply, before)?;
+            }
             if !made.is_empty() {
                 self.splits.insert(region, apply.applied());
             }
             children.extend(made);
+            if let Some(merge) = merge.filter(|_| !apply.ended()) {
+                let waits = self.wait_for_source(apply, &merge);
+                let Some(goes_on) = waits else {
+                    return Ok(children
+                        .into_iter()
+                        .map(|child| self.child(child))
+                        .collect());
+                };
+                apply = goes_on;
+                self.apply(&mut apply, vec![merge])?;
+            }
             if apply.applied() < commit && !apply.ended() {
                 tracing::trace!(target: crate::PROBE_TARGET, "replay: in several pages");
             }
@@ -327,6 +383,9 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
         apply: &mut Apply,
         entries: Vec<flotilla_proto::raft::Entry>,
     ) -> Result<Vec<Region>, StartError> {
+        self.replayed.entries += entries.len() as u64;
+        let bytes = entries.iter().map(|entry| entry.data.len() as u64);
+        self.replayed.bytes += bytes.sum::<u64>();
         let mut effects = ApplyEffects::default();
         let nobody = |entry| Committed {
             entry,
@@ -362,6 +421,10 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
                 ..
             } => Some((children, stillborn)),
             RegionChange::SplitRefused { .. }
+            | RegionChange::MergePrepared { .. }
+            | RegionChange::MergeRefused { .. }
+            | RegionChange::MergeRolledBack { .. }
+            | RegionChange::Merged { .. }
             | RegionChange::Members { .. }
             | RegionChange::Installed { .. }
             | RegionChange::Removed => None,
@@ -376,7 +439,7 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
 
     fn child(&self, region: Region) -> StoredRegion {
         StoredRegion {
-            record: born(region, self.shared.store),
+            record: self.shared.born(region),
             applied: None,
         }
     }

@@ -75,7 +75,9 @@ impl Peer {
     /// A message without a raft message: whoever knows that this peer is none of them says so. PD does
     /// not answer for its own region.
     fn ask_members(&self, effects: &mut RaftEffects) {
-        let others = self.region.peers.iter();
+        // Who has no data knows only whom it has heard of.
+        let heard = self.raft.log().addresses().filter(|_| self.is_blank());
+        let others = self.region.peers.iter().chain(heard);
         for other in others.filter(|other| other.id != self.meta.id) {
             effects.send_now.push(Outbound {
                 store: other.store_id,
@@ -123,6 +125,8 @@ impl Peer {
     fn stop_serving(&mut self, effects: &mut RaftEffects) {
         self.ending = true;
         self.drop_waiting(effects);
+        self.drop_absorb(effects);
+        self.drop_awaited(effects);
         self.delegate.outdate();
         self.delegate.suspend();
         self.drop_owed();

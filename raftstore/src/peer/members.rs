@@ -24,6 +24,10 @@ impl Peer {
         if !self.is_leader() {
             return answer.give(Err(self.not_leader()));
         }
+        if self.source.is_under_way() && !self.shared.plants(Planted::MembersOfMerging) {
+            let region = self.region.id;
+            return answer.give(Err(RequestError::Merging { region }));
+        }
         if asked.conf_ver != epoch(&self.region).conf_ver {
             return answer.give(Err(self.delegate.serving().epoch_not_match()));
         }

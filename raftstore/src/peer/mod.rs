@@ -8,8 +8,10 @@
 //!   (contracts: C16, C17);
 //! - the log is truncated only up to what survives a crash in the state database (contracts: C11).
 
+mod absorb;
 mod destroy;
 mod members;
+mod merge;
 mod propose;
 mod read;
 mod ready;
@@ -27,8 +29,8 @@ use flotilla_engine::SnapshotKey;
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
 use flotilla_proto::raft::HardState;
-use flotilla_proto::store::PeerMessage;
-use flotilla_raft::{Raft, Restart, StepError};
+use flotilla_proto::store::{Merging, PeerMessage};
+use flotilla_raft::{LogId, Raft, Restart, StepError};
 
 use crate::delegate::{Delegate, Serving};
 use crate::effects::{
@@ -45,6 +47,10 @@ use crate::{PROBE_TARGET, ReadContext, RequestError, STORE_ADDRESS, SnapshotTask
 pub use flotilla_raft::{Pace, Role};
 pub use show::PeerShown;
 
+pub(crate) use merge::Proposed;
+
+use absorb::Absorb;
+use merge::Source;
 use propose::Proposals;
 use read::Reads;
 use snapshot::Snapshots;
@@ -65,6 +71,13 @@ pub struct Peer {
     reads: Reads,
     snapshots: Snapshots,
     log_disk: LogDisk,
+    source: Source,
+    /// A commit-merge that waits, and what is behind it.
+    absorb: Option<Absorb>,
+    /// How much the region holds that is being taken in.
+    taken_size: RegionSize,
+    /// The commit-merge that was proposed last.
+    take_in: Option<LogId>,
     /// The last index that was handed to apply.
     handed: u64,
     /// Admin entries handed to apply and not yet reported, ascending. While there is one, no read
@@ -128,6 +141,10 @@ pub(crate) struct PeerParts {
     /// The epoch of the message that it was made by.
     pub(crate) made_at: Option<RegionEpoch>,
     pub(crate) campaign: bool,
+    /// The region is merging as of `applied`.
+    pub(crate) merging: Option<Box<Merging>>,
+    /// A prepare-merge in the log behind `applied`.
+    pub(crate) proposed_merge: Option<Proposed>,
 }
 
 impl Peer {
@@ -149,6 +166,8 @@ impl Peer {
             intent,
             made_at,
             campaign,
+            merging,
+            proposed_merge,
         } = parts;
         let inconsistent = |detail: String| StartError::Inconsistent {
             region: region.id,
@@ -182,6 +201,10 @@ impl Peer {
             reads: Reads::default(),
             snapshots: Snapshots::opened(intent),
             log_disk: LogDisk::default(),
+            source: Source::opened(merging, proposed_merge),
+            absorb: None,
+            taken_size: RegionSize::default(),
+            take_in: None,
             handed: applied,
             unsettled: VecDeque::new(),
             splitting: BTreeMap::new(),
@@ -241,6 +264,12 @@ impl Peer {
             }
             return;
         }
+        if self.source.stops() && !Self::is_owed(&input) {
+            if let PeerInput::Message(message) = &input {
+                self.drop_snapshot(message, effects);
+            }
+            return;
+        }
         match input {
             PeerInput::Message(message) => self.on_message(now, *message, effects),
             PeerInput::Unreachable { peer } => self.raft.report_unreachable(peer),
@@ -290,6 +319,7 @@ impl Peer {
             }
             PeerInput::Durable { index } => {
                 self.durable_applied = self.durable_applied.max(index);
+                self.forget_rollback();
                 self.clear_intent(effects);
                 self.truncate_log(effects);
             }
@@ -301,6 +331,7 @@ impl Peer {
                 }
             }
             PeerInput::Show { answer } => answer.give(Ok(Box::new(self.show(now)))),
+            PeerInput::Transfer { .. } if self.source.is_under_way() => {}
             PeerInput::Transfer { to } => {
                 self.delegate.suspend();
                 // A refused transfer leaves the leader as it is; whoever asked looks at the outcome.
@@ -317,10 +348,19 @@ impl Peer {
                 changes,
                 answer,
             } => self.on_change_members(now, epoch, &changes, answer),
-            PeerInput::Merge { answer, .. } => {
-                let reason = "this version merges no regions yet".to_owned();
-                answer.give(Err(RequestError::Merge { reason }));
-            }
+            PeerInput::Merge {
+                epoch,
+                target,
+                answer,
+            } => self.on_merge(now, epoch, *target, answer),
+            PeerInput::TakeIn { command } => self.on_take_in(now, &command),
+            PeerInput::Stop {
+                peer,
+                into,
+                commit,
+                entries,
+            } => self.on_stop(now, (peer, into, commit), entries, effects),
+            PeerInput::Stopped { region, size } => self.on_stopped(region, size, effects),
             PeerInput::Current { region } => self.on_current(&region, effects),
             PeerInput::Doomed => self.destroy(effects),
             PeerInput::SnapshotBuilt { life, result } if life == self.life => {
@@ -343,10 +383,7 @@ impl Peer {
         }
     }
 
-    pub(crate) fn end_round(&mut self, now: Mono, effects: &mut RaftEffects) {
-        if self.ending {
-            return;
-        }
+    fn begin_round(&mut self, now: Mono, effects: &mut RaftEffects) {
         if let Some(message) = self.take_waiting(effects) {
             let from = message.from_peer.unwrap_or_default();
             self.step(now, from, message, effects);
@@ -356,6 +393,15 @@ impl Peer {
         }
         self.propose_waiting(now);
         self.start_reads(now);
+    }
+
+    pub(crate) fn end_round(&mut self, now: Mono, effects: &mut RaftEffects) {
+        if self.ending {
+            return;
+        }
+        if !self.source.stops() {
+            self.begin_round(now, effects);
+        }
         while self.raft.has_ready() {
             self.carry_out_ready(now, effects);
         }
@@ -365,6 +411,7 @@ impl Peer {
         effects.fetches.extend(fetches);
         self.answer_reads();
         self.renew_lease(now);
+        self.tell_stopped(effects);
     }
 
     /// Nothing is proposed or read here any more; what is still owed is answered by being dropped.
@@ -402,6 +449,10 @@ impl Peer {
         if self.ending {
             return;
         }
+        if self.source.stops() {
+            self.expire_proposals(now);
+            return self.tick_snapshots(now, effects);
+        }
         self.raft.tick(now);
         self.expire_proposals(now);
         if self.is_leader() && self.report_due(now) {
@@ -413,6 +464,8 @@ impl Peer {
         self.check_log_disk(now, effects);
         self.tick_snapshots(now, effects);
         self.truncate_log(effects);
+        self.tick_merge(now, effects);
+        self.advance_absorb(effects);
     }
 
     fn on_message(&mut self, now: Mono, message: PeerMessage, effects: &mut RaftEffects) {
@@ -422,6 +475,10 @@ impl Peer {
         );
         let epoch = message.region_epoch;
         if message.is_tombstone {
+            if let Some(merged) = message.merged.filter(|_| to.id == self.meta.id) {
+                self.shared.merged.hear(&merged);
+                return self.on_merged_away(&merged, effects);
+            }
             return self.on_tombstone(to, epoch, effects);
         }
         if to.id > self.meta.id {
@@ -432,6 +489,9 @@ impl Peer {
         }
         if to.id != self.meta.id || self.refuse_stranger(from, epoch, effects) {
             return self.drop_snapshot(&message, effects);
+        }
+        if message.target_moved != 0 {
+            return self.on_target_moved(now, from.id, message.target_moved);
         }
         let spoken = epoch.map_or(0, |epoch| epoch.conf_ver);
         self.member_at = self.member_at.max(spoken);
@@ -487,8 +547,11 @@ impl Peer {
         } else {
             u64::MAX
         };
+        let carried = self.source.kept_behind().unwrap_or(u64::MAX);
+        let needed = needed.min(carried);
         self.raft.log_mut().release(report.index.min(needed));
         self.start_install(effects);
+        self.advance_absorb(effects);
         self.check_size(effects);
         self.announce_meta(effects);
     }
@@ -507,7 +570,21 @@ impl Peer {
             }
             RegionChange::SplitRefused { index } => self.on_split_refused(index),
             RegionChange::Removed => self.on_removed(effects),
-            RegionChange::Installed { manifest } => self.on_installed(now, &manifest, effects),
+            RegionChange::Installed { manifest, died } => {
+                self.on_installed(now, &manifest, died, effects);
+            }
+            RegionChange::MergePrepared { region, merging } => {
+                self.on_merge_prepared(now, region, merging, effects);
+            }
+            RegionChange::MergeRefused { index } => self.on_merge_refused(index),
+            RegionChange::MergeRolledBack { index, region } => {
+                self.on_merge_rolled_back(now, index, region, effects);
+            }
+            RegionChange::Merged {
+                index,
+                region,
+                source,
+            } => self.on_merged(now, (index, region, source), effects),
             RegionChange::Members { region, .. } if self.snapshots.installing() => {
                 // The raft group has the later members of the snapshot already.
                 self.region = region;
@@ -564,7 +641,7 @@ impl Peer {
             {
                 Ok(())
             }
-            checked => checked,
+            checked => checked.and_then(|()| self.check_merging()),
         }
     }
 
@@ -584,7 +661,10 @@ impl Peer {
     /// The delegate has a lease exactly while the raft group does: it goes with the commit of an
     /// entry that changes the region, before that entry is handed to apply (contracts: C16).
     fn renew_lease(&self, now: Mono) {
-        let settled = self.unsettled.is_empty() && !self.snapshots.installing();
+        let settled = self.unsettled.is_empty()
+            && !self.snapshots.installing()
+            && !self.source.stops()
+            && self.check_merging().is_ok();
         match self.raft.lease_until() {
             Some(until) if settled && !self.log_is_stalled(now) => self.delegate.renew(until),
             _ if self.is_leader() && self.shared.plants(Planted::LeaseOverSplit) => {}

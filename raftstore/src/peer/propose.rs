@@ -95,6 +95,15 @@ impl Proposals {
     }
 }
 
+impl Proposals {
+    /// All that the log will ever decide is decided: what still waits was not applied, and will not be.
+    pub(super) fn none_will_come(&mut self) {
+        for one in std::mem::take(&mut self.appended) {
+            one.owed.refuse(&RequestError::StaleCommand);
+        }
+    }
+}
+
 impl Owed {
     fn appended(mut self) -> Self {
         match &mut self {
@@ -138,6 +147,10 @@ impl Peer {
 
     fn check_write(&self, proposal: &WriteProposal, bytes: u64) -> Result<(), RequestError> {
         self.check(&proposal.context)?;
+        if self.source.is_under_way() {
+            let region = self.region.id;
+            return Err(RequestError::Merging { region });
+        }
         if proposal
             .read_term
             .is_some_and(|term| term != self.raft.term())

@@ -7,7 +7,7 @@ use flotilla_proto::store::{PeerMessage, RaftRecord};
 use flotilla_raft::RoleChange;
 
 use super::Peer;
-use crate::effects::{ApplyInput, Committed, Outbound, RaftEffects, Release};
+use crate::effects::{Committed, Outbound, RaftEffects, Release};
 use crate::planted::Planted;
 
 impl Peer {
@@ -33,6 +33,7 @@ impl Peer {
         }
         let ready_entries_empty = ready.entries.is_empty();
         if !ready.entries.is_empty() {
+            self.note_appended(&ready.entries);
             let last_before = self.raft.log_mut().take_last_before();
             effects.log.0.append(region, ready.entries, last_before);
         }
@@ -97,7 +98,7 @@ impl Peer {
 
     /// Whatever changes the region itself closes the door for reads before the data can change.
     fn hand_to_apply(&mut self, entries: Vec<Entry>, effects: &mut RaftEffects) {
-        if entries.is_empty() {
+        if entries.is_empty() || self.source.has_stopped() {
             return;
         }
         let mut committed = Vec::with_capacity(entries.len());
@@ -118,7 +119,7 @@ impl Peer {
         if let Some(last) = committed.last() {
             self.handed = last.entry.index;
         }
-        self.give_to_apply(ApplyInput::Committed(committed), effects);
+        self.route(committed, effects);
     }
 
     /// `None` when nobody knows where the peer is: raft will try again.

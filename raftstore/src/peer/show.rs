@@ -44,6 +44,7 @@ impl Peer {
     pub(super) fn show(&self, now: Mono) -> PeerShown {
         let status = self.raft.status();
         let until = self.raft.lease_until().filter(|until| *until > now);
+        let until = until.filter(|_| !self.source.is_merging());
         let snapshots = &self.snapshots;
         PeerShown {
             region: self.region.clone(),

@@ -4,20 +4,23 @@
 //! truncation point (contracts: C6). Then the rows are put in place off the pollers, then the apply
 //! half writes the region's records; what was committed meanwhile waits for that.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flotilla_engine::{EngineError, SnapshotError, SnapshotKey, StateOp};
 use flotilla_proto::clock::Mono;
-use flotilla_proto::metapb::RegionEpoch;
+use flotilla_proto::metapb::{Region, RegionEpoch};
 use flotilla_proto::raft::{MessageKind, Snapshot, SnapshotMeta};
 use flotilla_proto::store::{PeerMessage, SnapshotIntent, SnapshotManifest, TruncationRecord};
 use prost::Message;
 
 use super::Peer;
-use crate::effects::{ApplyInput, RaftEffects, RaftInput, RegionSize, Release, StoreInput};
+use crate::effects::{
+    ApplyInput, PeerInput, RaftEffects, RaftInput, RegionSize, Release, StoreInput,
+};
 use crate::events::Happened;
 use crate::planted::Planted;
-use crate::region::{conf_state, peer_on};
+use crate::region::{conf_state, overlap, peer_on};
 use crate::runtime::StoreFatal;
 use crate::store::manifest_of;
 use crate::{PROBE_TARGET, STORE_ADDRESS, Serving, SnapshotTask};
@@ -74,6 +77,10 @@ struct Install {
     number: u64,
     /// Handed to apply before it.
     after: u64,
+    /// Regions that became a part of this one and whose peers here have yet to stop, by their peers ...
+    awaits: BTreeMap<u64, u64>,
+    /// ... and those that have: they end with the install.
+    died: Vec<Region>,
     durable: bool,
     under_way: bool,
     /// The rows are in place, and the apply half has been told: what follows is its next input.
@@ -252,6 +259,8 @@ impl Peer {
         if std::mem::take(&mut self.snapshots.failed) {
             self.raft.snapshot_ready(now);
         }
+        self.stop_overlapped(effects);
+        self.start_install(effects);
     }
 
     // ---- receiving ----
@@ -370,10 +379,11 @@ impl Peer {
             term: manifest.term,
         };
         effects.log.0.truncate(id, point, manifest.index + 1);
+        let overlapped = self.overlapped(&manifest);
         let intent = SnapshotIntent {
             peer_id: self.meta.id,
             manifest: Some(manifest.clone()),
-            overlapped: Vec::new(),
+            overlapped: overlapped.iter().map(|it| it.region.clone()).collect(),
         };
         effects.log.0.set_intent(id, intent);
         let installing = RaftInput::Store(StoreInput::Installing { region });
@@ -384,14 +394,83 @@ impl Peer {
             }
             self.snapshots.replaced = Some((number, key));
         }
+        let awaits = overlapped.iter().map(|it| (it.region.id, it.peer.id));
+        let awaits = awaits.collect();
         self.snapshots.install = Some(Install {
             manifest: Box::new(manifest),
             number,
             after: self.handed,
+            awaits,
+            died: Vec::new(),
             durable: false,
             under_way: false,
             given: false,
         });
+        self.stop_overlapped(effects);
+    }
+
+    /// Regions here that became a part of the one that the snapshot brings, and have its keys.
+    fn overlapped(&self, manifest: &SnapshotManifest) -> Vec<Arc<Serving>> {
+        let region = manifest.region.clone().unwrap_or_default();
+        let merged = manifest.lineage.iter().flat_map(|it| &it.merged);
+        let here = merged.filter_map(|merged| {
+            let serving = self.shared.delegates.serving(merged.region_id).ok()?;
+            overlap(&serving.region, &region).then_some(serving)
+        });
+        here.collect()
+    }
+
+    /// Their peers are told to stop, until they have: rows of theirs must not come on top of the
+    /// snapshot's.
+    fn stop_overlapped(&mut self, effects: &mut RaftEffects) {
+        let into = self.region.id;
+        let Some(install) = &mut self.snapshots.install else {
+            return;
+        };
+        // One that has ended meanwhile is not waited for.
+        let seen = &self.shared.seen;
+        install
+            .awaits
+            .retain(|region, peer| seen.allows(*region, *peer));
+        for (region, peer) in &install.awaits {
+            tracing::trace!(target: PROBE_TARGET, "merge: a snapshot stops a region that it has taken in");
+            let stop = PeerInput::Stop {
+                peer: *peer,
+                into,
+                commit: 0,
+                entries: Vec::new(),
+            };
+            effects.to_raft.push((*region, RaftInput::Peer(stop)));
+        }
+    }
+
+    /// The peer of such a region has stopped. `false`: nobody waits for it here.
+    pub(super) fn install_awaits(&mut self, region: &Region, effects: &mut RaftEffects) -> bool {
+        let Some(install) = &mut self.snapshots.install else {
+            return false;
+        };
+        if install.awaits.remove(&region.id).is_none() {
+            return false;
+        }
+        install.died.push(region.clone());
+        self.start_install(effects);
+        true
+    }
+
+    /// The peer ends before its snapshot is in place: whoever has stopped for it ends, too.
+    pub(super) fn drop_awaited(&mut self, effects: &mut RaftEffects) {
+        let Some(install) = &mut self.snapshots.install else {
+            return;
+        };
+        if install.given {
+            return;
+        }
+        let awaited = std::mem::take(&mut install.awaits).into_keys();
+        let died = std::mem::take(&mut install.died).into_iter();
+        for region in awaited.chain(died.map(|region| region.id)) {
+            let doomed = RaftInput::Peer(PeerInput::Doomed);
+            effects.to_raft.push((region, doomed));
+        }
     }
 
     /// Readys up to `number` are durable.
@@ -418,7 +497,8 @@ impl Peer {
             return;
         };
         let begun = install.under_way || install.given;
-        if !install.durable || begun || applied < install.after {
+        let awaits = !install.awaits.is_empty();
+        if !install.durable || begun || awaits || applied < install.after {
             return;
         }
         install.under_way = true;
@@ -452,8 +532,13 @@ impl Peer {
         }
         install.given = true;
         let manifest = install.manifest.clone();
+        let died = std::mem::take(&mut install.died);
         self.handed = manifest.index;
-        let input = ApplyInput::Install { manifest, ops };
+        let input = ApplyInput::Install {
+            manifest,
+            ops,
+            died,
+        };
         effects.to_apply.push((region, input));
         let held = std::mem::take(&mut self.snapshots.held);
         for input in held {
@@ -501,6 +586,7 @@ impl Peer {
         &mut self,
         now: Mono,
         manifest: &SnapshotManifest,
+        died: Vec<Region>,
         effects: &mut RaftEffects,
     ) {
         let region = manifest.region.clone().unwrap_or_default();
@@ -519,7 +605,9 @@ impl Peer {
         self.measure_again = true;
         self.raft.applied(now, manifest.index);
         self.publish();
-        let installed = RaftInput::Store(StoreInput::Installed { region });
+        self.source.replaced(manifest.merging.clone());
+        let cut = self.applied_cut;
+        let installed = RaftInput::Store(StoreInput::Installed { region, died, cut });
         effects.to_raft.push((STORE_ADDRESS, installed));
         self.clear_intent(effects);
     }

@@ -49,6 +49,9 @@ impl Peer {
             Ok(()) if self.region.id == META_REGION => Some(RequestError::Split {
                 reason: "the meta region is never split".into(),
             }),
+            Ok(()) if self.source.is_under_way() => Some(RequestError::Merging {
+                region: self.region.id,
+            }),
             Ok(()) if keys.is_empty() => {
                 let reason = format!("no key lies strictly inside region {}", self.region.id);
                 Some(RequestError::Split { reason })

@@ -25,7 +25,10 @@ impl Peer {
         if self.shared.plants(Planted::FollowersKeepLogs) && !self.is_leader() {
             return;
         }
-        let to = durable.min(needed);
+        let mut to = durable.min(needed);
+        if !self.shared.plants(Planted::MergeTruncates) {
+            to = self.source.kept_behind().map_or(to, |kept| to.min(kept));
+        }
         if to < first {
             return;
         }

@@ -7,7 +7,7 @@ use flotilla_proto::metapb::{Peer as PeerMeta, Region, RegionEpoch};
 use flotilla_proto::raft::{HardState, MessageKind};
 use flotilla_proto::store::{ApplyRecord, PeerMessage, RaftRecord, RegionRecord};
 
-use super::{Store, Written, born};
+use super::{Store, Written};
 use crate::apply::Apply;
 use crate::effects::{PeerInput, RaftEffects, RaftInput, Retired, Spawn};
 use crate::log_view::PeerLog;
@@ -161,7 +161,7 @@ impl Store {
         };
         let parts = Parts {
             meta: peer_on(&child, self.shared.store).copied(),
-            record: born(child.clone(), self.shared.store),
+            record: self.shared.born(child.clone()),
             region: child,
             log: PeerLog::fresh(region, &self.shared.entry_cache),
             hard_state,
@@ -190,6 +190,14 @@ impl Store {
         effects: &mut RaftEffects,
     ) {
         let region = message.region_id;
+        if let Some(merged) = self.shared.merged.fate(region)
+            && !self.lives(region)
+        {
+            return self.speak_for_the_merged(&message, merged, effects);
+        }
+        if message.is_tombstone {
+            return self.on_tombstone(&message);
+        }
         if let Some(why) = self.refuse_message(&message) {
             tracing::trace!(target: PROBE_TARGET, "{why}");
             self.speak_for_the_ended(&message, effects);
@@ -276,7 +284,7 @@ impl Store {
         if region == META_REGION {
             return None;
         }
-        if self.overlapping(&range).is_some() {
+        if self.keeps(&range) {
             return Some(RANGE_LIVES);
         }
         let buried = !reused && self.dying.values().any(|dying| dying.overlaps(&range));
@@ -284,6 +292,16 @@ impl Store {
             return Some("creation: refused, a snapshot has the range");
         }
         buried.then_some("creation: refused, a dying region has the range")
+    }
+
+    /// A live region has the range, and no claim to it that ends with a snapshot of `range`: those that are
+    /// known to have become a part of it wait for just that.
+    pub(super) fn keeps(&self, range: &Region) -> bool {
+        let stays = |live: &Region| {
+            let merged = self.shared.merged.fate(live.id);
+            merged.is_none_or(|merged| merged.into != range.id)
+        };
+        self.overlapped(range).any(stays)
     }
 
     /// A peer that knows nothing yet; what an earlier start of it promised it keeps.
@@ -356,6 +374,8 @@ impl Store {
             intent: None,
             made_at,
             campaign,
+            merging: None,
+            proposed_merge: None,
         };
         let peer = Box::new(Peer::new(parts, now)?);
         let apply = Apply::new(Arc::clone(&self.shared), life, &record, applied);

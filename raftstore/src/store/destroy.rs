@@ -3,15 +3,15 @@
 //! the tombstone, in one state batch, so that a crash takes back both or none.
 
 use flotilla_engine::{LogSpan, SnapshotKey};
-use flotilla_proto::metapb::Region;
+use flotilla_proto::metapb::{Peer as PeerMeta, Region};
 use flotilla_proto::raft::{Message, MessageKind};
-use flotilla_proto::store::PeerMessage;
+use flotilla_proto::store::{MergedRegion, PeerMessage};
 
 use super::snapshots::Reserved;
 use super::{Store, Written};
 use crate::effects::{Outbound, RaftEffects, Retired};
 use crate::planted::Planted;
-use crate::region::{META_REGION, overlap};
+use crate::region::{META_REGION, epoch, overlap};
 use crate::{PROBE_TARGET, SnapshotTask};
 
 /// A peer on its way out.
@@ -72,6 +72,38 @@ impl Store {
         }
         effects.stop.push(region);
         self.clear_logs(effects);
+    }
+
+    /// The range of `source` is a part of `region` now.
+    pub(super) fn on_merged(
+        &mut self,
+        region: Region,
+        source: Region,
+        cut: u64,
+        effects: &mut RaftEffects,
+    ) {
+        self.on_absorbed(source, cut, effects);
+        if let Some(dying) = self.dying.get_mut(&region.id) {
+            // It ends, and its tombstone follows in the state.
+            return dying.was(region);
+        }
+        self.ranges.retain(|_, live| live.id != region.id);
+        let taken = self.overlapping(&region);
+        assert!(
+            taken.is_none(),
+            "region {} overlaps {taken:?} after a merge",
+            region.id
+        );
+        self.ranges.insert(region.start_key.clone(), region);
+    }
+
+    /// The peer of a region that became a part of another has ended, with its tombstone in the state batch
+    /// `cut`: as every other one, but for its rows.
+    pub(super) fn on_absorbed(&mut self, region: Region, cut: u64, effects: &mut RaftEffects) {
+        self.on_destroyed(region.id, cut, effects);
+        if let Some(dying) = self.dying.get_mut(&region.id) {
+            dying.was(region);
+        }
     }
 
     pub(super) fn on_retired(&mut self, last: Retired, effects: &mut RaftEffects) {
@@ -179,6 +211,85 @@ impl Store {
                 ..PeerMessage::default()
             },
         });
+    }
+
+    /// A peer of a region that became a part of another, and does not know: it is told.
+    pub(super) fn speak_for_the_merged(
+        &self,
+        message: &PeerMessage,
+        merged: MergedRegion,
+        effects: &mut RaftEffects,
+    ) {
+        let Some(from) = message.from_peer.filter(|_| !message.is_tombstone) else {
+            return;
+        };
+        tracing::trace!(target: PROBE_TARGET, "merge: a peer of a merged region is told");
+        effects.send_now.extend(self.target_farewell(from, &merged));
+        effects.send_now.push(Outbound {
+            store: from.store_id,
+            message: PeerMessage {
+                region_id: message.region_id,
+                from_peer: message.to_peer,
+                to_peer: Some(from),
+                is_tombstone: true,
+                merged: Some(Box::new(merged)),
+                ..PeerMessage::default()
+            },
+        });
+    }
+
+    /// On the store of `from` a peer of the target was to take the merged region in. If it is no member any
+    /// more, it may never have been there.
+    fn target_farewell(&self, from: PeerMeta, merged: &MergedRegion) -> Option<Outbound> {
+        let serving = self.shared.delegates.serving(merged.into).ok()?;
+        let mut peers = merged.into_peers.iter();
+        let gone = peers.find(|peer| peer.store_id == from.store_id)?;
+        let region = &serving.region;
+        let stays = region.peers.iter().any(|peer| peer.id == gone.id);
+        if stays || epoch(region).version < merged.into_version {
+            return None;
+        }
+        Some(Outbound {
+            store: from.store_id,
+            message: PeerMessage {
+                region_id: merged.into,
+                from_peer: Some(serving.peer),
+                to_peer: Some(*gone),
+                region_epoch: region.region_epoch,
+                start_key: region.start_key.clone(),
+                end_key: region.end_key.clone(),
+                is_tombstone: true,
+                ..PeerMessage::default()
+            },
+        })
+    }
+
+    /// A peer that is not here is told that it is no member any more: it will not be made.
+    pub(super) fn on_tombstone(&self, message: &PeerMessage) {
+        let region = message.region_id;
+        tracing::trace!(target: PROBE_TARGET, "creation: a message for nobody here");
+        if let Some(merged) = &message.merged {
+            self.shared.merged.hear(merged);
+        }
+        let to = message
+            .to_peer
+            .filter(|to| to.store_id == self.shared.store);
+        let here = self.lives(region) || self.blank.contains_key(&region);
+        let waits = |live: &Region| {
+            let merged = self.shared.merged.fate(live.id);
+            merged.is_some_and(|merged| merged.into == region)
+        };
+        let range = Region {
+            id: region,
+            start_key: message.start_key.clone(),
+            end_key: message.end_key.clone(),
+            ..Region::default()
+        };
+        // Only where somebody waits for it; a split here may still have to make it.
+        let waited_for = self.ranges.values().any(waits) && !self.keeps(&range);
+        if let Some(to) = to.filter(|_| !here && waited_for) {
+            self.shared.seen.ends(region, to.id);
+        }
     }
 
     /// Nothing is left of it but the tombstone.

@@ -6,6 +6,7 @@
 mod creation;
 mod destroy;
 mod early;
+mod merged;
 mod seen;
 mod snapshots;
 
@@ -30,6 +31,7 @@ pub(crate) use creation::born_with;
 use creation::{Heir, Replaced};
 use destroy::Dying;
 use early::Early;
+use merged::Merged;
 pub(crate) use seen::Seen;
 use snapshots::Reserved;
 pub use snapshots::{SNAPSHOTS_AT_ONCE_MAX, manifest_of};
@@ -45,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) entry_cache: Arc<ByteBudget>,
     /// The peers that were ever here, the live ones included.
     pub(crate) seen: Seen,
+    /// The regions that have become a part of others.
+    pub(crate) merged: Merged,
 }
 
 impl Shared {
@@ -57,6 +61,7 @@ impl Shared {
             delegates,
             entry_cache,
             seen: Seen::default(),
+            merged: Merged::default(),
         })
     }
 
@@ -169,6 +174,16 @@ impl Store {
             .find(|o| overlap(o, region))
     }
 
+    /// The live regions that share a key with `region`.
+    fn overlapped(&self, region: &Region) -> impl Iterator<Item = &Region> {
+        let before = self.ranges.range(..region.start_key.clone()).next_back();
+        let from = self.ranges.range(region.start_key.clone()..);
+        let reached = |start: &Bytes| region.end_key.is_empty() || *start < region.end_key;
+        let from = from.take_while(move |(start, _)| reached(start));
+        let near = before.into_iter().chain(from).map(|(_, live)| live);
+        near.filter(move |live| overlap(live, region))
+    }
+
     fn handle(&mut self, now: Mono, input: StoreInput, effects: &mut RaftEffects) {
         match input {
             StoreInput::Message(message) => self.on_message(now, *message, effects),
@@ -198,7 +213,14 @@ impl Store {
             StoreInput::SnapshotReceived { message } => self.on_received(*message, effects),
             StoreInput::SnapshotUnused { key, gone } => self.on_unused(key, gone),
             StoreInput::Installing { region } => self.on_installing(region),
-            StoreInput::Installed { region } => self.on_installed(region),
+            StoreInput::Installed { region, died, cut } => {
+                self.on_installed(region, died, cut, effects);
+            }
+            StoreInput::Merged {
+                region,
+                source,
+                cut,
+            } => self.on_merged(region, source, cut, effects),
             StoreInput::LogStalls => self.on_log_stalls(now, effects),
             StoreInput::Dying { region } => self.on_dying(region),
             StoreInput::Destroyed { region, cut } => self.on_destroyed(region, cut, effects),

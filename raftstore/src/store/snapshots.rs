@@ -86,7 +86,7 @@ impl Store {
             return Err("snapshot: refused, too many at once");
         }
         let blind = self.shared.plants(Planted::OverlapUnchecked);
-        if id != META_REGION && self.taken(region) && !blind {
+        if id != META_REGION && self.taken(region, manifest) && !blind {
             return Err("snapshot: refused, the range is taken");
         }
         tracing::debug!(
@@ -97,14 +97,31 @@ impl Store {
         Ok(())
     }
 
-    /// Another region lives, dies or is about to be installed in the range.
-    fn taken(&self, region: &Region) -> bool {
-        let live = self
-            .ranges
-            .values()
-            .any(|live| live.id != region.id && overlap(live, region));
+    /// Another region lives, dies or is about to be installed in the range: but for those that have become a
+    /// part of this one, and end with the snapshot.
+    fn taken(&self, region: &Region, manifest: &SnapshotManifest) -> bool {
+        let live = self.ranges.values();
+        let live = live.filter(|live| live.id != region.id && overlap(live, region));
+        let live = live
+            .into_iter()
+            .any(|live| !self.ends_with(live.id, region.id, manifest));
         let dying = self.dying.values().any(|dying| dying.overlaps(region));
         live || dying || self.reserved_for_other(region)
+    }
+
+    /// The region `id` became a part of the one that the snapshot brings, and no peer of a third one is here
+    /// that would have to take it in first (contracts: C35).
+    fn ends_with(&self, id: u64, installed: u64, manifest: &SnapshotManifest) -> bool {
+        if self.shared.plants(Planted::OverlapWithoutLineage) {
+            return true;
+        }
+        let mut merged = manifest.lineage.iter().flat_map(|it| &it.merged);
+        let Some(merged) = merged.find(|merged| merged.region_id == id) else {
+            return false;
+        };
+        merged.into == installed
+            || !self.shared.awaits(merged)
+            || self.ends_with(merged.into, installed, manifest)
     }
 
     /// A snapshot of another region has the range.
@@ -159,7 +176,16 @@ impl Store {
     }
 
     /// The old range is free, the new one is the region's.
-    pub(super) fn on_installed(&mut self, region: Region) {
+    pub(super) fn on_installed(
+        &mut self,
+        region: Region,
+        died: Vec<Region>,
+        cut: u64,
+        effects: &mut RaftEffects,
+    ) {
+        for died in died {
+            self.on_absorbed(died, cut, effects);
+        }
         self.reserved.remove(&region.id);
         self.blank.remove(&region.id);
         if region.id == META_REGION {

@@ -20,10 +20,14 @@ pub struct Dying {
 
 impl StoreSeen {
     /// A tombstone is written.
-    pub(super) fn begins_to_die(&mut self, record: &RegionRecord) {
-        let Some(region) = record.region.clone() else {
+    pub(super) fn begins_to_die(&mut self, record: &RegionRecord, merged: bool) {
+        let Some(mut region) = record.region.clone() else {
             return;
         };
+        if merged {
+            // Its range has another owner.
+            region.region_epoch = None;
+        }
         let peer = record.highest_peer_id;
         self.dying.insert(region.id, Dying { peer, region });
     }

@@ -197,12 +197,13 @@ fn a_store_whose_peer_of_the_meta_region_has_ended_is_not_pd() {
 #[test]
 fn nobody_takes_the_place_of_who_is_dying() {
     let dying = |oracle: &mut Oracle| {
-        oracle.store(STORE).begins_to_die(&RegionRecord {
+        let record = RegionRecord {
             state: PeerState::Tombstone.into(),
             region: Some(region(3, 1)),
             highest_peer_id: 4,
             ..RegionRecord::default()
-        });
+        };
+        oracle.store(STORE).begins_to_die(&record, false);
     };
     let comes = |id, rule| {
         forged(rule, |oracle| {

@@ -12,6 +12,7 @@ pub mod leases;
 pub mod log;
 pub mod machines;
 pub mod members;
+mod merges;
 pub mod model;
 pub mod placement;
 pub mod quorum;
@@ -105,6 +106,8 @@ pub struct StoreSeen {
     pub terms: BTreeMap<u64, u64>,
     /// Regions whose newest term rose since somebody looked.
     pub terms_risen: Vec<(u64, u64)>,
+    /// The index beyond which the logs of merging regions stay, as far as they have applied it.
+    pub keeps_log: BTreeMap<u64, u64>,
     /// A write or sync of its log failed in this life.
     pub failed: bool,
 }

@@ -24,6 +24,7 @@ use flotilla_raftstore::region::META_REGION;
 use flotilla_raftstore::{Command, decode_command};
 
 use super::members;
+use super::merges::Step;
 use crate::rules::{Checks, Rule};
 
 /// Applied index by region, of those that live on a store.
@@ -47,11 +48,17 @@ struct Version {
 
 /// One region's life.
 #[derive(Clone, Debug)]
-struct Life {
+pub(super) struct Life {
     /// The entry that made it: region and index. `None`: there from the start.
     born: Option<(u64, u64)>,
+    /// The index of the prepare-merge that is not decided.
+    pub(super) merging: Option<u64>,
+    /// The entry that made it a part of another region: region and index.
+    pub(super) gone: Option<(u64, u64)>,
+    /// Regions that became a part of it: at which index, which, and where their logs ended.
+    pub(super) took: Vec<(u64, u64, u64)>,
     /// Its descriptor from an index on, ascending.
-    shapes: Vec<(u64, Region)>,
+    pub(super) shapes: Vec<(u64, Region)>,
     /// Entries from [`BIRTH`] + 1 on, as they were first applied.
     entries: Vec<Entry>,
 }
@@ -95,13 +102,15 @@ pub struct Outcome {
     pub split_refused: bool,
     /// Of a change of the members: the region after it.
     pub members: Option<Region>,
+    /// Of a step of a merge.
+    pub merge: Option<Step>,
 }
 
 /// Rows and regions as the committed log says.
 #[derive(Debug, Default)]
 pub struct Model {
     rows: BTreeMap<RowKey, Vec<Version>>,
-    regions: BTreeMap<u64, Life>,
+    pub(super) regions: BTreeMap<u64, Life>,
 }
 
 impl Model {
@@ -129,6 +138,9 @@ impl Model {
     fn create(&mut self, region: Region, born: Option<(u64, u64)>) -> bool {
         let life = Life {
             born,
+            merging: None,
+            gone: None,
+            took: Vec::new(),
             shapes: vec![(BIRTH.index, region.clone())],
             entries: Vec::new(),
         };
@@ -156,9 +168,10 @@ impl Model {
             .collect()
     }
 
-    /// The newest descriptors, by id.
+    /// The newest descriptors of those that are no part of another, by id.
     pub fn regions(&self) -> impl Iterator<Item = &Region> {
-        self.regions.values().map(Life::newest)
+        let live = self.regions.values().filter(|life| life.gone.is_none());
+        live.map(Life::newest)
     }
 
     /// Whether `region` was ever what the descriptor says.
@@ -194,20 +207,16 @@ impl Model {
         let mut owners = Owners {
             meta: applied
                 .get(&META_REGION)
-                .map(|index| vec![(META_REGION, *index)]),
+                .map(|index| Line::from([(META_REGION, *index)])),
             ..Owners::default()
         };
         for (region, index) in applied.iter().filter(|(id, _)| **id != META_REGION) {
             let Some(shape) = self.shape(*region, *index) else {
                 continue;
             };
-            let mut line = vec![(*region, *index)];
-            let mut link = self.born(*region);
-            while let Some((parent, index)) = link {
-                line.push((parent, index));
-                link = self.born(parent);
-            }
+            let line = self.line(*region, *index);
             let owner = Owner {
+                region: *region,
                 end: shape.end_key.clone(),
                 line,
             };
@@ -221,16 +230,10 @@ impl Model {
         self.regions.get(&region)?.born
     }
 
-    /// Splits have made `region` out of `ancestor`.
+    /// Splits and merges have made `region` out of `ancestor`.
     pub fn descends(&self, region: u64, ancestor: u64) -> bool {
-        let mut link = self.born(region);
-        while let Some((parent, _)) = link {
-            if parent == ancestor {
-                return true;
-            }
-            link = self.born(parent);
-        }
-        false
+        let line = self.line(region, u64::MAX);
+        region != ancestor && line.contains_key(&ancestor)
     }
 
     /// Applies the next entry of `region` for the first time anywhere.
@@ -270,9 +273,15 @@ impl Model {
                 }
                 None => outcome.split_refused = true,
             },
-            Ok(command) => checks.check(Rule::StateIsLog, false, || {
-                format!("region {region} index {}: {command:?}", entry.index)
-            }),
+            Ok(Command::PrepareMerge(command)) => {
+                outcome.merge = Some(self.prepare(&shape, entry.index, &command));
+            }
+            Ok(Command::RollbackMerge(command)) => {
+                outcome.merge = Some(self.roll_back(&shape, entry.index, &command, checks));
+            }
+            Ok(Command::CommitMerge(command)) => {
+                outcome.merge = Some(self.take_in(&shape, entry.index, &command, checks));
+            }
             Err(error) => checks.check(Rule::StateIsLog, false, || {
                 format!("region {region} index {}: {error}", entry.index)
             }),
@@ -535,11 +544,12 @@ pub struct Owners {
     data: BTreeMap<Bytes, Owner>,
 }
 
-/// A region and its ancestors, each with the index up to which what it wrote counts.
-type Line = Vec<(u64, u64)>;
+/// A region and what it was made of, each with the index up to which what it wrote counts.
+pub(super) type Line = BTreeMap<u64, u64>;
 
 #[derive(Debug)]
 struct Owner {
+    region: u64,
     end: Bytes,
     line: Line,
 }
@@ -549,13 +559,20 @@ impl Owners {
         if key.0 == Cf::CfMeta as i32 {
             return self.meta.as_ref();
         }
+        self.owner(key).map(|owner| &owner.line)
+    }
+
+    fn owner(&self, key: &RowKey) -> Option<&Owner> {
         let (_, owner) = self.data.range(..=key.1.clone()).next_back()?;
-        (owner.end.is_empty() || key.1 < owner.end).then_some(&owner.line)
+        (owner.end.is_empty() || key.1 < owner.end).then_some(owner)
     }
 
     /// The region that has the key.
     pub fn of(&self, key: &RowKey) -> Option<u64> {
-        Some(self.line(key)?.first()?.0)
+        if key.0 == Cf::CfMeta as i32 {
+            return self.meta.as_ref().map(|_| META_REGION);
+        }
+        Some(self.owner(key)?.region)
     }
 
     /// How many versions of the row at `key` are there.
@@ -564,8 +581,8 @@ impl Owners {
             return 0;
         };
         let counts = |version: &Version| {
-            let limit = line.iter().find(|(region, _)| *region == version.region);
-            limit.is_some_and(|(_, index)| version.index <= *index)
+            let limit = line.get(&version.region);
+            limit.is_some_and(|index| version.index <= *index)
         };
         versions.partition_point(counts)
     }

@@ -54,9 +54,9 @@ pub struct Cut {
 
 /// What a state batch touches.
 #[derive(Default)]
-struct Touched {
-    rows: BTreeSet<RowKey>,
-    regions: bool,
+pub(super) struct Touched {
+    pub(super) rows: BTreeSet<RowKey>,
+    pub(super) regions: bool,
 }
 
 /// Records of regions, without those of regions that end in the same batch: nobody ever sees them.
@@ -133,6 +133,7 @@ impl Oracle {
         if touched.regions {
             self.check_regions(store, state);
             self.check_children(store);
+            self.check_merged(store);
         }
     }
 
@@ -240,7 +241,9 @@ impl Oracle {
             seen.terms.insert(id, u64::MAX);
             seen.terms_risen.push((id, u64::MAX));
             seen.tombstones.insert(id, peer);
-            seen.begins_to_die(record);
+            seen.keeps_log.remove(&id);
+            let merged = self.model.gone(id).is_some();
+            self.store(store).begins_to_die(record, merged);
             return;
         }
         self.check_lives_apart(store, region);
@@ -346,6 +349,9 @@ impl Oracle {
                 Consensus::check_quorums(&before, &region, &mut self.checks);
             }
             touched.regions = true;
+        }
+        if let Some(step) = outcome.merge {
+            self.merge_applied(region, index, step, touched);
         }
         if let Some(regions) = outcome.split {
             self.note(format_args!(
@@ -466,6 +472,7 @@ impl Oracle {
             format!("store {store}: the crash left what no flush had cut: {cuts:?}")
         });
         self.check_regions(store, found);
+        self.check_merged(store);
         self.check_cut(store, found);
     }
 

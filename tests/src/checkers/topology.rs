@@ -22,6 +22,7 @@ impl Oracle {
                 .record
                 .region
                 .filter(|it| lives && it.id != META_REGION)
+                .filter(|it| self.model.gone(it.id).is_none())
             else {
                 continue;
             };
@@ -91,6 +92,16 @@ impl Oracle {
         });
         self.checks.check(Rule::StateIsLog, hole.is_none(), || {
             format!("store {store}: {}", hole.unwrap_or_default())
+        });
+    }
+
+    /// What has become a part of another region is not there beside it.
+    pub fn check_merged(&mut self, store: u64) {
+        let seen = &self.stores[&store];
+        let arrived = |region| seen.arrived.get(&region).copied().unwrap_or(0);
+        let twice = self.model.twice(&seen.applied, arrived);
+        self.checks.check(Rule::MergedOnce, twice.is_none(), || {
+            format!("store {store}: {}", twice.unwrap_or_default())
         });
     }
 

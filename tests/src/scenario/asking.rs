@@ -87,6 +87,7 @@ impl Cluster {
                 let store = self.leader_of(region, words.number_after("on"));
                 self.process(store).to_peer(region, PeerInput::HandOver);
             }
+            "merge" => self.merge(words),
             "add" | "promote" | "demote" | "remove" | "change" => self.change_members(name, words),
             _ => return false,
         }
@@ -296,6 +297,29 @@ impl Cluster {
             }
             None => self.say_of(store, format!("does not lead region {region}")),
         }
+    }
+
+    fn merge(&mut self, words: &mut Words<'_>) {
+        let asking = words.number_after("asking");
+        let target = words.number_after("into");
+        let target = target.unwrap_or_else(|| words.wrong("into which?"));
+        let region = words.number();
+        let store = self.leader_of(region, asking);
+        let mut look = |region| {
+            self.process(store)
+                .look(region, |peer| peer.region().clone())
+        };
+        let (source, target) = (look(region), look(target));
+        let label = format!("merge of {region}");
+        let epoch = source.as_ref().map(epoch).unwrap_or_default();
+        let target = Box::new(target.unwrap_or_default());
+        let (number, outside) = self.open(store, label, None);
+        let input = PeerInput::Merge {
+            epoch,
+            target,
+            answer: outside.answer(number, Outcome::Members),
+        };
+        self.process(store).request(region, input);
     }
 
     // ---- members ----

@@ -30,6 +30,7 @@
 //! | `add voter 20 on 4 to 3` · `add learner ..` | asked of the leader, or `asking 2`; as of `conf 1` |
 //! | `promote 20 in 3` · `demote 8 in 3` · `remove 8 from 3` | the same |
 //! | `change 3 voter 20 on 4, learner 8, remove 12` | several at once |
+//! | `merge 3 into 5` | asked of the leader, or `asking 2`; as its store knows both |
 //!
 //! | the network | |
 //! |---|---|

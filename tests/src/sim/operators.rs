@@ -12,7 +12,7 @@ use flotilla_proto::pdpb::{
 };
 use flotilla_proto::store::{ColumnFamily, Mod, ModKind};
 use flotilla_raftstore::region::{META_REGION, strictly_inside};
-use flotilla_raftstore::{PeerInput, ReadContext};
+use flotilla_raftstore::{Answer, PeerInput, ReadContext};
 
 use super::calls::{Asker, Purpose, header};
 use super::{Event, Phase, Sim};
@@ -42,6 +42,9 @@ impl Sim {
         if self.world.members && self.rng.chance(400) {
             return self.change_members();
         }
+        if self.world.merges && self.rng.chance(250) {
+            return self.merge_somewhere();
+        }
         match self.rng.below(13) {
             0..=2 => self.split_somewhere(),
             3..=4 => self.use_pd(),
@@ -68,11 +71,51 @@ impl Sim {
 
     pub(super) fn any_region(&mut self) -> Option<Region> {
         let regions = self.picture.0.values();
+        let oracle = self.oracle.lock();
         let regions: Vec<Region> = regions
             .filter(|region| region.id != META_REGION)
+            .filter(|region| oracle.model.gone(region.id).is_none())
             .cloned()
             .collect();
+        drop(oracle);
         (!regions.is_empty()).then(|| self.rng.pick(&regions).clone())
+    }
+
+    /// A region is to become a part of its neighbour, on either side.
+    fn merge_somewhere(&mut self) {
+        let Some(source) = self.any_region() else {
+            return;
+        };
+        let meets = |left: &Region, right: &Region| {
+            !left.end_key.is_empty() && left.end_key == right.start_key
+        };
+        let targets: Vec<Region> = self
+            .picture
+            .0
+            .values()
+            .filter(|target| target.id != META_REGION)
+            .filter(|target| meets(&source, target) || meets(target, &source))
+            .cloned()
+            .collect();
+        if targets.is_empty() {
+            return;
+        }
+        let target = self.rng.pick(&targets).clone();
+        self.note(format_args!(
+            "region {} is to become a part of region {}",
+            source.id, target.id
+        ));
+        let Some(id) = self.about_where(source.id) else {
+            return;
+        };
+        let input = PeerInput::Merge {
+            epoch: source.region_epoch.unwrap_or_default(),
+            target: Box::new(target),
+            answer: Answer::new(|_| {}),
+        };
+        if let Some(life) = self.life(id.store) {
+            life.runtime.to_peer(source.id, input);
+        }
     }
 
     /// A split by request, in up to four parts.

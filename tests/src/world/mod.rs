@@ -120,6 +120,8 @@ pub struct World {
     pub loses_a_store: bool,
     /// Somebody splits, moves leaders, and meddles.
     pub operators: bool,
+    /// They merge regions, too.
+    pub merges: bool,
     /// What goes wrong, and how often.
     pub faults: Faults,
     /// Operations that clients hear the end of before the run settles.
@@ -135,6 +137,9 @@ pub struct World {
     /// What is broken on purpose.
     pub plants: Plants,
 }
+
+/// Whether worlds draw merges at all; `FLOTILLA_SIM_WITH=merges` has them in all.
+pub const MERGES: bool = false;
 
 /// PD's answer to the time of day at the start of a run: seconds since the epoch.
 pub const START_SECONDS: u64 = 1_700_000_000;
@@ -237,6 +242,7 @@ impl World {
                 && root.fork("losses").chance(600),
             schedule,
             operators: true,
+            merges: MERGES && root.fork("merges").chance(600),
             faults,
             operations: rng.range(80..=400),
             attempts_min: 0,
@@ -256,6 +262,7 @@ impl World {
         let mut rng = Rng::new(self.seed).fork(name);
         match name {
             "balance" => self.schedule = limits::balance(self.schedule, &mut rng),
+            "merges" => self.merges = true,
             other => panic!("nothing is called {other:?}"),
         }
         self.put_in.push(name.to_owned());
@@ -306,6 +313,7 @@ impl World {
             "losses" => self.loses_a_store = false,
             "replica-reads" => self.workload.replica = 0,
             "operators" => self.operators = false,
+            "merges" => self.merges = false,
             "stalls" => self.paces.fill(Paces::swift()),
             other => panic!("nothing is called {other:?}"),
         }
