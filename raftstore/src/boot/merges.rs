@@ -137,9 +137,9 @@ impl<L: RaftLog, S: SnapshotInstall> Replay<'_, L, S> {
         let applied = source.applied();
         let lacking = command.entries.iter().filter(|entry| entry.index > applied);
         let lacking: Vec<Entry> = lacking.cloned().collect();
-        let whole = lacking
-            .first()
-            .is_some_and(|first| first.index == applied + 1)
+        // What comes before the first of them is in its own log: every peer had it.
+        let held = found.last_index().max(applied);
+        let whole = lacking.first().is_some_and(|first| first.index <= held + 1)
             && lacking
                 .last()
                 .is_some_and(|last| last.index == command.commit);
