@@ -42,6 +42,7 @@ impl Apply {
         let peer = self.highest_peer_id;
         self.shared.seen.ends_knowing(region, peer, known);
         self.ended = true;
+        self.shared.merged.ends(&self.region);
         // A peer without an epoch never had data.
         if self.region.region_epoch.is_some() {
             effects.batch.ops.extend(deletion_of(&self.region));
@@ -56,6 +57,7 @@ impl Apply {
                 state: state.into(),
                 region: Some(self.region.clone()),
                 highest_peer_id: self.highest_peer_id,
+                lineage: self.lineage.clone(),
                 ..RegionRecord::default()
             },
         });

@@ -220,6 +220,12 @@ fn remember(shared: &Shared, stored: &[StoredRegion], logs: &BTreeMap<u64, Regio
             continue;
         };
         let (id, peer) = (region.id, record.highest_peer_id);
+        if let Some(lineage) = &record.lineage {
+            shared.merged.learn(id, lineage);
+        }
+        if record.state() == PeerState::Tombstone {
+            shared.merged.ends(region);
+        }
         match (record.state(), *applied) {
             (PeerState::Tombstone, Some(known)) => shared.seen.ends_knowing(id, peer, known),
             (PeerState::Tombstone, None) => shared.seen.ends(id, peer),

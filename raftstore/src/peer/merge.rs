@@ -293,7 +293,7 @@ impl Peer {
     }
 
     /// The target has no peer here that could be looked at: that proves something only if it has become a
-    /// part of another region.
+    /// part of another region, or had applied more than the named epoch when it ended.
     fn target_is_gone(
         &mut self,
         now: Mono,
@@ -301,7 +301,9 @@ impl Peer {
         commit: u64,
         effects: &mut RaftEffects,
     ) {
-        let proven = self.shared.is_part_here(target.id, epoch(target).version);
+        let merged = &self.shared.merged;
+        let proven = self.shared.is_part_here(target.id, epoch(target).version)
+            || merged.ended_beyond(target.id, epoch(target));
         if proven || self.shared.plants(Planted::RollbackOnAbsence) {
             tracing::trace!(target: PROBE_TARGET, "merge: the target is a part of another region");
             self.target_has_moved(now, commit, effects);

@@ -1,11 +1,12 @@
 //! Which regions have become a part of others, as far as this store knows.
 
 use dashmap::DashMap;
-use flotilla_proto::metapb::Region;
+use flotilla_proto::metapb::{Region, RegionEpoch};
 use flotilla_proto::store::{Lineage, MergedRegion, RegionRecord};
 
 use super::{Shared, born};
 use crate::RequestError;
+use crate::merge::is_beyond;
 use crate::region::epoch;
 
 /// Known to all machines: what was merged is decided where it is applied, and asked for where a peer of
@@ -16,6 +17,8 @@ pub(crate) struct Merged {
     known: DashMap<u64, MergedRegion>,
     /// Of the regions that live here and have one.
     lineages: DashMap<u64, Lineage>,
+    /// The epochs that regions had applied whose peers here have ended.
+    ended: DashMap<u64, RegionEpoch>,
 }
 
 impl Merged {
@@ -25,6 +28,21 @@ impl Merged {
             self.known.insert(entry.region_id, entry.clone());
         }
         self.lineages.insert(region, lineage.clone());
+    }
+
+    /// The peer of `region` ends here, with this much applied.
+    pub(crate) fn ends(&self, region: &Region) {
+        if let Some(epoch) = region.region_epoch {
+            self.ended.insert(region.id, epoch);
+        }
+    }
+
+    /// The peer of `region` that ended here last had applied what is beyond `named`, and all its merges
+    /// since then are known.
+    pub(crate) fn ended_beyond(&self, region: u64, named: RegionEpoch) -> bool {
+        let ended = self.ended.get(&region).map(|epoch| *epoch);
+        ended.is_some_and(|ended| is_beyond(ended, named))
+            && self.forgotten(region) <= named.version
     }
 
     /// Somebody says that a region has gone into another.
