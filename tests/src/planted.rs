@@ -23,12 +23,20 @@ use crate::world::{Service, World};
 pub const GUARDED: [Raft; 2] = [Raft::AckOutlivesTerm, Raft::SnapshotOfOthers];
 
 /// No world can show it, a scenario does, and why.
-pub const BY_SCENARIO: [(Store, &str, &str); 1] = [(
-    Store::PermitOutlivesChange,
-    "read-index-and-the-end-of-the-peer",
-    "a permit also counts only at the region's epoch, and a read by index may come late: what is left is the \
+pub const BY_SCENARIO: [(Store, &str, &str); 2] = [
+    (
+        Store::RollbackWithoutQuorum,
+        "merge-rollback-needs-a-quorum",
+        "one peer that has seen the target move on proves as much as a quorum does, as long as a lineage forgets \
+     nothing that matters: the quorum is a second guard",
+    ),
+    (
+        Store::PermitOutlivesChange,
+        "read-index-and-the-end-of-the-peer",
+        "a permit also counts only at the region's epoch, and a read by index may come late: what is left is the \
      moment between the end of a peer's rows and of its door, which is one step of its store",
-)];
+    ),
+];
 
 /// A rule to break, and whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -424,7 +424,17 @@ mod planted {
     }
 
     /// What takes more than a few dozen seeds (docs/simulation.md).
-    const LONG: [&str; 13] = [
+    const LONG: [&str; 23] = [
+        "store::RollbackOnAbsence",
+        "store::MergeTruncates",
+        "store::MergeWithoutEntries",
+        "store::MergeOfOldEpoch",
+        "store::SourceDataDeleted",
+        "store::SourceStays",
+        "store::SourceUnheard",
+        "store::MergingServes",
+        "store::MembersOfMerging",
+        "store::OverlapWithoutLineage",
         "store::EndingPeerActs",
         "store::OverlapUnchecked",
         "store::BlankForgetsVote",
