@@ -6,13 +6,14 @@ use crate::run::{Failure, run_quietly};
 use crate::world::World;
 
 /// What can be taken out of a world, the large parts first; names of [`World::without`].
-const PARTS: [&str; 32] = [
+const PARTS: [&str; 33] = [
     "faults",
     "network",
     "operators",
     "members",
     "placement",
     "losses",
+    "balance",
     "cruelty",
     "at-snapshots",
     "away",

@@ -33,6 +33,10 @@ impl Sim {
         if let Some((store, rot)) = self.rotten {
             return self.end_with_rot(store, rot);
         }
+        // A replica that is lost has to be replaced first: of four stores one is free for that.
+        if self.stripped.is_some() {
+            return self.loss_later();
+        }
         let store = self.fault_rng.range(1..=self.world.stores);
         if !self.go_on_without(store) {
             return self.loss_later();

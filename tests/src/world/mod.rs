@@ -309,7 +309,11 @@ impl World {
             "compaction" => faults.compaction = 0,
             "pd" => (faults.pd_fails, faults.pd_late) = (0, 0),
             "members" => self.members = false,
-            "placement" => (self.schedule.operators_max, self.loses_a_store) = (0, false),
+            "placement" => {
+                self.schedule = self.schedule.repairs_only();
+                (self.schedule.operators_max, self.loses_a_store) = (0, false);
+            }
+            "balance" => self.schedule = self.schedule.repairs_only(),
             "losses" => self.loses_a_store = false,
             "replica-reads" => self.workload.replica = 0,
             "operators" => self.operators = false,
@@ -388,7 +392,7 @@ impl fmt::Display for World {
             f,
             "{} stores, {} regions, {} learners, {} keys of {:?}, {} clients, {} operations, values to {} B; entry {} B, merge {} B, \
              uncommitted {} B, backlog {} B, mailbox {}, cache {} B, split {} B or {} keys, replay {} B in pages of {} B, \
-             memtables {} B, tick {:?}, lease {:?}; {} operators of PD{}; drift {}; network: {}; faults: {}; paces",
+             memtables {} B, tick {:?}, lease {:?}; {} operators of PD{}{}; drift {}; network: {}; faults: {}; paces",
             self.stores,
             self.regions,
             learners.count(),
@@ -411,6 +415,11 @@ impl fmt::Display for World {
             config.tick,
             config.lease,
             self.schedule.operators_max,
+            if self.schedule.leader_moves_max > 0 {
+                ", it evens out"
+            } else {
+                ""
+            },
             if self.loses_a_store {
                 ", a store is lost"
             } else {
