@@ -11,6 +11,7 @@
 //! [`ReadWrite`] made in the term of its read.
 
 mod command;
+mod counted;
 mod failure;
 mod latch;
 pub mod limits;
@@ -22,6 +23,7 @@ pub use command::{
     Answer, Command, Kind, Outcome, Proposal, Read, ReadWrite, Scope, View, Write, answer,
     check_mode, required_mode,
 };
+pub use counted::{Counted, Seen};
 pub use failure::{Failure, Refusal, StatusCode};
 pub use flotilla_proto::keys::{self as key, KeyMode};
 pub use latch::{Access, Latches, Lock};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use flotilla_pd_client::{ClientConfig, HeartbeatLost, PdClient, PdError};
+use flotilla_pd_client::{ClientConfig, PdClient, PdError};
 use flotilla_proto::keyspacepb::keyspace_server::{Keyspace, KeyspaceServer};
 use flotilla_proto::keyspacepb::{KeyspaceMeta, LoadKeyspaceRequest, LoadKeyspaceResponse};
 use flotilla_proto::metapb::{Peer, Region, Store};
@@ -584,7 +584,7 @@ async fn heartbeats_go_out_and_instructions_come_in() {
         }),
         ..Default::default()
     };
-    stream.send(beat(3)).unwrap();
+    stream.queue().room().await.unwrap().send(beat(3));
     assert_eq!(stream.next().await.unwrap().unwrap().region_id, 3);
 
     member.stop();
@@ -592,14 +592,14 @@ async fn heartbeats_go_out_and_instructions_come_in() {
         assert!(matches!(last, Err(PdError::Status { .. })), "{last:?}");
     }
     // The queue closes with the stream.
-    while stream.send(beat(4)) != Err(HeartbeatLost::Ended) {
-        tokio::task::yield_now().await;
+    while let Some(room) = stream.queue().room().await {
+        room.send(beat(4));
     }
     let other = start(&shared, CLUSTER).await;
     let client = PdClient::new(config(&[other.address])).unwrap();
     shared.members.lock().unwrap()[0] = other.address;
     let mut stream = client.region_heartbeats().await.unwrap();
-    stream.send(beat(7)).unwrap();
+    stream.queue().room().await.unwrap().send(beat(7));
     assert_eq!(stream.next().await.unwrap().unwrap().region_id, 7);
     assert_eq!(*shared.heartbeats.lock().unwrap(), [3, 7]);
 }

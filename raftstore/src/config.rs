@@ -49,6 +49,10 @@ pub struct Config {
     pub region_bytes_max: u64,
     /// A region is split when it holds more keys than this.
     pub split_keys: u64,
+    /// A region of which so many requests a second are made for a while is split; 0: none is.
+    pub split_queries: u64,
+    /// A region of which so many bytes a second are read and written for a while is split; 0: none is.
+    pub split_flow_bytes: u64,
     /// Entries kept behind the durable point for a lagging follower.
     pub lag_entries_max: u64,
     /// The log is truncated when that frees at least so many entries ...
@@ -66,7 +70,7 @@ pub struct Config {
     pub admin_durable_max: Duration,
     /// A peer that knows of no leader for so long asks PD whether it is still a member.
     pub stale_check: Duration,
-    /// How often a leader reports its region to PD when nothing changes.
+    /// How often a leader looks whether there is anything to tell PD of its region.
     pub region_heartbeat: Duration,
     /// How often the store reports itself to PD.
     pub store_heartbeat: Duration,
@@ -99,6 +103,8 @@ impl Default for Config {
             split_bytes: 256 * MIB,
             region_bytes_max: 384 * MIB,
             split_keys: 2_500_000,
+            split_queries: 7_000,
+            split_flow_bytes: 100 * MIB,
             lag_entries_max: 5_000,
             truncate_entries_min: 256,
             truncate_bytes_min: MIB,

@@ -12,6 +12,7 @@ use dashmap::DashMap;
 use flotilla_proto::clock::Mono;
 use flotilla_proto::metapb::{Peer, Region, RegionEpoch};
 
+use crate::load::Load;
 use crate::planted::Planted;
 use crate::{Plant, ReadPermit, RequestError};
 
@@ -103,6 +104,8 @@ pub struct Delegate {
     generation: AtomicU64,
     /// The lease, in [`Mono`] nanoseconds; 0: none.
     lease_until: AtomicU64,
+    /// What is read here.
+    load: Load,
 }
 
 impl Delegate {
@@ -146,6 +149,10 @@ impl Delegate {
         self.lease_until.store(until.0, Ordering::SeqCst);
     }
 
+    pub(crate) fn load(&self) -> &Load {
+        &self.load
+    }
+
     fn leased(&self, now: Mono) -> bool {
         now.0 < self.lease_until.load(Ordering::SeqCst)
     }
@@ -171,6 +178,11 @@ pub struct LocalRead {
 }
 
 impl LocalRead {
+    /// Where the read is counted.
+    pub fn load(&self) -> &Load {
+        self.delegate.load()
+    }
+
     /// Whether what was read since may be answered. If not, ask the peer.
     #[must_use]
     pub fn confirm(&self, now: Mono) -> bool {
@@ -225,6 +237,18 @@ impl Delegates {
     /// The region has no peer here, or one without data yet.
     pub fn serving(&self, region: u64) -> Result<Arc<Serving>, RequestError> {
         Ok(self.get(region)?.serving())
+    }
+
+    /// Where reads of `region` are counted, other than by its lease.
+    ///
+    /// # Errors
+    /// The region has no peer here, or one without data yet.
+    pub fn counted<T>(
+        &self,
+        region: u64,
+        with: impl FnOnce(&Load) -> T,
+    ) -> Result<T, RequestError> {
+        Ok(with(self.get(region)?.load()))
     }
 
     /// What every peer that has data said last, in no order.

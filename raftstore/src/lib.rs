@@ -23,6 +23,7 @@ mod entry;
 mod error;
 pub mod events;
 mod instruction;
+mod load;
 mod log_view;
 pub mod merge;
 mod meta;
@@ -44,6 +45,7 @@ pub use effects::{
 pub use entry::{Command, EntryError, decode_command};
 pub use error::{RequestError, StartError};
 pub use instruction::Instruction;
+pub use load::{Load, Touched};
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use planted::{PLANTED, Plant};

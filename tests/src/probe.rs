@@ -58,6 +58,7 @@ pub const ALL: &[&str] = &[
     "split: refused, its epoch had passed",
     "split: ids came too late",
     "split: PD failed",
+    "split: by load",
     "write: skipped at apply, its epoch had passed",
     "write: several in one entry",
     "write: mailbox full",

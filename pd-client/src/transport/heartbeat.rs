@@ -9,39 +9,47 @@ use super::{PdError, check_header};
 /// An open region heartbeat stream.
 #[derive(Debug)]
 pub struct RegionHeartbeats {
-    pub(super) header: Option<RequestHeader>,
-    pub(super) sender: mpsc::Sender<pdpb::RegionHeartbeatRequest>,
+    pub(super) out: HeartbeatQueue,
     pub(super) instructions: Streaming<pdpb::RegionHeartbeatResponse>,
 }
 
-/// Why a heartbeat was not taken. The next one of the region says the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum HeartbeatLost {
-    /// PD or the network is slow.
-    #[error("the heartbeat queue is full")]
-    Full,
-    /// Open another stream.
-    #[error("the heartbeat stream has ended")]
-    Ended,
+/// The stream's way out: a bounded queue, as PD or the network may be slow.
+#[derive(Clone, Debug)]
+pub struct HeartbeatQueue {
+    pub(super) header: Option<RequestHeader>,
+    pub(super) sender: mpsc::Sender<pdpb::RegionHeartbeatRequest>,
+}
+
+/// Room for one heartbeat.
+#[derive(Debug)]
+pub struct HeartbeatRoom<'a> {
+    header: Option<RequestHeader>,
+    permit: mpsc::Permit<'a, pdpb::RegionHeartbeatRequest>,
+}
+
+impl HeartbeatQueue {
+    /// Waits for room; `None` when the stream has ended. Safe to drop and call again.
+    pub async fn room(&self) -> Option<HeartbeatRoom<'_>> {
+        let permit = self.sender.reserve().await.ok()?;
+        let header = self.header.clone();
+        Some(HeartbeatRoom { header, permit })
+    }
+}
+
+impl HeartbeatRoom<'_> {
+    /// Queues a heartbeat.
+    pub fn send(self, heartbeat: pdpb::RegionHeartbeatRequest) {
+        self.permit.send(pdpb::RegionHeartbeatRequest {
+            header: self.header,
+            ..heartbeat
+        });
+    }
 }
 
 impl RegionHeartbeats {
-    /// Queues a heartbeat; never waits.
-    ///
-    /// # Errors
-    /// See [`HeartbeatLost`].
-    pub fn send(&self, heartbeat: pdpb::RegionHeartbeatRequest) -> Result<(), HeartbeatLost> {
-        let header = self.header.clone();
-        let heartbeat = pdpb::RegionHeartbeatRequest {
-            header,
-            ..heartbeat
-        };
-        self.sender
-            .try_send(heartbeat)
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => HeartbeatLost::Full,
-                mpsc::error::TrySendError::Closed(_) => HeartbeatLost::Ended,
-            })
+    /// Where heartbeats are queued.
+    pub fn queue(&self) -> HeartbeatQueue {
+        self.out.clone()
     }
 
     /// The next instruction; `None` when the stream has ended. Safe to drop and call again.

@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 pub use error::PdError;
-pub use heartbeat::{HeartbeatLost, RegionHeartbeats};
+pub use heartbeat::{HeartbeatQueue, HeartbeatRoom, RegionHeartbeats};
 use link::{Connection, Link};
 
 use crate::cache::Route;
@@ -587,8 +587,7 @@ impl PdClient {
             async move {
                 let answer = stub.region_heartbeat(ReceiverStream::new(outgoing)).await?;
                 let heartbeats = RegionHeartbeats {
-                    header,
-                    sender,
+                    out: HeartbeatQueue { header, sender },
                     instructions: answer.into_inner(),
                 };
                 Ok(Response::new(heartbeats))

@@ -10,6 +10,7 @@
 
 mod absorb;
 mod destroy;
+mod load;
 mod members;
 mod merge;
 mod propose;
@@ -37,6 +38,7 @@ use crate::effects::{
     Answer, ApplyReport, MetaRole, PeerInput, RaftEffects, RaftInput, RegionChange, RegionSize,
     Retired, StoreInput,
 };
+use crate::load::LoadWatch;
 use crate::log_view::PeerLog;
 use crate::planted::Planted;
 use crate::region::{META_REGION, conf_state};
@@ -109,6 +111,8 @@ pub struct Peer {
     /// This store was told that it is PD in this term.
     meta_announced: Option<u64>,
     reports: report::Reports,
+    /// What is asked of the region while this peer leads.
+    load: LoadWatch,
     told: show::Told,
     /// When a leader was heard of last, or PD was asked for one.
     led: Mono,
@@ -221,6 +225,7 @@ impl Peer {
             split_at,
             meta_announced: None,
             reports: report::Reports::default(),
+            load: LoadWatch::new(now),
             told: show::Told::default(),
             led: now,
             applied_cut: 0,
@@ -454,9 +459,10 @@ impl Peer {
             return self.tick_snapshots(now, effects);
         }
         self.raft.tick(now);
+        self.watch_load(now, effects);
         self.expire_proposals(now);
         if self.is_leader() && self.report_due(now) {
-            self.report_region(now, effects);
+            self.report_changes(now, effects);
             self.check_size_again(effects);
         }
         self.check_too_large(effects);

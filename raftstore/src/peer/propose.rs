@@ -140,6 +140,7 @@ impl Peer {
             let reason = "too many writes wait for the region";
             proposal.answer.give(Err(RequestError::Busy { reason }));
         } else {
+            self.count_write(&proposal, bytes);
             self.proposals.waiting_bytes += bytes;
             self.proposals.waiting.push_back((now, proposal));
         }

@@ -128,6 +128,7 @@ impl Peer {
         };
         self.measure_again = true;
         self.growth = RegionSize::default();
+        self.load.cool();
         let input = StoreInput::Split {
             children: children
                 .iter()

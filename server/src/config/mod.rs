@@ -91,6 +91,10 @@ pub struct Config {
     /// Region bytes that are never exceeded.
     pub region_max: ByteSize,
     pub split_keys: u64,
+    /// Requests a second; 0: never.
+    pub split_queries: u64,
+    /// Bytes a second; 0: never.
+    pub split_flow: ByteSize,
     pub region_heartbeat: Duration,
     /// A peer without a leader for so long asks PD whether it is still a member.
     pub stale_check: Duration,
@@ -160,6 +164,8 @@ impl Default for Config {
             split_size: ByteSize(raft.split_bytes),
             region_max: ByteSize(raft.region_bytes_max),
             split_keys: raft.split_keys,
+            split_queries: raft.split_queries,
+            split_flow: ByteSize(raft.split_flow_bytes),
             region_heartbeat: raft.region_heartbeat,
             stale_check: raft.stale_check,
             store_heartbeat: raft.store_heartbeat,
@@ -263,7 +269,9 @@ settings! {
     "region.split-size" split_size "A region that holds more is split.";
     "region.max-size" region_max "A region that may hold more takes only deletions until it is split.";
     "region.split-keys" split_keys "A region that holds more keys is split.";
-    "region.heartbeat" region_heartbeat "How often a region's leader reports it to PD when nothing changes.";
+    "region.split-queries" split_queries "A region of which so many requests a second are made for 10 seconds is split where they halve; 0: none is.";
+    "region.split-flow" split_flow "The same for bytes read and written a second; 0: none is.";
+    "region.heartbeat" region_heartbeat "How often a region's leader looks whether there is anything to tell PD.";
     "store.heartbeat" store_heartbeat "How often the store reports itself to PD.";
 }
 
@@ -307,6 +315,8 @@ impl Config {
             split_bytes: self.split_size.0,
             region_bytes_max: self.region_max.0,
             split_keys: self.split_keys,
+            split_queries: self.split_queries,
+            split_flow_bytes: self.split_flow.0,
             lag_entries_max: self.lag_entries_max,
             truncate_entries_min: self.truncate_entries,
             truncate_bytes_min: self.truncate_size.0,

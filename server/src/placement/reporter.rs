@@ -1,6 +1,6 @@
 //! What the store tells PD and asks of it, and what PD tells the store to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use flotilla_engine::StoreIds;
 use flotilla_kv::KeyMode;
 use flotilla_pd::{CONFIG_KEY_MODE, CONFIG_PATH};
 use flotilla_pd_client::{
-    ClientConfig, HeartbeatLost, PdClient, PdError, RegionHeartbeats, Reopen,
+    ClientConfig, HeartbeatQueue, HeartbeatRoom, PdClient, PdError, RegionHeartbeats, Reopen,
 };
 use flotilla_proto::metapb::Region;
 use flotilla_proto::pdpb::{
@@ -150,8 +150,12 @@ pub struct Reporter {
     started: Instant,
     last_store_heartbeat: u64,
     stream: Option<RegionHeartbeats>,
+    /// The way out of `stream`.
+    queue: Option<HeartbeatQueue>,
     /// The last heartbeat of each region this store leads: a new PD knows none of them.
     latest: BTreeMap<u64, RegionHeartbeatRequest>,
+    /// Regions whose last heartbeat is not on its way. Leaders tell what changed, and once.
+    untold: Untold,
 }
 
 impl Reporter {
@@ -183,7 +187,9 @@ impl Reporter {
             started: Instant::now(),
             last_store_heartbeat: clock::wall().seconds(),
             stream: None,
+            queue: None,
             latest: BTreeMap::new(),
+            untold: Untold::default(),
         };
         Ok((reporter, placement))
     }
@@ -266,9 +272,16 @@ impl Reporter {
                     }
                     Some(Err(_)) | None => self.stream = None,
                 },
+                room = next_room(&self.queue), if self.stream.is_some() && !self.untold.regions.is_empty() => {
+                    match room {
+                        Some(room) => self.untold.tell(room, &mut self.latest),
+                        None => self.stream = None,
+                    }
+                },
                 () = tokio::time::sleep_until(next_try), if self.stream.is_none() => {
                     match self.pd.region_heartbeats().await {
                         Ok(opened) => {
+                            self.queue = Some(opened.queue());
                             self.stream = Some(opened);
                             self.report_all();
                         }
@@ -288,26 +301,15 @@ impl Reporter {
                 .serving(*region)
                 .is_ok_and(|serving| serving.is_leader())
         });
-        for heartbeat in self.latest.clone().into_values() {
-            self.send(heartbeat);
-        }
-    }
-
-    fn send(&mut self, heartbeat: RegionHeartbeatRequest) {
-        let Some(stream) = &self.stream else { return };
-        match stream.send(heartbeat) {
-            // A full queue loses it: the region's next heartbeat says the same.
-            Ok(()) | Err(HeartbeatLost::Full) => {}
-            Err(HeartbeatLost::Ended) => self.stream = None,
-        }
+        self.untold.regions.extend(self.latest.keys());
     }
 
     fn on_task(&mut self, task: PdTask) {
         match task {
             PdTask::RegionHeartbeat(heartbeat) => {
                 let region = heartbeat.region.as_ref().map_or(0, |region| region.id);
-                self.latest.insert(region, (*heartbeat).clone());
-                self.send(*heartbeat);
+                self.latest.insert(region, *heartbeat);
+                self.untold.regions.insert(region);
             }
             PdTask::AskSplit {
                 region,
@@ -461,6 +463,44 @@ fn boundaries(mode: Option<KeyMode>, keys: Vec<Bytes>) -> Vec<Bytes> {
     boundaries.sort_unstable();
     boundaries.dedup();
     boundaries
+}
+
+async fn next_room(queue: &Option<HeartbeatQueue>) -> Option<HeartbeatRoom<'_>> {
+    match queue {
+        None => std::future::pending().await,
+        Some(queue) => queue.room().await,
+    }
+}
+
+/// Regions, in turn.
+#[derive(Debug, Default)]
+struct Untold {
+    regions: BTreeSet<u64>,
+    /// The one told last.
+    last: u64,
+}
+
+impl Untold {
+    /// Sends the next heartbeat. What was read and written is told once; the rest may be told again.
+    fn tell(
+        &mut self,
+        room: HeartbeatRoom<'_>,
+        latest: &mut BTreeMap<u64, RegionHeartbeatRequest>,
+    ) {
+        let later = self.regions.range(self.last + 1..).next();
+        let Some(region) = later.or(self.regions.first()).copied() else {
+            return;
+        };
+        self.regions.remove(&region);
+        self.last = region;
+        let Some(heartbeat) = latest.get_mut(&region) else {
+            return;
+        };
+        room.send(heartbeat.clone());
+        (heartbeat.bytes_written, heartbeat.keys_written) = (0, 0);
+        (heartbeat.bytes_read, heartbeat.keys_read) = (0, 0);
+        (heartbeat.query_stats, heartbeat.interval) = (None, None);
+    }
 }
 
 async fn next_instruction(

@@ -11,16 +11,16 @@ use std::time::Duration;
 use flotilla_engine::rocks::{RocksSnapshot, RocksState};
 use flotilla_engine::{EngineError, StateReader, StateStore};
 use flotilla_kv::{
-    Failure, KeyMode, Kind, Lock, Outcome, Proposal, Read, ReadWrite, Scope, View, Write,
-    region_error, required_mode,
+    Counted, Failure, KeyMode, Kind, Lock, Outcome, Proposal, Read, ReadWrite, Scope, Seen, View,
+    Write, region_error, required_mode,
 };
 use flotilla_proto::kvrpcpb::Context;
 use flotilla_proto::metapb::Region;
 use flotilla_proto::store::Mod;
 use flotilla_raftstore::effects::RaftInput;
 use flotilla_raftstore::{
-    Answer, Begin, LocalRead, PeerInput, ReadContext, ReadPermit, RequestError, Serving,
-    WriteProposal,
+    Answer, Begin, Load, LocalRead, PeerInput, ReadContext, ReadPermit, RequestError, Serving,
+    Touched, WriteProposal,
 };
 use flotilla_router::SendError;
 use tokio::sync::{Semaphore, oneshot};
@@ -222,10 +222,17 @@ impl Kv {
                 region: grant.region(),
                 now: self.store.ttl.now(clock::wall()),
             };
-            let result = self.run(&command, &scope, origin.deadline, reach).await?;
+            let noting = self.count(&grant, Load::begin_read).unwrap_or_default();
+            let looked = Look {
+                deadline: origin.deadline,
+                reach,
+                noting,
+            };
+            let (result, seen) = self.run(&command, &scope, looked).await?;
             if !self.confirmed(&grant) {
                 continue;
             }
+            self.counted(&grant, seen);
             let response = self.answer(result)?;
             let Some(client) = &origin.client else {
                 return Ok((response, None));
@@ -282,26 +289,36 @@ impl Kv {
         }
     }
 
+    /// Counts at the region that `grant` reads, if it is still there.
+    fn count<T>(&self, grant: &Grant, with: impl FnOnce(&Load) -> T) -> Option<T> {
+        match grant {
+            Grant::Lease(read) => Some(with(read.load())),
+            Grant::Permit(permit) => {
+                let delegates = &self.store.runtime.delegates;
+                delegates.counted(permit.region.id, with).ok()
+            }
+        }
+    }
+
+    fn counted(&self, grant: &Grant, seen: Seen) {
+        let touched = seen.touched.map(|(first, last)| Touched { first, last });
+        self.count(grant, |load| load.end_read(seen.keys, seen.bytes, touched));
+    }
+
     async fn run<C>(
         &self,
         command: &C,
         scope: &OwnedScope<'_>,
-        deadline: Deadline,
-        reach: Reach,
-    ) -> Result<Result<C::Response, Failure>, Stop>
+        how: Look,
+    ) -> Result<(Result<C::Response, Failure>, Seen), Stop>
     where
         C: Read + Clone + Send + Sync + 'static,
         C::Response: Send + 'static,
     {
-        match reach {
-            Reach::Point => Ok(look(command, scope.scope(), self.state(), deadline)),
-            Reach::Few => Ok(look(
-                command,
-                scope.scope(),
-                &self.state().snapshot(),
-                deadline,
-            )),
-            Reach::Many => Box::pin(self.run_elsewhere(command.clone(), scope, deadline)).await,
+        match how.reach {
+            Reach::Point => Ok(look(command, scope.scope(), self.state(), how)),
+            Reach::Few => Ok(look(command, scope.scope(), &self.state().snapshot(), how)),
+            Reach::Many => Box::pin(self.run_elsewhere(command.clone(), scope, how)).await,
         }
     }
 
@@ -310,22 +327,22 @@ impl Kv {
         &self,
         command: C,
         scope: &OwnedScope<'_>,
-        deadline: Deadline,
-    ) -> Result<Result<C::Response, Failure>, Stop>
+        how: Look,
+    ) -> Result<(Result<C::Response, Failure>, Seen), Stop>
     where
         C: Read + Send + 'static,
         C::Response: Send + 'static,
     {
         let state = Arc::clone(&self.store.runtime.state);
         let (mode, region, now) = (scope.mode, scope.region.clone(), scope.now);
-        let turn = deadline.bound(Arc::clone(&self.scans).acquire_owned());
+        let turn = how.deadline.bound(Arc::clone(&self.scans).acquire_owned());
         let turn = turn.await.map_err(passed)?;
         let work = move || {
             // Kept by the scan itself: it goes on when its client has gone.
             let _turn = turn;
             let snapshot: RocksSnapshot = state.snapshot();
             let region = &region;
-            look(&command, Scope { mode, region, now }, &snapshot, deadline)
+            look(&command, Scope { mode, region, now }, &snapshot, how)
         };
         // It fails only when the runtime ends or the scan panics, which ends the process.
         tokio::task::spawn_blocking(work)
@@ -425,14 +442,17 @@ impl Kv {
                 now: self.store.ttl.now(clock::wall()),
             };
             let expired = || origin.deadline.passed();
+            let noting = self.count(&grant, Load::begin_read).unwrap_or_default();
+            let reader = Counted::new(self.state(), noting);
             let decision = command.decide(&View {
                 scope,
-                reader: self.state(),
+                reader: &reader,
                 expired: &expired,
             });
             if !self.confirmed(&grant) {
                 continue;
             }
+            self.counted(&grant, reader.seen());
             let Proposal { mods, response } = self.planned(decision)?;
             // Before anything is done: what is done must be answered.
             let reserved = match &origin.client {
@@ -625,17 +645,28 @@ impl OwnedScope<'_> {
     }
 }
 
+/// How a look at the state is done.
+#[derive(Clone, Copy)]
+struct Look {
+    deadline: Deadline,
+    reach: Reach,
+    /// Its keys are wanted, see [`Load::begin_read`].
+    noting: bool,
+}
+
 fn look<C: Read>(
     command: &C,
     scope: Scope<'_>,
     reader: &impl StateReader,
-    deadline: Deadline,
-) -> Result<C::Response, Failure> {
-    command.read(&View {
+    how: Look,
+) -> (Result<C::Response, Failure>, Seen) {
+    let reader = Counted::new(reader, how.noting);
+    let result = command.read(&View {
         scope,
-        reader,
-        expired: &|| deadline.passed(),
-    })
+        reader: &reader,
+        expired: &|| how.deadline.passed(),
+    });
+    (result, reader.seen())
 }
 
 /// One of at most [`DELAYED_MAX`].

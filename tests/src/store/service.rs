@@ -3,13 +3,13 @@
 
 use bytes::Bytes;
 use flotilla_engine::{EngineError, StateStore as _};
-use flotilla_kv::{Failure, KeyMode, Lock, Scope, View};
+use flotilla_kv::{Counted, Failure, KeyMode, Lock, Scope, View};
 use flotilla_proto::clock::{Mono, Wall};
 use flotilla_proto::metapb::{PeerRole, Region};
 use flotilla_proto::store::Mod;
 use flotilla_raftstore::{
-    Begin, LocalRead, PeerInput, RaftInput, RaftMachine, ReadContext, ReadPermit, RequestError,
-    WriteProposal,
+    Begin, Delegates, Load, LocalRead, PeerInput, RaftInput, RaftMachine, ReadContext, ReadPermit,
+    RequestError, Touched, WriteProposal,
 };
 use flotilla_router::SendError;
 
@@ -68,6 +68,14 @@ impl By {
         match self {
             Self::Lease(read) => read.serving.term,
             Self::Permit(permit) => permit.term,
+        }
+    }
+
+    /// Counts at the region that is read, if it is still there.
+    fn count<T>(&self, delegates: &Delegates, with: impl FnOnce(&Load) -> T) -> Option<T> {
+        match self {
+            Self::Lease(read) => Some(with(read.load())),
+            Self::Permit(permit) => delegates.counted(permit.region.id, with).ok(),
         }
     }
 }
@@ -413,8 +421,17 @@ impl Life {
             }};
         }
         let model = ModelAt::new(&oracle.model, &oracle.stores[&self.id.store].applied);
+        let delegates = &self.runtime.delegates;
+        let noting = by.count(delegates, Load::begin_read).unwrap_or_default();
+        let counted = Counted::new(&snapshot, noting);
+        let looked_at = look_at!(&counted);
+        let seen = counted.seen();
+        let touched = seen.touched.map(|(first, last)| Touched { first, last });
+        by.count(delegates, |load| {
+            load.end_read(seen.keys, seen.bytes, touched)
+        });
         let glance = Glance {
-            seen: match look_at!(&snapshot) {
+            seen: match looked_at {
                 Ok(seen) => seen,
                 Err(error) => return Next::Broken(error),
             },

@@ -32,6 +32,7 @@ pub(super) fn config(rng: &mut Rng) -> Config {
     };
     // Who falls behind by a little needs a snapshot.
     let short = rng.chance(400);
+    let hot = heat(&mut rng.fork("heat"));
     Config {
         tick,
         heartbeat: tick * 3,
@@ -52,6 +53,8 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         // A region of one key, with a row in each column family, must not be too large.
         region_bytes_max: split_bytes + 4 * entry,
         split_keys: if seldom { 1 << 40 } else { rng.range(4..=64) },
+        split_queries: hot.split_queries,
+        split_flow_bytes: hot.split_flow_bytes,
         lag_entries_max: if short {
             rng.range(0..=2)
         } else {
@@ -73,6 +76,25 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         },
         seed: 0,
         plant: flotilla_raftstore::Plant::default(),
+    }
+}
+
+struct Heat {
+    split_queries: u64,
+    split_flow_bytes: u64,
+}
+
+/// From when on a region is split for what is asked of it: in half of the worlds none is.
+fn heat(rng: &mut Rng) -> Heat {
+    match rng.chance(500) {
+        true => Heat {
+            split_queries: rng.log_range(1..=32),
+            split_flow_bytes: *rng.pick(&[0, 1 << 10, 1 << 14]),
+        },
+        false => Heat {
+            split_queries: 0,
+            split_flow_bytes: 0,
+        },
     }
 }
 
