@@ -2,7 +2,9 @@
 //! section 6).
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flotilla_kv::{Answer, region_error};
@@ -14,9 +16,11 @@ use flotilla_proto::tikvpb::{
     BatchCommandsEmptyResponse, BatchCommandsRequest, BatchCommandsResponse,
 };
 use flotilla_proto::{coprocessor, kvrpcpb};
+use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
 use prost::Message as _;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tonic::codegen::BoxStream;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status, Streaming};
@@ -25,9 +29,9 @@ use super::deadline::Deadline;
 use super::kv::{Kv, Origin, Reach, Served};
 use super::stopping::Stopping;
 use super::tikv::{Extent, Meters, TRANSACTIONS, health_feedback, not_served};
-use crate::net::{self, Client, Outbox, Reserved};
+use crate::net::{self, Client, Message, Outbox, Reserved};
 
-/// Calls of one stream that are worked on at once; further ones wait in the socket.
+/// Calls of one stream that are worked on at once; further ones wait, at last in the socket.
 const CALLS_MAX: usize = 1_024;
 /// Answers in one message ...
 const ANSWERS_MAX: usize = 128;
@@ -38,40 +42,34 @@ const EMPTY_DELAY_MIN: Duration = Duration::from_millis(10);
 /// The longest: it is a probe, not a timer.
 const EMPTY_DELAY_MAX: Duration = Duration::from_secs(10);
 
+/// An answer, and its memory until it is sent.
 type Done = (u64, Item, Option<Reserved>);
+type Calls = FuturesUnordered<BoxFuture<'static, Done>>;
 
-/// Ends the reader of a stream whose answers nobody reads any more.
-struct Reader(AbortHandle);
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Serves one stream.
+/// Serves one stream. It is worked on by whoever sends its answers: what is not read is not worked
+/// on either, and a call that needs nobody else costs neither a task nor a channel.
 pub(super) fn serve(
     kv: Arc<Kv>,
     meters: Arc<Meters>,
     incoming: Streaming<BatchCommandsRequest>,
     caller: Option<net::Call>,
-    stopping: Stopping,
+    mut stopping: Stopping,
 ) -> Response<BoxStream<BatchCommandsResponse>> {
-    let (tell, told) = mpsc::channel(ANSWERS_MAX);
-    let (end, ended) = tokio::sync::oneshot::channel();
-    let reader = tokio::spawn(async move {
-        // A stream that ends well ends with all its answers.
-        if let Err(status) = read(kv, meters, incoming, caller, tell, stopping).await {
-            let _ = end.send(status);
-        }
-    });
     let outbox = Outbox::default();
     let state = State {
-        told,
-        ready: VecDeque::new(),
-        ended: Some(ended),
+        origin: Arc::new(Callee {
+            kv,
+            meters,
+            client: caller.as_ref().map(|caller| caller.client().clone()),
+        }),
+        caller,
+        incoming: Some(incoming),
+        stopped: Box::pin(async move { stopping.wait().await }),
+        asked: VecDeque::new(),
+        calls: Calls::new(),
+        done: VecDeque::new(),
+        failed: None,
         outbox: outbox.clone(),
-        _reader: Reader(reader.abort_handle()),
     };
     let answers: BoxStream<_> = Box::pin(futures::stream::unfold(state, State::next));
     let mut response = Response::new(answers);
@@ -79,31 +77,132 @@ pub(super) fn serve(
     response
 }
 
+/// Who carries calls out, and for whom.
+struct Callee {
+    kv: Arc<Kv>,
+    meters: Arc<Meters>,
+    client: Option<Client>,
+}
+
+/// A call that came in and is not begun.
+struct Waiting {
+    id: u64,
+    cmd: Option<Asked>,
+    held: Option<Arc<Message>>,
+}
+
 struct State {
-    told: mpsc::Receiver<Done>,
+    origin: Arc<Callee>,
+    caller: Option<net::Call>,
+    /// `None` once no more calls come in.
+    incoming: Option<Streaming<BatchCommandsRequest>>,
+    /// Ready when the node stops: every call that came in is still answered.
+    stopped: BoxFuture<'static, ()>,
+    /// The rest of the last message; the next one is read when all of it is begun.
+    asked: VecDeque<Waiting>,
+    /// At most [`CALLS_MAX`].
+    calls: Calls,
     /// Answers for the next messages.
-    ready: VecDeque<Done>,
-    ended: Option<tokio::sync::oneshot::Receiver<Status>>,
+    done: VecDeque<Done>,
+    /// What the stream ends with, if not well.
+    failed: Option<Status>,
     /// Memory of the message that is sent next.
     outbox: Outbox,
-    _reader: Reader,
 }
 
 impl State {
     async fn next(mut self) -> Option<(Result<BatchCommandsResponse, Status>, Self)> {
-        if self.ready.is_empty() {
-            let mut done = Vec::with_capacity(ANSWERS_MAX);
-            if self.told.recv_many(&mut done, ANSWERS_MAX).await == 0 {
-                let status = self.ended.take()?.await.ok()?;
-                return Some((Err(status), self));
-            }
-            self.ready.extend(done);
+        poll_fn(|cx| self.work(cx)).await;
+        if !self.done.is_empty() {
+            return Some((Ok(self.message()), self));
         }
+        let status = self.failed.take()?;
+        Some((Err(status), self))
+    }
+
+    /// Goes on until there are answers and nothing else is at hand, or the stream ends.
+    fn work(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            self.begin(cx);
+            while self.done.len() < ANSWERS_MAX
+                && let Poll::Ready(Some(done)) = self.calls.poll_next_unpin(cx)
+            {
+                self.done.push_back(done);
+            }
+            if self.done.len() >= ANSWERS_MAX {
+                return Poll::Ready(());
+            }
+            if self.asked.is_empty() && self.read(cx) {
+                continue;
+            }
+            let over = self.incoming.is_none() && self.calls.is_empty() && self.asked.is_empty();
+            return match self.done.is_empty() && !over {
+                true => Poll::Pending,
+                false => Poll::Ready(()),
+            };
+        }
+    }
+
+    /// Begins what waits, as far as there is room. Most reads are done by that.
+    fn begin(&mut self, cx: &mut Context<'_>) {
+        while self.calls.len() < CALLS_MAX
+            && self.done.len() < ANSWERS_MAX
+            && let Some(waiting) = self.asked.pop_front()
+        {
+            let mut call = start(&self.origin, waiting);
+            match call.as_mut().poll(cx) {
+                Poll::Ready(done) => self.done.push_back(done),
+                Poll::Pending => self.calls.push(call),
+            }
+        }
+    }
+
+    /// Takes the next message in; `false`: there is none at hand.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(incoming) = &mut self.incoming else {
+            return false;
+        };
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            self.incoming = None;
+            return false;
+        }
+        let message = match incoming.poll_next_unpin(cx) {
+            Poll::Pending => return false,
+            Poll::Ready(Some(Ok(message))) => message,
+            Poll::Ready(None) => {
+                self.incoming = None;
+                return false;
+            }
+            Poll::Ready(Some(Err(status))) => return self.fail(status),
+        };
+        if message.requests.len() != message.request_ids.len() {
+            let text = "a batch needs one request id per request";
+            return self.fail(Status::invalid_argument(text));
+        }
+        let held = self.caller.as_ref().map(|call| Arc::new(call.message()));
+        let asked = message.requests.into_iter().zip(message.request_ids);
+        self.asked.extend(asked.map(|(request, id)| Waiting {
+            id,
+            cmd: request.cmd,
+            held: held.clone(),
+        }));
+        true
+    }
+
+    /// The stream ends: what is done is still told.
+    fn fail(&mut self, status: Status) -> bool {
+        self.failed = Some(status);
+        self.incoming = None;
+        self.calls = Calls::new();
+        false
+    }
+
+    fn message(&mut self) -> BatchCommandsResponse {
         let (mut message, mut bytes) = (BatchCommandsResponse::default(), 0);
-        while let Some((id, item, reserved)) = self.ready.pop_front() {
+        while let Some((id, item, reserved)) = self.done.pop_front() {
             bytes += item.encoded_len();
             if bytes > MESSAGE_BYTES_MAX && !message.responses.is_empty() {
-                self.ready.push_front((id, item, reserved));
+                self.done.push_front((id, item, reserved));
                 break;
             }
             message.request_ids.push(id);
@@ -112,57 +211,37 @@ impl State {
                 self.outbox.put(reserved);
             }
         }
-        Some((Ok(message), self))
+        message
     }
 }
 
-async fn read(
-    kv: Arc<Kv>,
-    meters: Arc<Meters>,
-    mut incoming: Streaming<BatchCommandsRequest>,
-    caller: Option<net::Call>,
-    tell: mpsc::Sender<Done>,
-    mut stopping: Stopping,
-) -> Result<(), Status> {
-    let client = caller.as_ref().map(|caller| caller.client().clone());
-    let room = Arc::new(Semaphore::new(CALLS_MAX));
-    let mut calls = JoinSet::new();
-    loop {
-        let message = tokio::select! {
-            () = stopping.wait() => break,
-            message = incoming.message() => message?,
-        };
-        let Some(message) = message else { break };
-        let held = caller.as_ref().map(|caller| Arc::new(caller.message()));
-        if message.requests.len() != message.request_ids.len() {
-            return Err(Status::invalid_argument(
-                "a batch needs one request id per request",
-            ));
-        }
-        for (request, id) in message.requests.into_iter().zip(message.request_ids) {
-            let permit = Arc::clone(&room)
-                .acquire_owned()
-                .await
-                .map_err(|_| Status::cancelled("stopping"))?;
-            let (kv, meters, client, tell, held) = (
-                Arc::clone(&kv),
-                Arc::clone(&meters),
-                client.clone(),
-                tell.clone(),
-                held.clone(),
-            );
-            calls.spawn(async move {
-                let (item, reserved) = call(&kv, &meters, request.cmd, client).await;
-                // The stream may be gone.
-                let _ = tell.send((id, Item { cmd: item }, reserved)).await;
-                drop((permit, held));
-            });
-            while calls.try_join_next().is_some() {}
-        }
+/// The call, not begun yet. What may keep a thread for long gets a task of its own.
+fn start(callee: &Arc<Callee>, waiting: Waiting) -> BoxFuture<'static, Done> {
+    let Waiting { id, cmd, held } = waiting;
+    let short = matches!(
+        cmd,
+        Some(Asked::RawGet(_) | Asked::RawPut(_) | Asked::RawDelete(_))
+    );
+    let callee = Arc::clone(callee);
+    let work = async move {
+        let client = callee.client.clone();
+        let (cmd, reserved) = call(&callee.kv, &callee.meters, cmd, client).await;
+        drop(held);
+        (id, Item { cmd }, reserved)
+    };
+    if short {
+        return Box::pin(work);
     }
-    // Every call that came in is answered, also when the node stops.
-    while calls.join_next().await.is_some() {}
-    Ok(())
+    // It ends with the stream.
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    Box::pin(async move {
+        match task.join_next().await {
+            Some(Ok(done)) => done,
+            // It panicked, or the runtime ends: an answer without a command is one to clients.
+            _ => (id, Item { cmd: None }, None),
+        }
+    })
 }
 
 /// A call that failed below its response still gets one: no answer at all would leave the client
