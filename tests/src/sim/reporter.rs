@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use flotilla_pd::{Input, StreamId};
+use flotilla_proto::clock::Mono;
 use flotilla_proto::eraftpb::ConfChangeType;
 use flotilla_proto::metapb::{PeerRole, Region};
 use flotilla_proto::pdpb::{RegionHeartbeatRequest, RegionHeartbeatResponse};
@@ -61,6 +62,7 @@ impl Sim {
             id: StreamId(self.streams_begun),
             pd,
             begun: false,
+            last: Mono(0),
             broken: false,
         };
         let Some(life) = self.life_mut(id.store) else {
@@ -96,7 +98,7 @@ impl Sim {
         }
         let to = Place::Store(stream.pd.store);
         let arrival = match from == to {
-            true => Ok(now + self.rng.micros(10..=100)),
+            true => Ok(stream.last.max(now + self.rng.micros(10..=100))),
             false => {
                 let sent = self.net.stream(now, (from, to), HEARTBEATS);
                 sent.arrivals.first().copied().ok_or(sent.noticed)
@@ -108,6 +110,7 @@ impl Sim {
             .and_then(|reporter| reporter.stream.as_mut())
         {
             stream.begun = true;
+            stream.last = arrival.as_ref().map_or(stream.last, |at| *at);
             stream.broken = broken;
         }
         match arrival {
@@ -127,12 +130,7 @@ impl Sim {
     }
 
     /// Nothing gets through a stream any more: both ends find out, each in its time.
-    fn stream_breaks(
-        &mut self,
-        id: LifeId,
-        stream: Stream,
-        noticed: Option<flotilla_proto::clock::Mono>,
-    ) {
+    fn stream_breaks(&mut self, id: LifeId, stream: Stream, noticed: Option<Mono>) {
         self.probe("pd: a heartbeat stream breaks");
         let now = self.now();
         let at = noticed.unwrap_or(now + KEEPALIVE);

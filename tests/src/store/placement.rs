@@ -8,6 +8,7 @@ use flotilla_pd::{
     Config, Driven, Oracle, Outcome, ProposalToken, RequestToken, Response, Schedule, StreamId,
     TimestampCall,
 };
+use flotilla_proto::clock::Mono;
 use flotilla_proto::pdpb::RegionHeartbeatRequest;
 use flotilla_proto::store::Mod;
 use flotilla_raftstore::RequestError;
@@ -141,6 +142,8 @@ pub struct Stream {
     pub pd: LifeId,
     /// Something was sent.
     pub begun: bool,
+    /// When the last of it arrives: nothing overtakes.
+    pub last: Mono,
     /// It is broken, and nobody here knows yet.
     pub broken: bool,
 }
