@@ -53,6 +53,8 @@ pub struct Config {
     pub split_queries: u64,
     /// A region of which so many bytes a second are read and written for a while is split; 0: none is.
     pub split_flow_bytes: u64,
+    /// Such a while.
+    pub split_hot_time: Duration,
     /// Entries kept behind the durable point for a lagging follower.
     pub lag_entries_max: u64,
     /// The log is truncated when that frees at least so many entries ...
@@ -105,6 +107,7 @@ impl Default for Config {
             split_keys: 2_500_000,
             split_queries: 7_000,
             split_flow_bytes: 100 * MIB,
+            split_hot_time: Duration::from_secs(10),
             lag_entries_max: 5_000,
             truncate_entries_min: 256,
             truncate_bytes_min: MIB,

@@ -9,11 +9,9 @@ use flotilla_proto::clock::Mono;
 use flotilla_proto::keys::leading_encoding;
 use parking_lot::Mutex;
 
-/// Load is looked at in steps of this long ...
+/// Load is looked at in steps of this long.
 const WINDOW: Duration = Duration::from_secs(1);
-/// ... and a region that was hot for so many of them in a row is cut.
-const HOT_WINDOWS: u32 = 10;
-/// One request of so many leaves its keys as a sample.
+/// The first requests of a window, and one of so many after them, leave their keys as samples.
 const SAMPLE_EVERY: u64 = 8;
 /// Samples kept of one window; later ones take the place of the first.
 const WINDOW_SAMPLES_MAX: usize = 64;
@@ -69,7 +67,7 @@ impl Load {
     /// A read begins. `true`: it is one of those whose keys are wanted.
     pub fn begin_read(&self) -> bool {
         let before = self.queries.fetch_add(1, Ordering::Relaxed);
-        before.is_multiple_of(SAMPLE_EVERY)
+        is_sampled(before)
     }
 
     /// What the read touched.
@@ -93,6 +91,11 @@ impl Load {
         };
         (flow, std::mem::take(&mut *self.samples.lock()).kept)
     }
+}
+
+/// Whether the request after so many others of the window is.
+fn is_sampled(before: u64) -> bool {
+    before < SAMPLE_EVERY || before.is_multiple_of(SAMPLE_EVERY)
 }
 
 /// The last few of a window.
@@ -119,6 +122,8 @@ pub(crate) struct Hot {
     pub(crate) queries: u64,
     /// Bytes a second.
     pub(crate) bytes: u64,
+    /// For how long before it is cut.
+    pub(crate) time: Duration,
 }
 
 /// How much is asked of a region, as its leader sees it.
@@ -128,8 +133,8 @@ pub(crate) struct LoadWatch {
     /// Writes of this window.
     written: Flow,
     write_samples: Samples,
-    /// Hot windows in a row, and their samples.
-    hot: u32,
+    /// Since when it is hot, and samples from then on.
+    hot: Option<Mono>,
     samples: Vec<Touched>,
     /// Read since the last report to PD, and the requests that wrote.
     unreported: (Flow, u64),
@@ -141,7 +146,7 @@ impl LoadWatch {
             since: now,
             written: Flow::default(),
             write_samples: Samples::default(),
-            hot: 0,
+            hot: None,
             samples: Vec::new(),
             unreported: (Flow::default(), 0),
         }
@@ -149,7 +154,7 @@ impl LoadWatch {
 
     /// A write came in.
     pub(crate) fn write(&mut self, bytes: u64, keys: &mut dyn Iterator<Item = &Bytes>) {
-        let wanted = self.written.queries.is_multiple_of(SAMPLE_EVERY);
+        let wanted = is_sampled(self.written.queries);
         self.written.queries += 1;
         self.written.bytes += bytes;
         if let Some(first) = keys.next().filter(|_| wanted) {
@@ -171,7 +176,7 @@ impl LoadWatch {
         if elapsed < WINDOW {
             return None;
         }
-        self.since = now;
+        let begun = std::mem::replace(&mut self.since, now);
         let (read, samples) = load.take();
         self.unreported.0.add(read);
         self.unreported.1 += self.written.queries;
@@ -185,10 +190,10 @@ impl LoadWatch {
             self.cool();
             return None;
         }
-        self.hot += 1;
+        let hot_since = *self.hot.get_or_insert(begun);
         self.samples.extend(samples);
         self.samples.extend(write_samples);
-        if self.hot < HOT_WINDOWS {
+        if now - hot_since < hot.time {
             return None;
         }
         let key = halves(&self.samples);
@@ -208,7 +213,7 @@ impl LoadWatch {
 
     /// What was counted so far says nothing about what is to come.
     pub(crate) fn cool(&mut self) {
-        self.hot = 0;
+        self.hot = None;
         self.samples.clear();
     }
 }
@@ -311,6 +316,7 @@ mod tests {
         let hot = Hot {
             queries: limit,
             bytes: 0,
+            time: Duration::from_secs(10),
         };
         (1..=windows).find_map(|window| {
             for nth in 0..queries {

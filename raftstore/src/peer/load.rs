@@ -21,6 +21,7 @@ impl Peer {
         let hot = Hot {
             queries: config.split_queries,
             bytes: config.split_flow_bytes,
+            time: config.split_hot_time,
         };
         let key = self.load.tick(now, self.delegate.load(), hot);
         let free = self.splitting.is_empty() && self.unsettled.is_empty();

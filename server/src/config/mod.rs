@@ -95,6 +95,7 @@ pub struct Config {
     pub split_queries: u64,
     /// Bytes a second; 0: never.
     pub split_flow: ByteSize,
+    pub split_hot_time: Duration,
     pub region_heartbeat: Duration,
     /// A peer without a leader for so long asks PD whether it is still a member.
     pub stale_check: Duration,
@@ -166,6 +167,7 @@ impl Default for Config {
             split_keys: raft.split_keys,
             split_queries: raft.split_queries,
             split_flow: ByteSize(raft.split_flow_bytes),
+            split_hot_time: raft.split_hot_time,
             region_heartbeat: raft.region_heartbeat,
             stale_check: raft.stale_check,
             store_heartbeat: raft.store_heartbeat,
@@ -269,8 +271,9 @@ settings! {
     "region.split-size" split_size "A region that holds more is split.";
     "region.max-size" region_max "A region that may hold more takes only deletions until it is split.";
     "region.split-keys" split_keys "A region that holds more keys is split.";
-    "region.split-queries" split_queries "A region of which so many requests a second are made for 10 seconds is split where they halve; 0: none is.";
+    "region.split-queries" split_queries "A region of which so many requests a second are made for a while is split where they halve; 0: none is.";
     "region.split-flow" split_flow "The same for bytes read and written a second; 0: none is.";
+    "region.split-hot-time" split_hot_time "Such a while.";
     "region.heartbeat" region_heartbeat "How often a region's leader looks whether there is anything to tell PD.";
     "store.heartbeat" store_heartbeat "How often the store reports itself to PD.";
 }
@@ -317,6 +320,7 @@ impl Config {
             split_keys: self.split_keys,
             split_queries: self.split_queries,
             split_flow_bytes: self.split_flow.0,
+            split_hot_time: self.split_hot_time,
             lag_entries_max: self.lag_entries_max,
             truncate_entries_min: self.truncate_entries,
             truncate_bytes_min: self.truncate_size.0,

@@ -55,6 +55,7 @@ pub(super) fn config(rng: &mut Rng) -> Config {
         split_keys: if seldom { 1 << 40 } else { rng.range(4..=64) },
         split_queries: hot.split_queries,
         split_flow_bytes: hot.split_flow_bytes,
+        split_hot_time: hot.split_hot_time,
         lag_entries_max: if short {
             rng.range(0..=2)
         } else {
@@ -82,18 +83,21 @@ pub(super) fn config(rng: &mut Rng) -> Config {
 struct Heat {
     split_queries: u64,
     split_flow_bytes: u64,
+    split_hot_time: Duration,
 }
 
 /// From when on a region is split for what is asked of it: in half of the worlds none is.
 fn heat(rng: &mut Rng) -> Heat {
     match rng.chance(500) {
         true => Heat {
-            split_queries: rng.log_range(1..=32),
+            split_queries: rng.log_range(1..=16),
             split_flow_bytes: *rng.pick(&[0, 1 << 10, 1 << 14]),
+            split_hot_time: Duration::from_secs(rng.range(1..=4)),
         },
         false => Heat {
             split_queries: 0,
             split_flow_bytes: 0,
+            split_hot_time: Duration::ZERO,
         },
     }
 }
