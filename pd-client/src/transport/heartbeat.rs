@@ -22,21 +22,21 @@ pub struct HeartbeatQueue {
 
 /// Room for one heartbeat.
 #[derive(Debug)]
-pub struct HeartbeatRoom<'a> {
+pub struct HeartbeatRoom {
     header: Option<RequestHeader>,
-    permit: mpsc::Permit<'a, pdpb::RegionHeartbeatRequest>,
+    permit: mpsc::OwnedPermit<pdpb::RegionHeartbeatRequest>,
 }
 
 impl HeartbeatQueue {
     /// Waits for room; `None` when the stream has ended. Safe to drop and call again.
-    pub async fn room(&self) -> Option<HeartbeatRoom<'_>> {
-        let permit = self.sender.reserve().await.ok()?;
+    pub async fn room(&self) -> Option<HeartbeatRoom> {
+        let permit = self.sender.clone().reserve_owned().await.ok()?;
         let header = self.header.clone();
         Some(HeartbeatRoom { header, permit })
     }
 }
 
-impl HeartbeatRoom<'_> {
+impl HeartbeatRoom {
     /// Queues a heartbeat.
     pub fn send(self, heartbeat: pdpb::RegionHeartbeatRequest) {
         self.permit.send(pdpb::RegionHeartbeatRequest {

@@ -465,7 +465,7 @@ fn boundaries(mode: Option<KeyMode>, keys: Vec<Bytes>) -> Vec<Bytes> {
     boundaries
 }
 
-async fn next_room(queue: &Option<HeartbeatQueue>) -> Option<HeartbeatRoom<'_>> {
+async fn next_room(queue: &Option<HeartbeatQueue>) -> Option<HeartbeatRoom> {
     match queue {
         None => std::future::pending().await,
         Some(queue) => queue.room().await,
@@ -482,11 +482,7 @@ struct Untold {
 
 impl Untold {
     /// Sends the next heartbeat. What was read and written is told once; the rest may be told again.
-    fn tell(
-        &mut self,
-        room: HeartbeatRoom<'_>,
-        latest: &mut BTreeMap<u64, RegionHeartbeatRequest>,
-    ) {
+    fn tell(&mut self, room: HeartbeatRoom, latest: &mut BTreeMap<u64, RegionHeartbeatRequest>) {
         let later = self.regions.range(self.last + 1..).next();
         let Some(region) = later.or(self.regions.first()).copied() else {
             return;
