@@ -598,6 +598,8 @@ fn set_limit(config: &mut Config, word: &str) {
         "lag-entries" => config.lag_entries_max = number(),
         "truncate-entries" => config.truncate_entries_min = number(),
         "append-bytes" => config.append_bytes_max = number(),
+        "split-queries" => config.split_queries = number(),
+        "split-hot-time" => config.split_hot_time = time(),
         _ => panic!("{word:?}: no such limit"),
     }
 }
