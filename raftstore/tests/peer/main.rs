@@ -139,6 +139,32 @@ fn pd_hears_who_is_behind_who_has_caught_up_and_who_is_silent() {
     "#]]);
 }
 
+/// Of a region that nobody uses PD hears every ten minutes, of one that is written to every ten seconds,
+/// and once more when that is over.
+#[test]
+fn pd_hears_what_changed_and_seldom_what_did_not() {
+    let mut desk = Desk::new(&[1], Config::default());
+    desk.tick(0);
+    desk.run();
+    let mut minutes = Vec::new();
+    for minute in 0..22 {
+        desk.text.clear();
+        for second in 0..60 {
+            if minute == 3 && second < 30 {
+                desk.put("a");
+                desk.run();
+            }
+            desk.tick(1_000);
+            desk.run();
+        }
+        let told = desk.text.lines().filter(|line| line.starts_with("  to PD"));
+        minutes.push(told.count());
+    }
+    let quiet = |minutes: usize| vec![0; minutes];
+    let expected = [quiet(3), vec![4], quiet(9), vec![1], quiet(8)].concat();
+    assert_eq!(minutes, expected, "reports a minute");
+}
+
 #[test]
 fn a_leader_that_comes_back_to_a_shorter_log_gives_indexes_again() {
     let mut desk = Desk::new(&[1, 2], Config::default());
