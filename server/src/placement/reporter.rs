@@ -270,12 +270,12 @@ impl Reporter {
                     Some(Err(PdError::Refused { message, .. })) => {
                         tracing::warn!(message, "PD refused a region heartbeat");
                     }
-                    Some(Err(_)) | None => self.stream = None,
+                    Some(Err(_)) | None => self.hang_up(),
                 },
                 room = next_room(&self.queue), if self.stream.is_some() && !self.untold.regions.is_empty() => {
                     match room {
                         Some(room) => self.untold.tell(room, &mut self.latest),
-                        None => self.stream = None,
+                        None => self.hang_up(),
                     }
                 },
                 () = tokio::time::sleep_until(next_try), if self.stream.is_none() => {
@@ -291,6 +291,11 @@ impl Reporter {
                 }
             }
         }
+    }
+
+    /// Both halves end: PD's connection would wait for the other one.
+    fn hang_up(&mut self) {
+        (self.stream, self.queue) = (None, None);
     }
 
     /// Reports every region that this store leads.
