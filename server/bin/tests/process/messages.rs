@@ -360,7 +360,7 @@ fn garbage_on_the_port_is_answered_or_closed() {
             "a keyspace with a field nobody knows",
             b"POST /pd/api/v2/keyspaces HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
               Content-Type: application/json\r\nContent-Length: 21\r\n\r\n{\"name\":\"k\",\"more\":1}",
-            422,
+            400,
         ),
     ] {
         let page = wire::page(&wire::exchange(addr, bytes));
