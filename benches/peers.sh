@@ -37,7 +37,7 @@ start_node() {
     local dir=$1 addr= node
     shift
     # Not a child of this shell, which would keep its number when it has ended.
-    node=$("$flotilla" server --data-dir "$dir" --set log.level=warn "$@" >"$dir.out" 2>"$dir.err" & echo $!)
+    node=$("$flotilla" server --data-dir "$dir" --set log.level=warn --set region.split-queries=0 --set region.split-flow=0 "$@" >"$dir.out" 2>"$dir.err" & echo $!)
     for _ in $(seq 1 1200); do
         addr=$(sed -n 's/^flotilla serves on //p' "$dir.out" 2>/dev/null)
         [[ -n $addr ]] && break

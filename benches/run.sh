@@ -20,7 +20,7 @@ heading() { printf '\n== %s\n' "$*"; }
 start_node() {
     rm -rf "$work/data" "$work/node.out"
     # Not a child of this shell, which would keep its number when it has ended.
-    node=$("$flotilla" server --data-dir "$work/data" --addr 127.0.0.1:0 --set log.level=warn \
+    node=$("$flotilla" server --data-dir "$work/data" --addr 127.0.0.1:0 --set log.level=warn --set region.split-queries=0 --set region.split-flow=0 \
         >"$work/node.out" 2>"$work/node.err" & echo $!)
     for _ in $(seq 1 600); do
         addr=$(sed -n 's/^flotilla serves on //p' "$work/node.out" 2>/dev/null)
